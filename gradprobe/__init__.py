@@ -1,0 +1,84 @@
+"""gradprobe: measure the gradient of every layer, decide where deep supervision belongs, insert it, prove it.
+
+The names below are imported when they are first used: ``import gradprobe`` alone costs next to nothing.
+
+Example:
+    >>> import gradprobe as gp
+    >>> "scan" in dir(gp)
+    True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradprobe.branches import BRANCHES as BRANCHES
+    from gradprobe.branches import C1DeepSup as C1DeepSup
+    from gradprobe.branches import CNDSBranch as CNDSBranch
+    from gradprobe.branches import conv3x3_bn_relu as conv3x3_bn_relu
+    from gradprobe.comparing import compare as compare
+    from gradprobe.comparison import Comparison as Comparison
+    from gradprobe.history import GradientHistory as GradientHistory
+    from gradprobe.history import Point as Point
+    from gradprobe.loss import DeepSupervisionLoss as DeepSupervisionLoss
+    from gradprobe.loss import SupervisedOutput as SupervisedOutput
+    from gradprobe.plots import comparison_figure as comparison_figure
+    from gradprobe.plots import plot_comparison as plot_comparison
+    from gradprobe.plots import plot_heatmap as plot_heatmap
+    from gradprobe.plots import plot_history as plot_history
+    from gradprobe.plots import plot_learning as plot_learning
+    from gradprobe.plots import plot_profile as plot_profile
+    from gradprobe.policies import Placement as Placement
+    from gradprobe.policies import RelativePolicy as RelativePolicy
+    from gradprobe.policies import ThresholdPolicy as ThresholdPolicy
+    from gradprobe.policies import place as place
+    from gradprobe.probe import GradientProbe as GradientProbe
+    from gradprobe.run import Run as Run
+    from gradprobe.run import load as load
+    from gradprobe.run import save as save
+    from gradprobe.scanning import place_repeatedly as place_repeatedly
+    from gradprobe.scanning import scan as scan
+    from gradprobe.supervision import SupervisedModel as SupervisedModel
+    from gradprobe.supervision import supervise as supervise
+    from gradprobe.topology import points as points
+    from gradprobe.version import __version__ as __version__
+
+# No module is called like a public function (scan, compare, points): importing it would hide the function.
+_HOME = {
+    "branches": ["BRANCHES", "C1DeepSup", "CNDSBranch", "conv3x3_bn_relu"],
+    "comparing": ["compare"],
+    "comparison": ["Comparison"],
+    "history": ["GradientHistory", "Point"],
+    "loss": ["DeepSupervisionLoss", "SupervisedOutput"],
+    "plots": [
+        "comparison_figure",
+        "plot_comparison",
+        "plot_heatmap",
+        "plot_history",
+        "plot_learning",
+        "plot_profile",
+    ],
+    "policies": ["Placement", "RelativePolicy", "ThresholdPolicy", "place"],
+    "probe": ["GradientProbe"],
+    "run": ["Run", "load", "save"],
+    "scanning": ["place_repeatedly", "scan"],
+    "supervision": ["SupervisedModel", "supervise"],
+    "topology": ["points"],
+    "version": ["__version__"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'gradprobe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"gradprobe.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

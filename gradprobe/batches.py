@@ -1,0 +1,131 @@
+"""Batches of any origin as an endless stream that can be started again from the beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradprobe.layers import first_tensor
+from gradprobe.topology import as_arguments
+
+Source = Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+class Batches:
+    """``(inputs, target)`` batches, repeated when they are fewer than asked for.
+
+    Args:
+        source: An iterable of batches or a function that returns one. A one-shot iterator is kept in memory
+            as far as it was read, so that it can be repeated. Inputs that are a tuple go to the model as
+            positional arguments, a dict as keywords. A batch that is itself a dict goes in as keywords, and the
+            loss function gets it as the target.
+
+    Example:
+        >>> batches = Batches([("x0", "y0"), ("x1", "y1")])
+        >>> stream = batches.stream()
+        >>> [next(stream)[1] for _ in range(3)]
+        ['y0', 'y1', 'y0']
+    """
+
+    def __init__(self, source: Source) -> None:
+        if not callable(source) and not isinstance(source, Iterable):
+            raise TypeError(
+                "expected batches= to be an iterable of (inputs, target) or a function returning one, "
+                f"got {type(source).__name__}"
+            )
+        if isinstance(source, (Tensor, str, dict)):
+            raise TypeError(f"expected an iterable of (inputs, target) batches, got one {type(source).__name__}")
+        self._source: Source = _Replayed(source) if isinstance(source, Iterator) else source
+
+    def __len__(self) -> int:
+        """Batches in one pass, 0 where that is not known."""
+        return len(self._source) if isinstance(self._source, Sized) else 0
+
+    def once(self) -> Iterator[tuple[Any, Any]]:
+        """One pass."""
+        source = self._source
+        passed = source() if callable(source) and not isinstance(source, Iterable) else source
+        return (split(batch, index) for index, batch in enumerate(passed))
+
+    def stream(self) -> Iterator[tuple[Any, Any]]:
+        """Pass after pass without end, from the beginning."""
+        while True:
+            empty = True
+            for batch in self.once():
+                empty = False
+                yield batch
+            if empty:
+                raise ValueError("expected at least one batch, got none")
+
+
+class _Replayed:
+    """A one-shot iterator that can be gone through again."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source = source
+        self._kept: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._kept
+        for batch in self._source:
+            self._kept.append(batch)
+            yield batch
+
+
+def split(batch: Any, index: int = 0) -> tuple[Any, Any]:
+    """Inputs and target of a batch.
+
+    Raises:
+        TypeError: It is neither a pair nor a dict.
+    """
+    if isinstance(batch, dict):
+        return batch, batch
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    shape = f" of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else ""
+    count = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+    raise TypeError(
+        f"expected each batch to be (inputs, target) or a dict, got {type(batch).__name__}{shape}{count} "
+        f"as batch {index}"
+    )
+
+
+def forward(model: torch.nn.Module, inputs: Any) -> Any:
+    """Call a model on the inputs of a batch."""
+    args, kwargs = as_arguments(inputs)
+    return model(*args, **kwargs)
+
+
+def describe(inputs: Any) -> str:
+    """The shapes of a batch's inputs, for an error message.
+
+    Example:
+        >>> describe((torch.zeros(2, 3), torch.zeros(2)))
+        '(2, 3), (2,)'
+    """
+    args, kwargs = as_arguments(inputs)
+    parts = [("", value) for value in args] + [(f"{name}=", value) for name, value in kwargs.items()]
+    return ", ".join(
+        f"{name}{tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
+        for name, value in parts
+    )
+
+
+def batch_size(inputs: Any) -> int | None:
+    """First size of the first input tensor, or None."""
+    tensor = first_tensor([*as_arguments(inputs)])
+    return int(tensor.shape[0]) if tensor is not None and tensor.dim() else None
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move every tensor inside tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(to_device(item, device) for item in value)
+    return value

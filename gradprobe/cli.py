@@ -1,0 +1,320 @@
+"""The command line: parses, calls one function, prints. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradprobe.options import BRANCH, COUNT, DATA, FAIL_ON, FORMAT, OUT, POLICY, RUNS
+from gradprobe.terminal import FAILED, FOUND, progress, reported, user_output
+
+if TYPE_CHECKING:
+    from gradprobe.comparison import Comparison
+    from gradprobe.history import GradientHistory
+    from gradprobe.policies import Placement, Policy
+    from gradprobe.run import Run
+    from gradprobe.target import Target
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gradprobe")
+def main() -> None:
+    """Find the layers that the gradient does not reach, place deep supervision there, see whether it helps.
+
+    TARGET is model.py, model.py:attr or package.module:attr. It may define `model` or `build_model()`, `batches`
+    or `loader`, `loss` or `criterion`, `optimizer(model)` and `held_out`.
+
+    Exit codes: 0 done, 1 the target failed, 2 usage, 3 found what --fail-on names.
+    """
+
+
+@main.command()
+@click.argument("target")
+@click.option("--iterations", type=COUNT, default=50, show_default=True, help="Iterations to record.")
+@POLICY
+@BRANCH
+@DATA
+@OUT
+@FAIL_ON
+def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None:
+    """Measure every layer's gradient over the first iterations and say where supervision belongs."""
+    with reported():
+        folder = _free(out, target, options["force"])
+        loaded = _load(target, options)
+        from gradprobe import scanning
+        from gradprobe.policies import place
+
+        policy = _policy(options)
+        started = time.perf_counter()
+        interrupted = None
+        with progress(options["quiet"], {"scanning": iterations}) as advance, user_output():
+            try:
+                history = scanning.scan(
+                    loaded.model,
+                    loaded.batches,
+                    loaded.loss_fn,
+                    iterations,
+                    optimizer=loaded.optimizer,
+                    conditions=_facts(loaded, options),
+                    on_iteration=lambda done: advance("scanning", done),
+                )
+            except scanning.Interrupted as error:
+                interrupted, history = error, error.history
+            if options["repeat"] and interrupted is None:
+                placement = scanning.place_repeatedly(
+                    loaded.model,
+                    loaded.batches,
+                    loaded.loss_fn,
+                    iterations,
+                    policy=policy,
+                    branch=options["branch"],
+                    weight=options["weight"],
+                    optimizer=loaded.optimizer,
+                    seed=options["seed"],
+                    history=history,
+                )
+            else:
+                placement = place(history, policy)
+        _finish(folder, history, placement, None, {"scan": time.perf_counter() - started}, options)
+        if interrupted is not None:
+            raise interrupted
+
+
+@main.command()
+@click.argument("target")
+@click.option("--iterations", type=COUNT, default=300, show_default=True, help="Length of each training.")
+@click.option(
+    "--window", type=COUNT, default=50, show_default=True, help="Iterations whose gradients are recorded."
+)
+@click.option("--seeds", type=COUNT, default=1, show_default=True, help="How many seeds, from --seed on.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cnds", "linear", "constant"]),
+    default="cnds",
+    show_default=True,
+    help="How the weight of the branches falls over the training.",
+)
+@POLICY
+@BRANCH
+@DATA
+@OUT
+@FAIL_ON
+def compare(target: str, iterations: int, window: int, seeds: int, out: Path | None, **options: Any) -> None:
+    """Train with and without deep supervision and say whether it helped."""
+    with reported():
+        folder = _free(out, target, options["force"], suffix="-compare")
+        _compare(_load(target, options), folder, iterations, window, seeds, options)
+
+
+@main.command()
+@click.option("--iterations", type=COUNT, default=400, show_default=True, help="Length of each training.")
+@click.option("--seeds", type=COUNT, default=2, show_default=True, help="How many seeds.")
+@OUT
+def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:
+    """Show all of it on CNDS-8 and real handwritten digits: measure, decide, insert, compare."""
+    with reported():
+        folder = _free(out, "demo", options["force"])
+        from gradprobe.demo import demo_target
+
+        defaults = {name: parameter.default for name, parameter in _defaults(compare).items()}
+        _compare(demo_target(), folder, iterations, 50, seeds, {**defaults, **options, "fail_on": ()})
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@POLICY
+@FORMAT
+@FAIL_ON
+@click.option("--save", "keep", is_flag=True, help="Write the new placement into the run.")
+def place(run: Path, keep: bool, **options: Any) -> None:
+    """Decide again from a saved run; the model is not needed."""
+    with reported():
+        from gradprobe import policies
+        from gradprobe.run import save
+
+        saved = _saved(run)
+        placement = policies.place(saved.history, _policy(options))
+        if keep:
+            if saved.comparison is not None:
+                raise click.UsageError(f"{run} holds a comparison of its own placement: it is not rewritten")
+            save(run, saved.history, placement, timings=saved.timings, force=True)
+        _print(saved.history, placement, None, options["form"])
+        _fail_on(saved.history, placement, options["fail_on"])
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures.  [default: the run's own]")
+@click.option("--of", type=click.Choice(["output", "weight"]), default="output", show_default=True)
+@click.option("--threshold", type=click.FloatRange(min=0, min_open=True), default=1e-7, show_default=True)
+@click.option(
+    "--suffix", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True, help="Kind of file."
+)
+def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
+    """Draw the figures again from saved runs; several runs are drawn side by side."""
+    with reported():
+        from gradprobe.plots import save_figures, save_side_by_side
+
+        saved = [_saved(run) for run in runs]
+        folder = out or runs[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(saved) == 1:
+            one = saved[0]
+            files = save_figures(folder, one.history, one.placement, one.comparison, **options)
+        else:
+            histories = {str(run): loaded.history for run, loaded in zip(runs, saved, strict=True)}
+            files = save_side_by_side(folder, histories, **options)
+        for file in files:
+            click.echo(file)
+
+
+def _compare(
+    loaded: Target, folder: Path, iterations: int, window: int, seeds: int, options: dict[str, Any]
+) -> None:
+    from gradprobe import comparing
+
+    seed_range = range(options["seed"], options["seed"] + seeds)
+    started = time.perf_counter()
+    steps = {f"{arm}, seed {seed}": iterations for seed in seed_range for arm in ("plain", "supervised")}
+    with progress(options["quiet"], steps) as advance, user_output():
+        comparison = comparing.compare(
+            loaded.build or loaded.model,
+            loaded.batches,
+            loaded.loss_fn,
+            policy=_policy(options),
+            repeat=options["repeat"],
+            iterations=iterations,
+            window=window,
+            seeds=seed_range,
+            optimizer=loaded.optimizer,
+            held_out=loaded.held_out,
+            branch=options["branch"],
+            weight=options["weight"],
+            schedule=options["schedule"],
+            conditions=_facts(loaded, options),
+            on_iteration=lambda arm, seed, done, total: advance(f"{arm}, seed {seed}", done),
+        )
+    timings = {"compare": time.perf_counter() - started}
+    _finish(folder, comparison.plain, comparison.placement, comparison, timings, options)
+
+
+def _finish(
+    folder: Path,
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None,
+    timings: dict[str, float],
+    options: dict[str, Any],
+) -> None:
+    from gradprobe.run import save
+
+    save(folder, history, placement, comparison, timings=timings, force=options["force"])
+    _print(history, placement, comparison, options["form"])
+    if not options["quiet"]:
+        click.echo(f"run written to {folder}", err=True)
+    if history.conditions.get("stopped") and "interrupted" not in history.conditions["stopped"]:
+        _fail_on(history, placement, options["fail_on"])
+        click.echo(f"Error: {history.conditions['stopped']}; the record ends there", err=True)
+        raise SystemExit(FAILED)
+    _fail_on(history, placement, options["fail_on"])
+
+
+def _load(target: str, options: dict[str, Any]) -> Target:
+    from dataclasses import replace
+
+    import torch
+
+    from gradprobe.snapshot import seed_everything
+    from gradprobe.target import DataOptions, load_target
+
+    # once and before the import: the numbers are those of a script that begins with torch.manual_seed
+    seed_everything(options["seed"])
+    names = ("data", "input_size", "classes", "batch_size")
+    with user_output():
+        loaded = load_target(target, DataOptions(**{name: options[name] for name in names}))
+    lr = options["lr"]
+    if lr is not None and loaded.optimizer is not None:
+        raise click.UsageError("--lr is for the default SGD, but the target defines its own optimizer")
+    if lr is not None:
+        loaded = replace(loaded, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=lr))
+    if options["device"] is not None:
+        loaded = _moved(loaded, options["device"])
+    return loaded
+
+
+def _moved(loaded: Target, device: str) -> Target:
+    from dataclasses import replace
+
+    try:
+        model = loaded.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    build = loaded.build
+    return replace(loaded, model=model, build=build and (lambda: build().to(device)))
+
+
+def _facts(loaded: Target, options: dict[str, Any]) -> dict[str, Any]:
+    return {"target": loaded.name, "data": loaded.data, "seed": options["seed"]}
+
+
+def _policy(options: dict[str, Any]) -> Policy:
+    from gradprobe.policies import RelativePolicy, ThresholdPolicy
+
+    shared = {"of": options["of"], "aggregate": options["aggregate"]}
+    if options["policy"] == "relative":
+        return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
+    return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
+
+
+def _defaults(command: click.Command) -> dict[str, click.Parameter]:
+    return {parameter.name: parameter for parameter in command.params if parameter.name}
+
+
+def _free(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:
+    from gradprobe.run import check_free, free_folder
+
+    where, _, attribute = target.rpartition(":")
+    stem = f"{Path(where).stem}-{attribute}" if where else Path(target).stem
+    folder = out or free_folder(RUNS, stem + suffix)
+    try:
+        check_free(folder, force=force)
+    except OSError as error:
+        raise click.UsageError(str(error)) from error
+    return folder
+
+
+def _print(history: GradientHistory, placement: Placement, comparison: Comparison | None, form: str) -> None:
+    from gradprobe import report
+
+    if form == "json":
+        click.echo(report.as_json(history, placement, comparison))
+    elif form == "csv":
+        click.echo(report.as_csv(history, placement), nl=False)
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(report.as_table(history, placement, comparison))
+
+
+def _fail_on(history: GradientHistory, placement: Placement, kinds: Sequence[str]) -> None:
+    from gradprobe.policies import findings
+
+    found = {kind: layers for kind, layers in findings(history, placement).items() if kind in kinds}
+    for kind, layers in found.items():
+        more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
+        click.echo(f"found {kind}: {', '.join(map(repr, layers[:5]))}{more}", err=True)
+    if found:
+        raise SystemExit(FOUND)
+
+
+def _saved(folder: Path) -> Run:
+    from gradprobe.run import load
+
+    try:
+        return load(folder)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(str(error)) from error

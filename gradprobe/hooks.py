@@ -1,0 +1,56 @@
+"""Hooks that end with what they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Removable(Protocol):
+    """What torch gives back when a hook is registered."""
+
+    def remove(self) -> None: ...  # noqa: D102
+
+
+class Hook:
+    """A hook that only the original carries: copies and pickles of its module or optimizer hold a dead one.
+
+    ``copy.deepcopy`` keeps a module's hooks, so an EMA copy would otherwise write into the original's record,
+    and ``torch.save`` fails on a closure (design, fact 9).
+
+    Example:
+        >>> import copy
+        >>> hook = Hook(print)
+        >>> hook("called"), copy.deepcopy(hook)("called")
+        called
+        (None, None)
+    """
+
+    def __init__(self, call: Callable[..., None] | None = None) -> None:
+        self.call = call
+
+    def __call__(self, *args: Any) -> None:
+        if self.call is not None:
+            self.call(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return Hook()
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
+
+
+class Attached:
+    """The hooks that are on at the moment; `remove` takes all of them off and may be called twice."""
+
+    def __init__(self) -> None:
+        self._hooks: list[Removable] = []
+
+    def add(self, hook: Removable) -> None:
+        """Remember a registered hook."""
+        self._hooks.append(hook)
+
+    def remove(self) -> None:
+        """Take every hook off."""
+        while self._hooks:
+            self._hooks.pop().remove()

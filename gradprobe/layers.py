@@ -1,0 +1,104 @@
+"""Layers: canonical names, own parameters, and choosing among them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+PARAMETRIZED = "parametrizations"
+
+
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that own parameters, by canonical name; a module reached by two names has its first.
+
+    A parametrized module (weight norm, spectral norm, ``torch.nn.utils.parametrize``) owns the original
+    tensors of its parametrizations: the layer is the convolution, not the bookkeeping module inside it.
+
+    Example:
+        >>> list(named_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))))
+        ['0', '2']
+    """
+    return {name: module for name, module in model.named_modules() if own_parameters(module)}
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """A module's own parameters by local name, those of its submodules left out."""
+    if type(module).__name__ == "ParametrizationList":
+        return {}
+    own = dict(module.named_parameters(recurse=False))
+    for tensor, parametrization in getattr(module, PARAMETRIZED, {}).items():
+        for name, parameter in parametrization.named_parameters(recurse=False):
+            own[f"{tensor}.{name}"] = parameter
+    return own
+
+
+def weights(module: nn.Module) -> list[nn.Parameter]:
+    """A module's own parameters other than biases.
+
+    A bias is a parameter whose name has the word ``bias`` in it: ``bias``, ``bias_ih_l0``, ``in_proj_bias``.
+
+    Example:
+        >>> [tuple(weight.shape) for weight in weights(nn.Linear(3, 2))]
+        [(2, 3)]
+    """
+    return [
+        parameter
+        for name, parameter in own_parameters(module).items()
+        if "bias" not in name.replace(".", "_").split("_")
+    ]
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that stands for a module's output: itself, or the first one inside a container.
+
+    Example:
+        >>> import torch
+        >>> first_tensor({"logits": torch.ones(2, 3), "cache": None}).shape
+        torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        return first_tensor(list(output.values()))
+    if isinstance(output, (tuple, list)):
+        return next((tensor for tensor in map(first_tensor, output) if tensor is not None), None)
+    if hasattr(output, "__dataclass_fields__"):
+        return first_tensor([getattr(output, name) for name in output.__dataclass_fields__])
+    return None
+
+
+def choose(names: Iterable[str], patterns: Iterable[str] | None) -> list[str]:
+    """Filter names by exact names or shell patterns, keeping their order; None keeps all.
+
+    Raises:
+        ValueError: A pattern fits no name; the message names the closest.
+
+    Example:
+        >>> choose(["conv1", "conv2", "fc"], ["conv*"])
+        ['conv1', 'conv2']
+        >>> choose(["conv1", "conv2", "fc"], ["conv3"])
+        Traceback (most recent call last):
+        ValueError: no layer is called 'conv3'; did you mean 'conv1' or 'conv2'?
+    """
+    names = list(names)
+    if patterns is None:
+        return names
+    wanted: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise ValueError(unknown("layer", pattern, names))
+        wanted.update(found)
+    return [name for name in names if name in wanted]
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that does not exist, with the closest ones that do."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=2) or known[:3]
+    hint = " or ".join(map(repr, sorted(close)))
+    return f"no {what} is called {name!r}" + (f"; did you mean {hint}?" if hint else "; there is none")

@@ -1,0 +1,119 @@
+"""The options that several commands share, in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+RUNS = Path("gradprobe_runs")
+# spelt out here, because --help must not wait for pandas; a test holds them equal to those in policies
+FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in value.replace("x", ",").split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise click.BadParameter(f"expected whole numbers such as 3,224,224, got {value!r}")
+    return sizes
+
+
+FORMAT = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+    help="What is printed to standard output.",
+)
+POLICY = _options(
+    click.option(
+        "--policy",
+        type=click.Choice(["threshold", "relative"]),
+        default="threshold",
+        show_default=True,
+        help="How layers are flagged: below an absolute magnitude (CNDS), or relative to the best-fed layer.",
+    ),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Flag below this: 1e-7 by default, with --policy relative a ratio, 1e-4 by default.",
+    ),
+    click.option(
+        "--of",
+        type=click.Choice(["output", "weight"]),
+        default="output",
+        show_default=True,
+        help="Decide by the gradient of each layer's output or of its weight.",
+    ),
+    click.option(
+        "--aggregate",
+        type=click.Choice(["median", "mean", "min", "max", "first", "last"]),
+        default="median",
+        show_default=True,
+        help="How the iterations become one magnitude.",
+    ),
+)
+COUNT = click.IntRange(min=1)
+DATA = _options(
+    click.option(
+        "--data", help="digits, FILE.npz (arrays x and y) or module:callable. Default: what TARGET defines."
+    ),
+    click.option(
+        "--input-size", callback=_sizes, metavar="C,H,W", help="Synthetic data of this size, or of digits."
+    ),
+    click.option(
+        "--classes", type=click.IntRange(min=2), default=10, show_default=True, help="Of synthetic data."
+    ),
+    click.option("--batch-size", type=COUNT, default=32, show_default=True, help="Of data that --data cuts."),
+    click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the default SGD."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator."),
+    click.option("--device", help="Move the model there, for instance cuda.  [default: where it is]"),
+)
+OUT = _options(
+    click.option("--out", type=click.Path(path_type=Path), help=f"Folder of the run.  [default: {RUNS}/NAME]"),
+    click.option("--force", is_flag=True, help="Replace an existing run."),
+    FORMAT,
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks on standard error."),
+)
+FAIL_ON = click.option(
+    "--fail-on",
+    multiple=True,
+    type=click.Choice(FINDINGS),
+    help="End with exit code 3 if this is found. May be given several times.",
+)
+BRANCH = _options(
+    click.option(
+        "--branch",
+        type=click.Choice(["auto", "cnds", "pooled", "dense", "token"]),
+        default="auto",
+        show_default=True,
+        help="Kind of auxiliary classifier.",
+    ),
+    click.option(
+        "--weight",
+        type=click.FloatRange(min=0),
+        default=0.3,
+        show_default=True,
+        help="First weight of the branches.",
+    ),
+    click.option("--repeat", is_flag=True, help="Apply the policy again with the branches in place."),
+)

@@ -1,0 +1,270 @@
+"""Deciding where supervision has to be placed: pure functions from a history to a placement. No torch.
+
+The rule of CNDS (Wang et al. 2015, arXiv 1505.02496, section 3) is `ThresholdPolicy`: a layer whose mean
+gradient magnitude stays below 1e-7 has vanished, and one branch goes behind the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from gradprobe.history import AGGREGATES, GradientHistory, Point, shorten
+from gradprobe.magnitude import label, short
+
+CNDS_THRESHOLD = 1e-7
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision: what is flagged, where branches go, and why. An empty one is a decision too.
+
+    Attributes:
+        policy: The rule that decided, in words.
+        flagged: Names of the layers that the gradient does not reach, in depth order.
+        points: Where the branches go, in forward order; empty if none is needed or none would help.
+        reason: Why, in a sentence or two.
+        skipped: Layers that were left out, with the reason.
+        disagreement: One sentence where a scale-free rule sees it differently, else None.
+        output_shape: Shape of the network's output, which a branch has to have as well.
+
+    Example:
+        >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
+        placement (by hand): no branch
+        none needed
+    """
+
+    policy: str
+    flagged: tuple[str, ...]
+    points: tuple[Point, ...]
+    reason: str
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    disagreement: str | None = None
+    output_shape: tuple[int, ...] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Placement:
+        """The reverse of `record`."""
+        shape = record["output_shape"]
+        points = tuple(Point.from_record(point) for point in record["points"])
+        sequences = {"flagged": tuple(record["flagged"]), "points": points}
+        return cls(**{**record, **sequences, "output_shape": None if shape is None else tuple(shape)})
+
+    def __str__(self) -> str:
+        names = ", ".join(shorten(point.name, 40) for point in self.points)
+        head = {0: "no branch", 1: f"a branch after {names}"}.get(len(self.points), f"branches after {names}")
+        lines = [f"placement ({self.policy}): {head}", self.reason]
+        lines += [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
+        return "\n".join([*lines, *filter(None, [self.disagreement])])
+
+
+Policy = Callable[[GradientHistory], Placement]
+
+
+@dataclass(frozen=True)
+class ThresholdPolicy:
+    """CNDS' rule: flag the layers below an absolute threshold; one branch for each contiguous run of them.
+
+    The absolute magnitude scales with 1/batch size for a mean loss, and with any loss scale: read it with
+    the history's conditions beside it.
+
+    Args:
+        threshold: Magnitude below which a layer counts as vanished.
+        of: The quantity: ``"output"`` reproduces the paper, ``"weight"`` does not (design, section 7).
+        aggregate: How the iterations become one number; see `GradientHistory.aggregate`.
+    """
+
+    threshold: float = CNDS_THRESHOLD
+    of: str = "output"
+    aggregate: str = "median"
+
+    def __post_init__(self) -> None:
+        _check("threshold", self.threshold, self.aggregate)
+
+    def __str__(self) -> str:
+        return f"{label(self.of)} below {short(self.threshold)}, {self.aggregate} over the iterations"
+
+    def __call__(self, history: GradientHistory) -> Placement:
+        """Decide."""
+        magnitudes = history.aggregate(self.of, self.aggregate)
+        return _place(history, magnitudes, magnitudes < self.threshold, str(self))
+
+
+@dataclass(frozen=True)
+class RelativePolicy:
+    """A scale-free rule: flag the layers that get less than a fraction of what the best-fed layer gets.
+
+    It does not change with the scale of the loss, with a sum in place of a mean, or with the batch size.
+
+    Args:
+        ratio: Fraction of the largest magnitude below which a layer counts as starved.
+        of: The quantity.
+        aggregate: How the iterations become one number; see `GradientHistory.aggregate`.
+    """
+
+    ratio: float = 1e-4
+    of: str = "output"
+    aggregate: str = "median"
+
+    def __post_init__(self) -> None:
+        _check("ratio", self.ratio, self.aggregate)
+
+    def __str__(self) -> str:
+        return f"{label(self.of)} below {short(self.ratio)} of the largest, {self.aggregate} over the iterations"
+
+    def __call__(self, history: GradientHistory) -> Placement:
+        """Decide."""
+        magnitudes = history.aggregate(self.of, self.aggregate)
+        finite = magnitudes[magnitudes < float("inf")]
+        largest = float(finite.max()) if len(finite) else 0.0
+        # where every gradient is exactly zero there is no best-fed layer: all of them are starved
+        starved = magnitudes < self.ratio * largest if largest else magnitudes == 0
+        return _place(history, magnitudes, starved, str(self))
+
+
+POLICIES: dict[str, type[ThresholdPolicy] | type[RelativePolicy]] = {
+    "threshold": ThresholdPolicy,
+    "relative": RelativePolicy,
+}
+
+
+def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
+    """Decide where supervision has to be placed.
+
+    Args:
+        history: The record of a probe.
+        policy: Any function from a history to a placement; CNDS' rule by default. Beside an absolute rule
+            the relative one is asked too, and `Placement.disagreement` says where they differ.
+
+    Example:
+        >>> from gradprobe.history import Layer, tidy
+        >>> layers = tuple(Layer(name, depth, "Conv2d", 9) for depth, name in enumerate(["a", "b", "c"]))
+        >>> rows = [(0, x.name, x.depth, "output", [1e-9, 1e-8, 1e-3][x.depth], 0, 0, 0, 0) for x in layers]
+        >>> points = (Point("a", (8, 4, 5, 5), 0, ("a",)), Point("b", (8, 4, 5, 5), 1, ("b",)))
+        >>> placement = place(GradientHistory(tidy(rows), {}, layers, points, (8, 2)))
+        >>> placement.flagged, [point.name for point in placement.points]
+        (('a', 'b'), ['b'])
+    """
+    policy = policy or ThresholdPolicy()
+    placement = policy(history)
+    if not isinstance(placement, Placement):
+        raise TypeError(f"expected the policy to return a Placement, got {type(placement).__name__}")
+    if not isinstance(policy, ThresholdPolicy):
+        return placement
+    second = RelativePolicy(of=policy.of, aggregate=policy.aggregate)
+    said = _disagreement(placement, second(history), second)
+    return Placement(**{**vars(placement), "disagreement": said})
+
+
+FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
+EXPLODING = 1e3  # a mean |gradient| that no sensible loss gives a sensible network
+
+
+def findings(history: GradientHistory, placement: Placement) -> dict[str, list[str]]:
+    """What is wrong, by kind, and the layers it is found in; only the kinds that are found.
+
+    ``vanishing``: flagged by the placement. ``exploding``: mean_abs above 1e3 in some iteration. ``nonfinite``:
+    NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just frozen.
+
+    Example:
+        >>> from gradprobe.history import Layer, tidy
+        >>> rows = [(0, "a", 0, "weight", float("nan"), None, None, 0, 3)]
+        >>> history = GradientHistory(tidy(rows), {}, (Layer("a", 0, "Linear", 9),), (), None)
+        >>> findings(history, Placement("by hand", (), (), ""))
+        {'nonfinite': ['a']}
+    """
+    frame = history.frame
+    found = {
+        "vanishing": list(placement.flagged),
+        "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
+        "nonfinite": _layers(frame[frame["nonfinite"] > 0]),
+        "unreached": [
+            layer.name
+            for layer in history.layers
+            if any(not why.startswith("frozen") for why in layer.unreached.values())
+        ],
+    }
+    return {kind: layers for kind, layers in found.items() if layers}
+
+
+def _layers(rows: pd.DataFrame) -> list[str]:
+    return [str(name) for name in rows["layer"].unique()]
+
+
+def _check(name: str, value: float, aggregate: str) -> None:
+    if not value > 0:
+        raise ValueError(f"expected a {name} above 0, got {value!r}")
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {aggregate!r}")
+
+
+def _place(history: GradientHistory, magnitudes: pd.Series[float], low: pd.Series[bool], policy: str) -> Placement:
+    runs = [[name for name, _ in run] for is_low, run in groupby(low.items(), lambda item: item[1]) if is_low]
+    flagged = tuple(str(name) for run in runs for name in run)
+    skipped = {
+        layer.name: "unreached, " + "; ".join(f"{of}: {why}" for of, why in layer.unreached.items())
+        for layer in history.layers
+        if layer.name not in magnitudes.index and layer.unreached
+    }
+    if not flagged:
+        reason = _none_needed(magnitudes)
+        return Placement(policy, (), (), reason, skipped, output_shape=history.output_shape)
+    if len(flagged) == len(magnitudes):
+        reason = (
+            "Every layer is flagged, the last one too: that is the scale of the loss (or a dead output), "
+            "not the depth. A branch would not help."
+        )
+        return Placement(policy, flagged, (), reason, skipped, output_shape=history.output_shape)
+    points: list[Point] = []
+    reasons: list[str] = []
+    for run in runs:
+        point, why = _serve(history, [str(name) for name in run])
+        reasons.append(why)
+        if point is None:
+            skipped[str(run[-1])] = why
+        elif point not in points:
+            points.append(point)
+    return Placement(policy, flagged, tuple(points), " ".join(reasons), skipped, None, history.output_shape)
+
+
+def _none_needed(magnitudes: pd.Series[float]) -> str:
+    if not len(magnitudes):
+        return "No gradient was recorded, so nothing can be decided."
+    lowest = shorten(str(magnitudes.idxmin()), 40)
+    return f"None needed: the least fed layer, {lowest}, gets {magnitudes.min():.2g}."
+
+
+def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, str]:
+    """The point for a run of flagged layers: that of the one nearest the output which has one."""
+    span = shorten(run[0], 40) if len(run) == 1 else f"{shorten(run[0], 40)} to {shorten(run[-1], 40)}"
+    counted = "1 layer" if len(run) == 1 else f"{len(run)} contiguous layers"
+    for name in reversed(run):
+        point = next((point for point in history.points if name in point.layers), None)
+        if point is not None:
+            behind = shorten(point.name, 40)
+            return point, f"{counted} flagged ({span}): one branch after {behind}, nearest the output."
+    why = next((layer.unserved for layer in history.layers if layer.name == run[-1]), None)
+    return None, f"{counted} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
+
+
+def _disagreement(placement: Placement, other: Placement, policy: RelativePolicy) -> str | None:
+    ours, theirs = set(placement.flagged), set(other.flagged)
+    if ours == theirs:
+        return None
+
+    def names(found: tuple[str, ...], without: set[str]) -> str:
+        extra = [shorten(name, 24) for name in found if name not in without]
+        return ", ".join(extra[:4]) + (f" and {len(extra) - 4} more" if len(extra) > 4 else "")
+
+    only_ours, only_theirs = names(placement.flagged, theirs), names(other.flagged, ours)
+    parts = [f"does not flag {only_ours}"] if only_ours else []
+    parts += [f"flags {only_theirs} as well"] if only_theirs else []
+    return f"The scale-free rule ({policy}) disagrees: it {' and '.join(parts)}."

@@ -1,0 +1,109 @@
+"""A run as text: the table that the terminal shows, and the same rows as JSON and CSV."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gradprobe.comparison import Comparison
+from gradprobe.history import GradientHistory, describe_conditions, shorten
+from gradprobe.magnitude import label
+from gradprobe.policies import Placement
+
+
+def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame:
+    """One row for each layer, in depth order, with what was measured and decided.
+
+    Returns:
+        Columns ``layer, depth, kind, parameters``, one for each quantity, ``unreached``, ``flagged``, ``point``
+        (name of the point whose branch serves the layer, else empty).
+    """
+    table = history.summary()
+    served = {layer: point.name for point in placement.points for layer in point.layers}
+    table["flagged"] = table["layer"].isin(list(placement.flagged))
+    table["point"] = [served.get(name, "") for name in table["layer"]]
+    return table
+
+
+def as_table(
+    history: GradientHistory, placement: Placement, comparison: Comparison | None = None
+) -> RenderableType:
+    """The report for a terminal."""
+    parts: list[RenderableType] = [_layer_table(history, placement)]
+    parts += [Text(line, style="dim") for line in _notes(history, placement)]
+    parts.append(Text(str(placement), style="bold" if placement.flagged else ""))
+    if comparison is not None:
+        parts.append(Text(f"\n{comparison}", style="bold"))
+    return Group(*parts)
+
+
+def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
+    """The same for a program: one JSON object."""
+    rows = result_frame(history, placement).to_dict("records")
+    clean = [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+    result: dict[str, Any] = {
+        "conditions": dict(history.conditions),
+        "placement": placement.record(),
+        "layers": clean,
+    }
+    if comparison is not None:
+        gradient = comparison.gradient.reset_index(names="layer").to_dict("records")
+        result["comparison"] = {
+            "verdict": comparison.verdict,
+            "sentences": str(comparison).splitlines(),
+            "conditions": dict(comparison.conditions),
+            "gradient": [{str(key): _plain(value) for key, value in row.items()} for row in gradient],
+        }
+    return json.dumps(result, indent=2, allow_nan=False)
+
+
+def as_csv(history: GradientHistory, placement: Placement) -> str:
+    """The same rows as CSV."""
+    return str(result_frame(history, placement).to_csv(index=False, lineterminator="\n"))
+
+
+def _layer_table(history: GradientHistory, placement: Placement) -> Table:
+    table = Table(title="gradient magnitudes, median over the iterations", title_justify="left", box=None)
+    table.add_column("depth", justify="right")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    for of in history.of:
+        table.add_column(label(of), justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    points = {point.layers[-1]: point for point in placement.points}
+    for row in result_frame(history, placement).to_dict("records"):
+        name = str(row["layer"])
+        mark = "flagged" if row["flagged"] else ""
+        if name in points:
+            mark += " <- branch"
+        numbers = [f"{row[of]:.2e}" if not pd.isna(row[of]) else "unreached" for of in history.of]
+        cells = [str(row["depth"]), shorten(name, 26), shorten(str(row["kind"]), 12), *numbers, mark.strip()]
+        # Text, so that a layer called "[red]" is a name and no markup
+        table.add_row(*map(Text, cells), style="red" if row["flagged"] else "")
+    return table
+
+
+def _notes(history: GradientHistory, placement: Placement) -> list[str]:
+    conditions = history.conditions
+    losses = [loss for loss in conditions.get("losses", []) if loss is not None]
+    notes = [f"{history.iterations} iterations. {describe_conditions(conditions)}"]
+    if losses:
+        notes.append(f"loss {losses[0]:.4g} at the first iteration, {losses[-1]:.4g} at the last")
+    unreached = [(name, why) for name, why in history.unreached.items() if name not in placement.skipped]
+    for name, reasons in unreached[:10]:
+        said = "; ".join(f"{of}: {why}" for of, why in reasons.items())
+        notes.append(f"unreached: {shorten(name, 40)} ({said})")
+    if len(unreached) > 10:
+        notes.append(f"unreached: {len(unreached) - 10} more, see run.json")
+    return notes
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None if value != value else str(value)
+    return value.item() if hasattr(value, "item") else value

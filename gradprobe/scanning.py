@@ -1,0 +1,348 @@
+"""A short training run under a probe that leaves the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradprobe.batches import Batches, Source, describe, forward, to_device
+from gradprobe.branches import BranchFactory
+from gradprobe.history import GradientHistory
+from gradprobe.loss import DeepSupervisionLoss, LossFunction
+from gradprobe.policies import Placement, Policy, place
+from gradprobe.probe import GradientProbe, check_trainable
+from gradprobe.snapshot import preserved, seed_everything
+from gradprobe.supervision import supervise
+
+OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
+OnIteration = Callable[[int], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a scan. What was recorded until then is in ``history``, marked as incomplete."""
+
+    def __init__(self, history: GradientHistory) -> None:
+        super().__init__("interrupted")
+        self.history = history
+
+
+def scan(
+    model: nn.Module,
+    batches: Source,
+    loss_fn: LossFunction,
+    iterations: int = 50,
+    *,
+    optimizer: OptimizerFactory | None = None,
+    of: str | Iterable[str] = ("output", "weight"),
+    stats: str = "all",
+    layers: Iterable[str] | None = None,
+    seed: int | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    on_iteration: OnIteration | None = None,
+) -> GradientHistory:
+    """Train a little under a probe and give back the record; the model is bit-identical afterwards.
+
+    The model runs in training mode as it comes; ``train()`` is called only if its root is in eval mode. At a
+    loss that is NaN or infinite the record ends: ``history.conditions["stopped"]`` says so.
+
+    Args:
+        model: Any module.
+        batches: Iterable of ``(inputs, target)`` or a function returning one; repeated when it is shorter than
+            the window. A dict of inputs is passed as keywords, a tuple as positional arguments.
+        loss_fn: ``(output, target) -> scalar``.
+        iterations: Optimizer steps to record; the paper uses 10 to 50.
+        optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
+        of: Quantities to record, see `GradientProbe`.
+        stats: See `GradientProbe`.
+        layers: See `GradientProbe`.
+        seed: Seeds every generator before the first iteration; None leaves them as they are.
+        conditions: Facts to keep with the record.
+        on_iteration: Called with the number of iterations done.
+
+    Raises:
+        TypeError: The loss is not a scalar tensor, or a batch is no ``(inputs, target)``.
+        ValueError: Nothing can be trained, or there are no batches.
+        Interrupted: Ctrl-C; carries what was recorded.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+        >>> history = scan(net, batches, nn.functional.cross_entropy, iterations=10)
+        >>> history.iterations, history.conditions["batch_size"]
+        (10, 16)
+    """
+    with preserved(model):
+        check_trainable(model)
+        _train_mode(model)
+        return _record(
+            model,
+            model,
+            Batches(batches),
+            loss_fn,
+            iterations=iterations,
+            optimizer=optimizer,
+            seed=seed,
+            on_iteration=on_iteration,
+            probe={"of": of, "stats": stats, "layers": layers, "conditions": conditions},
+        )
+
+
+def place_repeatedly(
+    model: nn.Module,
+    batches: Source,
+    loss_fn: LossFunction,
+    iterations: int = 50,
+    *,
+    policy: Policy | None = None,
+    branch: str | BranchFactory = "auto",
+    weight: float = 0.3,
+    optimizer: OptimizerFactory | None = None,
+    seed: int = 0,
+    rounds: int = 10,
+    history: GradientHistory | None = None,
+) -> Placement:
+    """Apply a policy again with the branches in place until it places no new one.
+
+    Our reading of how CNDS-13 comes to branches after conv 4, 7 and 10: each round scans the supervised
+    network from the same initial weights. The joint loss keeps its first weight throughout.
+
+    Args:
+        model: Any module; bit-identical afterwards.
+        batches: See `scan`.
+        loss_fn: See `scan`.
+        iterations: Window of each round.
+        policy: CNDS' rule by default.
+        branch: See `gradprobe.supervise`.
+        weight: Weight of the branches' losses.
+        optimizer: See `scan`.
+        seed: Seeds each round.
+        rounds: At most so many.
+        history: The record without branches, if it was taken already.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+        >>> placement = place_repeatedly(net, batches, nn.functional.cross_entropy, iterations=2)
+        >>> len(placement.points)
+        0
+    """
+    source = Batches(batches)
+    first = history or scan(model, source.once, loss_fn, iterations, optimizer=optimizer, seed=seed)
+    placement = place(first, policy)
+    said = [placement.reason]
+    for _ in range(rounds):
+        if not placement.points:
+            break
+        again = scan_supervised(
+            model,
+            placement,
+            source,
+            loss_fn,
+            iterations,
+            branch=branch,
+            weight=weight,
+            optimizer=optimizer,
+            seed=seed,
+        )
+        found = place(again, policy)
+        new = [point for point in found.points if point not in placement.points]
+        said.append(f"With {'it' if len(placement.points) == 1 else 'them'} in place: {found.reason}")
+        if not new:
+            break
+        union = sorted({*placement.points, *new}, key=lambda point: point.depth)
+        placement = replace(placement, points=tuple(union))
+    return replace(placement, policy=f"{placement.policy}, repeated", reason=" ".join(said))
+
+
+def scan_supervised(
+    model: nn.Module,
+    placement: Placement,
+    batches: Batches,
+    loss_fn: LossFunction,
+    iterations: int,
+    *,
+    branch: str | BranchFactory,
+    weight: float,
+    optimizer: OptimizerFactory | None,
+    seed: int,
+) -> GradientHistory:
+    """Scan the trunk with the placement's branches and the joint loss; the trunk is left as it was."""
+    with preserved(model):
+        _train_mode(model)
+        seed_everything(seed)
+        net = supervise(model, placement, branch=branch)
+        criterion = DeepSupervisionLoss(loss_fn, weight, "constant")
+        return _record(
+            model, net, batches, criterion, iterations=iterations, optimizer=optimizer, seed=seed, probe={}
+        )
+
+
+def _record(
+    trunk: nn.Module,
+    net: nn.Module,
+    batches: Batches,
+    criterion: LossFunction,
+    *,
+    iterations: int,
+    optimizer: OptimizerFactory | None,
+    seed: int | None,
+    probe: Mapping[str, Any],
+    on_iteration: OnIteration | None = None,
+) -> GradientHistory:
+    steps = make_optimizer(optimizer, net)
+    attached = GradientProbe(trunk, optimizer=steps, iterations=iterations, **probe)
+    if seed is not None:
+        seed_everything(seed)
+    losses: list[Tensor] = []
+    try:
+        with attached:
+            for step in train(net, batches, criterion, steps, iterations):
+                losses.append(step.loss)
+                if on_iteration:
+                    on_iteration(step.iteration + 1)
+    except KeyboardInterrupt:
+        history = _concluded(attached.history, losses, criterion, seed)
+        stopped = f"interrupted after {history.iterations} of {iterations} iterations"
+        raise Interrupted(_with_conditions(history, complete=False, stopped=stopped)) from None
+    return _concluded(attached.history, losses, criterion, seed)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration of `train`: its index, the joint loss and the loss of the main output, detached."""
+
+    iteration: int
+    loss: Tensor
+    main: Tensor
+
+
+def train(
+    net: nn.Module,
+    batches: Batches,
+    criterion: LossFunction,
+    optimizer: torch.optim.Optimizer,
+    iterations: int,
+    *,
+    seed: int | None = None,
+) -> Iterator[Step]:
+    """The training loop, one iteration at a time; no value leaves the device.
+
+    Args:
+        net: A network, supervised or not.
+        batches: Where the batches come from.
+        criterion: A loss function or a `DeepSupervisionLoss`.
+        optimizer: Over the network's parameters.
+        iterations: How many.
+        seed: Seeds every iteration anew, so that two networks which draw differently see the same batches and
+            the same dropout in the trunk; None draws on.
+    """
+    device = next(net.parameters()).device
+    stream = batches.stream()
+    for iteration in range(iterations):
+        if seed is not None:
+            seed_everything(seed + iteration)
+        inputs, target = to_device(next(stream), device)
+        optimizer.zero_grad()
+        with _shapes_told(inputs, iteration):
+            output = forward(net, inputs)
+        if isinstance(criterion, DeepSupervisionLoss):
+            main, auxiliary = criterion.terms(output, target)
+            loss = criterion.join(main, auxiliary)
+        else:
+            loss = main = criterion(output, target)
+        check_loss(loss)
+        loss.backward()
+        optimizer.step()
+        yield Step(iteration, loss.detach(), main.detach())
+
+
+def check_loss(loss: Any) -> None:
+    """Raise the sentence for a loss that cannot be differentiated."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"expected the loss to be a scalar tensor, got {type(loss).__name__}")
+    if loss.numel() != 1:
+        raise TypeError(
+            f"expected the loss to be a scalar, got a tensor of shape {tuple(loss.shape)}: take its .mean()"
+        )
+    if not loss.requires_grad:
+        raise ValueError("the loss does not depend on any trainable parameter: it is detached or a constant")
+
+
+def make_optimizer(factory: OptimizerFactory | None, net: nn.Module) -> torch.optim.Optimizer:
+    """The user's optimizer, or SGD with lr 0.01 over what is trainable."""
+    if factory is None:
+        return torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.01)
+    if isinstance(factory, torch.optim.Optimizer) or not callable(factory):
+        raise TypeError(
+            "expected optimizer= to be a function from a model to its optimizer, such as "
+            f"lambda model: torch.optim.Adam(model.parameters()), got {type(factory).__name__}"
+        )
+    made = factory(net)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"expected optimizer(model) to return a torch.optim.Optimizer, got {type(made).__name__}")
+    return made
+
+
+def _train_mode(model: nn.Module) -> None:
+    if not model.training:
+        model.train()
+
+
+class _shapes_told:  # noqa: N801 (used as a statement)
+    """Adds the shapes of the batch to an error in the user's forward."""
+
+    def __init__(self, inputs: Any, iteration: int) -> None:
+        self.inputs, self.iteration = inputs, iteration
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and hasattr(error, "add_note"):
+            error.add_note(f"iteration {self.iteration}, inputs of shape {describe(self.inputs)}")
+
+
+def _concluded(
+    history: GradientHistory, losses: list[Tensor], criterion: LossFunction, seed: int | None
+) -> GradientHistory:
+    values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
+    finite = [value if abs(value) < float("inf") else None for value in values]
+    found: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed}
+    if None in finite:
+        bad = finite.index(None)
+        history = _truncated(history, bad + 1)
+        found["losses"] = finite[: bad + 1]
+        found |= {"complete": False, "stopped": f"the loss became {values[bad]} at iteration {bad}"}
+    return _with_conditions(history, **(found | dict(_given(history, found))))
+
+
+def _given(history: GradientHistory, found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What the caller said of the loss and the seed stands."""
+    return ((key, history.conditions[key]) for key in ("loss", "seed") if history.conditions.get(key) is not None)
+
+
+def _with_conditions(history: GradientHistory, **more: Any) -> GradientHistory:
+    return replace(history, conditions={**history.conditions, **more})
+
+
+def _truncated(history: GradientHistory, iterations: int) -> GradientHistory:
+    kept = history.frame[history.frame["iteration"] < iterations].reset_index(drop=True)
+    return replace(history, frame=kept)
+
+
+def loss_name(criterion: Any) -> str:
+    """What to call a loss function in a record: its name, and its reduction where it tells one.
+
+    Example:
+        >>> loss_name(nn.CrossEntropyLoss()), loss_name(nn.functional.cross_entropy)
+        ('CrossEntropyLoss (mean)', 'cross_entropy')
+    """
+    if isinstance(criterion, DeepSupervisionLoss):
+        return f"{loss_name(criterion.loss_fn)} + {criterion.initial:g} x branches"
+    reduction = getattr(criterion, "reduction", None)
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    return f"{name} ({reduction})" if isinstance(reduction, str) else str(name)

@@ -1,0 +1,112 @@
+"""Leave no trace: put a model and the random number generators back exactly as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Restore, whatever happens inside, the model and every random number generator.
+
+    The model's parameters, buffers, gradients, ``requires_grad``, every module's own train flag and plain
+    attributes come back bit for bit, and in the same tensor objects. Values are copied: this holds a second
+    copy of the parameters while it lasts.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> before = net.weight.clone()
+        >>> with preserved(net):
+        ...     _ = net.train(False), torch.nn.init.zeros_(net.weight)
+        >>> net.training, torch.equal(net.weight, before)
+        (True, True)
+    """
+    modules = [_ModuleState(module) for module in model.modules()]
+    tensors = [_TensorState(tensor) for tensor in _tensors(model)]
+    generators = _RandomState()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.restore()
+        for tensor in tensors:
+            tensor.restore()
+        generators.restore()
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    found = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return list(found.values())
+
+
+class _ModuleState:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.attributes = dict(vars(module))
+        # train() must not be used to restore: it would un-freeze a frozen BatchNorm below (design, fact 11)
+        self.registries = {name: dict(getattr(module, name)) for name in _REGISTRIES}
+
+    def restore(self) -> None:
+        now = vars(self.module)
+        for name in set(now) - set(self.attributes):
+            del now[name]
+        now.update({k: v for k, v in self.attributes.items() if k not in now or now[k] is not v})
+        for name, entries in self.registries.items():
+            registry = getattr(self.module, name)
+            if list(map(id, registry.values())) != list(map(id, entries.values())):
+                registry.clear()
+                registry.update(entries)
+
+
+class _TensorState:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.value = tensor.detach().clone()
+        self.requires_grad = tensor.requires_grad
+        self.grad = tensor.grad
+        self.grad_value = None if self.grad is None else self.grad.detach().clone()
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            self.tensor.detach().copy_(self.value)
+            if self.grad is not None and self.grad_value is not None:
+                self.grad.detach().copy_(self.grad_value)
+        if self.tensor.is_leaf and self.tensor.requires_grad != self.requires_grad:
+            self.tensor.requires_grad_(self.requires_grad)
+        self.tensor.grad = self.grad
+
+
+@dataclass(init=False)
+class _RandomState:
+    """Python's, NumPy's and torch's global generators, accelerators included where they are in use."""
+
+    states: tuple[Any, ...]
+
+    def __init__(self) -> None:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self.states = (random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)  # noqa: NPY002
+
+    def restore(self) -> None:
+        python, numpy, cpu, cuda = self.states
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002 (the user's code may draw from it)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the user's code may draw from it)
+    torch.manual_seed(seed)

@@ -1,0 +1,56 @@
+"""Fixtures for all tests: nothing may stay attached, and a few networks with known gradients."""
+
+from __future__ import annotations
+
+import weakref
+
+import matplotlib as mpl
+import pytest
+import torch
+from torch import nn
+
+from gradprobe.hooks import Hook
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_attached(monkeypatch):
+    """Fail a test that leaves one of our hooks on a module, a parameter or an optimizer."""
+    touched: list[weakref.ref] = []
+
+    def noting(original):
+        def register(self, *args, **kwargs):
+            touched.append(weakref.ref(self))
+            return original(self, *args, **kwargs)
+
+        return register
+
+    for owner, method in (
+        (nn.Module, "register_forward_hook"),
+        (torch.Tensor, "register_hook"),
+        (torch.optim.Optimizer, "register_step_pre_hook"),
+    ):
+        monkeypatch.setattr(owner, method, noting(getattr(owner, method)))
+    yield
+    registries = ("_forward_hooks", "_backward_hooks", "_optimizer_step_pre_hooks")
+    for thing in filter(None, (reference() for reference in touched)):
+        if isinstance(thing, torch.Tensor) and not thing.is_leaf:
+            continue  # the graph owns it, and ends with it
+        for registry in registries:
+            left = [hook for hook in (getattr(thing, registry, None) or {}).values() if isinstance(hook, Hook)]
+            assert not left, f"a hook was left on {type(thing).__name__}"
+
+
+@pytest.fixture
+def chain():
+    """Builds a chain of 1x1 linear layers ``y = prod(w) * x``: every gradient is known by hand."""
+
+    def build(*weights: float) -> nn.Sequential:
+        net = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in weights))
+        with torch.no_grad():
+            for layer, weight in zip(net, weights, strict=True):
+                layer.weight.fill_(weight)
+        return net.double()
+
+    return build

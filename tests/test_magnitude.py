@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gradprobe.magnitude import QUANTITIES, STATISTICS, Tally, finish, label
+from gradprobe.history import MEASURES
+
+
+def measured(*gradients, every=True):
+    tally = Tally()
+    for gradient in gradients:
+        tally.add(gradient, every=every)
+    return dict(zip(MEASURES, finish(tally.sums.tolist(), tally.count), strict=True))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-7, 1.0, 1e4, 1e15])
+def test_every_statistic_agrees_with_float64(scale):
+    gradient = torch.randn(200, 317, generator=torch.Generator().manual_seed(0)) * scale
+    exact = gradient.double().numpy()
+    found = measured(gradient)
+    assert found["mean_abs"] == pytest.approx(np.abs(exact).mean(), rel=1e-6)
+    assert found["rms"] == pytest.approx(np.sqrt((exact**2).mean()), rel=1e-6)
+    assert found["max_abs"] == pytest.approx(np.abs(exact).max(), rel=1e-6)
+
+
+def test_half_precision_is_summed_in_float32():
+    # an fp16 sum of these would overflow at 65504
+    assert measured(torch.full((100_000,), 100.0, dtype=torch.float16))["mean_abs"] == pytest.approx(100)
+    assert measured(torch.full((10,), 6e-8, dtype=torch.float16))["mean_abs"] == pytest.approx(5.96e-8, rel=1e-3)
+
+
+def test_several_calls_are_one_mean_over_all_elements():
+    parts = [torch.tensor([1.0, -3.0]), torch.tensor([[0.0, 2.0, 2.0, 2.0]])]
+    found = measured(*parts)
+    assert found["mean_abs"] == pytest.approx(10 / 6)
+    assert found["rms"] == pytest.approx(math.sqrt(22 / 6))
+    assert found["max_abs"] == 3
+    assert found["zero_fraction"] == pytest.approx(1 / 6)
+
+
+def test_rms_of_tiny_values_over_several_calls():
+    found = measured(torch.full((3,), 3e-30), torch.full((3,), 4e-30))
+    assert found["rms"] == pytest.approx(math.sqrt(12.5) * 1e-30, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_nonfinite_values_are_counted_and_kept(bad):
+    found = measured(torch.tensor([1.0, bad, 0.0, bad]))
+    assert found["nonfinite"] == 2
+    assert not math.isfinite(found["mean_abs"])
+    assert not math.isfinite(found["max_abs"])
+    assert found["zero_fraction"] == 0.25
+
+
+def test_exact_zeros_are_zero_not_missing():
+    found = measured(torch.zeros(5))
+    assert found == {"mean_abs": 0, "rms": 0, "max_abs": 0, "zero_fraction": 1, "nonfinite": 0}
+
+
+def test_sparse_gradients_count_their_implicit_zeros():
+    sparse = torch.sparse_coo_tensor([[1, 1]], [[2.0, -2.0], [2.0, 0.0]], (4, 2), check_invariants=True)
+    found = measured(sparse)
+    dense = measured(sparse.to_dense())
+    assert found == dense
+    assert found["zero_fraction"] == 6 / 8
+
+
+def test_complex_gradients_have_their_modulus():
+    assert measured(torch.tensor([3 + 4j, 0j]))["mean_abs"] == 2.5
+
+
+def test_an_empty_gradient_has_no_mean():
+    assert math.isnan(measured(torch.zeros(0, 3))["mean_abs"])
+
+
+def test_mean_only_leaves_the_rest_missing():
+    found = measured(torch.tensor([1.0, -3.0]), torch.tensor([2.0]), every=False)
+    assert found["mean_abs"] == 2
+    assert math.isnan(found["rms"])
+
+
+def test_every_statistic_has_its_names():
+    assert tuple(STATISTICS) == MEASURES
+    for of in QUANTITIES:
+        for statistic in STATISTICS:
+            assert of in label(of, statistic)
+            assert of in label(of, statistic, printed=True)
