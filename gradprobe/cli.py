@@ -120,7 +120,7 @@ def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:
         folder = _free(out, "demo", options["force"])
         from gradprobe.demo import demo_target
 
-        defaults = {name: parameter.default for name, parameter in _defaults(compare).items()}
+        defaults = compare.make_context("compare", ["TARGET"]).params
         _compare(demo_target(), folder, iterations, 50, seeds, {**defaults, **options, "fail_on": ()})
 
 
@@ -149,8 +149,14 @@ def place(run: Path, keep: bool, **options: Any) -> None:
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures.  [default: the run's own]")
-@click.option("--of", type=click.Choice(["output", "weight"]), default="output", show_default=True)
-@click.option("--threshold", type=click.FloatRange(min=0, min_open=True), default=1e-7, show_default=True)
+@click.option("--of", type=click.Choice(["output", "weight"]), help="What to draw.  [default: output]")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-7,
+    show_default=True,
+    help="Magnitude to mark.",
+)
 @click.option(
     "--suffix", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True, help="Kind of file."
 )
@@ -268,10 +274,6 @@ def _policy(options: dict[str, Any]) -> Policy:
     if options["policy"] == "relative":
         return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
     return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
-
-
-def _defaults(command: click.Command) -> dict[str, click.Parameter]:
-    return {parameter.name: parameter for parameter in command.params if parameter.name}
 
 
 def _free(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:

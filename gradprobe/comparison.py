@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,28 +176,30 @@ def _accuracy(comparison: Comparison, arm: str) -> _Measured:
 
 def _loss(comparison: Comparison, arm: str) -> _Measured:
     rows = comparison.frame[comparison.frame["arm"] == arm]
-    starts, ends, errors, quarters = [], [], [], []
-    for _, curve in rows.groupby("seed"):
-        losses = curve["loss"].astype(float).fillna(float("inf"))
-        tenth = max(1, len(losses) // 10)
-        end, before = losses.iloc[-tenth:], losses.iloc[-max(2, len(losses) // 4) :][:tenth]
-        starts.append(losses.iloc[:tenth].mean())
-        ends.append(end.mean())
-        quarters.append(before.mean())
-        errors.append(end.std() / math.sqrt(tenth) if tenth > 1 else 0.0)
-    error = sum(errors) / len(errors)
-    fell = sum(starts) / len(starts) - sum(ends) / len(ends)
-    improving = sum(quarters) / len(quarters) - sum(ends) / len(ends) > 2 * error
-    return _Measured("training loss", tuple(ends), error, 1e-6, fell > max(2 * error, 0.01), improving)
+    curves = [curve["loss"].tolist() for _, curve in rows.groupby("seed")]
+    tenth = max(1, len(curves[0]) // 10)
+    quarter = max(tenth, len(curves[0]) // 4)
+    starts = [_mean(curve[:tenth]) for curve in curves]
+    before = [_mean(curve[-quarter:][:tenth]) for curve in curves]
+    ends = tuple(_mean(curve[-tenth:]) for curve in curves)
+    error = _mean([_spread(curve[-tenth:]) for curve in curves])
+    learnt = _mean(starts) - _mean(ends) > max(2 * error, 0.01)
+    improving = _mean(before) - _mean(ends) > 2 * error
+    return _Measured("training loss", ends, error, 1e-6, learnt, improving)
 
 
-def _spread(differences: list[float]) -> float:
-    """Standard error of the mean over seeds; 0 where there is only one."""
-    if len(differences) < 2:
+def _mean(values: Sequence[float]) -> float:
+    """The mean; a value that is not finite makes it infinite: a loss cannot be worse."""
+    return sum(values) / len(values) if all(map(math.isfinite, values)) else math.inf
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard error of the mean; 0 where there are too few values, or not all are finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
         return 0.0
-    mean = sum(differences) / len(differences)
-    variance = sum((value - mean) ** 2 for value in differences) / (len(differences) - 1)
-    return math.sqrt(variance / len(differences))
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(variance / len(values))
 
 
 def _learning_sentences(
@@ -213,7 +215,7 @@ def _learning_sentences(
     said = {
         "helped": f"It helped: {numbers}",
         "harmed": f"It harmed: {numbers}",
-        "no difference": f"It did not help: {numbers}",
+        "no difference": f"It did not help beyond the noise: {numbers}",
         "cannot tell": f"Neither network learnt, so this cannot tell: {numbers} "
         "Train longer (--iterations), or look at the learning rate, the initialisation or normalisation first.",
     }[verdict]

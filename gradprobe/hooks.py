@@ -30,6 +30,7 @@ class Hook:
         self.call = call
 
     def __call__(self, *args: Any) -> None:
+        """Pass on what torch says, if this is the original."""
         if self.call is not None:
             self.call(*args)
 

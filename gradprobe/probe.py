@@ -191,9 +191,11 @@ class GradientProbe:
     def _why_no_output(self, name: str) -> str:
         if not self._calls[name]:
             return "never called as a module"
-        if not self._tapped[name]:
-            return "its output is no tensor that requires a gradient (frozen, detached or under no_grad)"
-        return "no path from its output to the loss"
+        if self._tapped[name]:
+            return "no path from its output to the loss"
+        if any(parameter.requires_grad for parameter in own_parameters(self._layers[name]).values()):
+            return "its output holds no tensor that requires a gradient (detached, or under no_grad)"
+        return "frozen: neither it nor anything before it is trained"
 
     def _why_no_weight(self, name: str) -> str:
         if not any(parameter.requires_grad for parameter in self._weights[name]):

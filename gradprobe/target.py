@@ -77,11 +77,12 @@ def load_target(spec: str, options: DataOptions) -> Target:
     """
     where, attribute = _split(spec)
     module = _import_file(where) if where.endswith(".py") else _import_module(where)
-    found = getattr(module, attribute, None) if attribute else _find_model(module, where)
+    name = attribute or _find_model(module, where)
+    found = getattr(module, name, None)
     if found is None:
-        raise click.UsageError(f"{where}: {unknown('attribute', str(attribute), _public(module))}")
-    build = None if isinstance(found, nn.Module) else _factory(found, attribute or _name(found), where)
-    model = found if isinstance(found, nn.Module) else _built(build, attribute or _name(found), where)
+        raise click.UsageError(f"{where}: {unknown('attribute', name, _public(module))}")
+    build = None if isinstance(found, nn.Module) else _factory(found, name, where)
+    model = build() if build else found
     batches, held_out, data = _data(module, model, options, where)
     loss = _optional(module, ("loss", "criterion"))
     optimizer = _optional(module, ("optimizer",))
@@ -182,10 +183,11 @@ def _run_user(call: Callable[[], Any], what: str) -> Any:
         raise TargetError(f"{what}\n{user_code(error)}") from error
 
 
-def _find_model(module: ModuleType, where: str) -> Any:
+def _find_model(module: ModuleType, where: str) -> str:
+    """Name of the one thing in the module that is or builds the model."""
     for name in ("model", "build_model"):
         if hasattr(module, name):
-            return getattr(module, name)
+            return name
     instances = {name: value for name, value in _public(module).items() if isinstance(value, nn.Module)}
     losses = {name for name in ("loss", "criterion") if name in instances}
     instances = {name: value for name, value in instances.items() if name not in losses}
@@ -197,7 +199,7 @@ def _find_model(module: ModuleType, where: str) -> Any:
     ready = {name: value for name, value in classes.items() if not _required(value)}
     for candidates in (instances, ready):
         if len(candidates) == 1:
-            return next(iter(candidates.values()))
+            return next(iter(candidates))
         if candidates:
             choices = ", ".join(f"{where}:{name}" for name in candidates)
             raise click.UsageError(f"{where} has several models: name one of {choices}")
@@ -232,8 +234,7 @@ def _factory(found: Any, name: str, where: str) -> Callable[[], nn.Module]:
     return lambda: _built(found, name, where)
 
 
-def _built(build: Callable[[], Any] | None, name: str, where: str) -> nn.Module:
-    assert build is not None
+def _built(build: Callable[[], Any], name: str, where: str) -> nn.Module:
     model = _run_user(build, f"{where}: `{name}` failed while the model was built")
     if not isinstance(model, nn.Module):
         raise click.UsageError(

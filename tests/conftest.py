@@ -34,8 +34,8 @@ def nothing_stays_attached(monkeypatch):
         monkeypatch.setattr(owner, method, noting(getattr(owner, method)))
     yield
     registries = ("_forward_hooks", "_backward_hooks", "_optimizer_step_pre_hooks")
-    for thing in filter(None, (reference() for reference in touched)):
-        if isinstance(thing, torch.Tensor) and not thing.is_leaf:
+    for thing in (reference() for reference in touched):
+        if thing is None or (isinstance(thing, torch.Tensor) and not thing.is_leaf):
             continue  # the graph owns it, and ends with it
         for registry in registries:
             left = [hook for hook in (getattr(thing, registry, None) or {}).values() if isinstance(hook, Hook)]

@@ -26,7 +26,9 @@ def record(model, batches, loss_fn, iterations, optimizer=None, seed=None):
     """``{(iteration, layer, of): mean absolute gradient}`` in float64; absent where no gradient arrived."""
     model = copy.deepcopy(model)
     model.train()
-    steps = (optimizer or (lambda net: torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.01)))(model)
+    steps = (optimizer or (lambda net: torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.01)))(
+        model
+    )
     if seed is not None:
         torch.manual_seed(seed)
     names = {module: name for name, module in model.named_modules() if list(module.parameters(recurse=False))}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradprobe.magnitude import QUANTITIES, STATISTICS, Tally, finish, label
 from gradprobe.history import MEASURES
+from gradprobe.magnitude import QUANTITIES, STATISTICS, Tally, finish, label
 
 
 def measured(*gradients, every=True):

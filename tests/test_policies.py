@@ -25,10 +25,14 @@ def history(*magnitudes, served=None, of="output", iterations=3):
     rows = []
     for iteration in range(iterations):
         for i, value in enumerate(magnitudes):
-            numbers = (None,) * 5 if value is None else (value, value, value, 0.0, 0 if math.isfinite(value) else 1)
+            numbers = (
+                (None,) * 5 if value is None else (value, value, value, 0.0, 0 if math.isfinite(value) else 1)
+            )
             rows.append((iteration, f"conv{i + 1}", i, of, *numbers))
     points = served or [
-        Point(f"relu{i + 1}", (8, 4, 5, 5), i, (f"conv{i + 1}",)) for i in range(count - 1) if magnitudes[i] is not None
+        Point(f"relu{i + 1}", (8, 4, 5, 5), i, (f"conv{i + 1}",))
+        for i in range(count - 1)
+        if magnitudes[i] is not None
     ]
     return GradientHistory(tidy(rows), {"batch_size": 8}, layers, tuple(points), (8, 10))
 

@@ -29,7 +29,7 @@ class Everything(nn.Module):
         self.calls += 1
         self.last_output = x
         self.seen = self.seen + 1
-        self.hidden.add_(torch.rand(2) + random.random() + np.random.rand())
+        self.hidden.add_(torch.rand(2) + random.random() + np.random.rand())  # noqa: NPY002
         x = self.frozen_norm(self.norm(self.conv(x)))
         return self.dropout(self.spectral(x.mean((2, 3))))
 
@@ -45,7 +45,7 @@ def state(net):
         "attributes": {name: set(vars(module)) for name, module in net.named_modules()},
         "hooks": {name: len(module._forward_hooks) for name, module in net.named_modules()},
         "calls": getattr(net, "calls", None),
-        "random": (torch.get_rng_state(), random.getstate(), str(np.random.get_state())),
+        "random": (torch.get_rng_state(), random.getstate(), str(np.random.get_state())),  # noqa: NPY002
     }
 
 

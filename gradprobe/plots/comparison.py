@@ -1,0 +1,204 @@
+"""The figures of the CNDS paper: the gradient of the flagged layers without and with deep supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from gradprobe.history import GradientHistory, describe_conditions
+from gradprobe.magnitude import label
+from gradprobe.plots import style
+from gradprobe.plots.grid import Grid, limits
+from gradprobe.plots.iterations import (
+    FEW,
+    Colour,
+    draw_iterations,
+    draw_lines,
+    end_labels,
+    grid_notes,
+    threshold_end,
+)
+from gradprobe.plots.labels import EndLabels
+from gradprobe.plots.learning import draw_learning
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from gradprobe.comparison import Comparison
+
+MOST = 8
+PAGE = (13.0, 8.6)
+
+
+def plot_comparison(
+    comparison: Comparison,
+    *,
+    layers: str | Sequence[str] | None = None,
+    threshold: float | None = 1e-7,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the gradient of the flagged layers without (dashed) and with (solid) deep supervision.
+
+    Of more than 8 layers, 8 are drawn, evenly spaced by depth. Where no layer is flagged or no branch was
+    placed, what there is is drawn and a note says so.
+
+    Args:
+        comparison: What to draw.
+        layers: Names or shell patterns of the layers to draw; None draws the flagged ones.
+        threshold: Magnitude to draw a dashed line at, or None.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: A pattern stands for no layer.
+    """
+    ax = style.axes(ax)
+    entries = _draw_flagged(ax, comparison, layers, threshold)
+    style.header(ax, _title(comparison, layers), describe_conditions(comparison.plain.conditions), entries)
+    return ax
+
+
+def comparison_figure(comparison: Comparison, *, threshold: float | None = 1e-7) -> Figure:
+    """Draw a comparison on one page.
+
+    Above, the two figures of the paper: the gradient of all layers without and with deep supervision, on
+    the same scale. Below, the flagged layers in both, and how the main output learnt.
+
+    Args:
+        comparison: What to draw.
+        threshold: Magnitude to draw a dashed line at, or None.
+
+    Returns:
+        A new figure, made with pyplot, so that a notebook shows it.
+    """
+    from matplotlib import pyplot  # only here: it chooses a backend
+
+    figure = pyplot.figure(figsize=PAGE, layout="constrained")
+    draw_page(figure, comparison, threshold)
+    return figure
+
+
+def draw_page(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
+    """Draw a comparison into an empty figure."""
+    learning = ["loss"] + (["accuracy"] if comparison.frame["accuracy"].notna().any() else [])
+    # two grids: names beside the panels of one row must not narrow those of the other
+    upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    plain, supervised = upper.subplots(1, 2)
+    flagged, *learnt = lower.subplots(1, 1 + len(learning), width_ratios=[1.15] + [1] * len(learning))
+    heading = figure.suptitle(
+        _heading(comparison), x=0.01, ha="left", fontsize=13, color=style.INK, parse_math=False
+    )
+    heading.set_fontweight("bold")
+    style.wrap(heading, 0.97 * figure.bbox.width)
+    conditions = describe_conditions(comparison.plain.conditions)
+    foot = figure.supxlabel(conditions, x=0.01, ha="left", fontsize=8, color=style.GREY, parse_math=False)
+    style.wrap(foot, 0.97 * figure.bbox.width)
+    _draw_arms(plain, supervised, comparison, threshold)
+    title = "Flagged layers" if comparison.placement.flagged else "Layers"
+    style.header(flagged, title, "", _draw_flagged(flagged, comparison, None, threshold))
+    for value, ax in zip(learning, learnt, strict=True):
+        draw_learning(comparison, value, ax, conditions="")
+
+
+def _draw_arms(plain: Axes, supervised: Axes, comparison: Comparison, threshold: float | None) -> None:
+    """All layers without and with deep supervision, on the same scale."""
+    of = _quantity(comparison.plain)
+    histories = [history for history in (comparison.plain, comparison.supervised) if history is not None]
+    grids = [Grid.of(history, of) for history in histories]
+    span = limits(grids, threshold)
+    titles = ("Without deep supervision", "With deep supervision")
+    for ax, grid, title in zip((plain, supervised), grids, titles, strict=False):
+        draw_iterations(ax, grid, span, of=of, threshold=threshold, flagged=comparison.placement.flagged)
+        style.header(ax, title, "", grid_notes(grid), start=style.lane(grid.nonfinite))
+    if comparison.supervised is None:
+        supervised.set_axis_off()
+        said = supervised.text(0, 0.97, comparison.placement.reason, transform=supervised.transAxes, fontsize=10)
+        said.set(color=style.GREY, parse_math=False, va="top")
+        style.wrap(said, 0.9 * supervised.bbox.width, lines=12)
+        style.header(supervised, "No branch was placed")
+
+
+def _draw_flagged(
+    ax: Axes, comparison: Comparison, layers: str | Sequence[str] | None, threshold: float | None
+) -> list[Any]:
+    """Draw the flagged layers in both arms; gives the legend entries."""
+    of = _quantity(comparison.plain)
+    whole = Grid.of(comparison.plain, of)
+    plain, notes = _selection(whole, comparison.placement.flagged, layers)
+    arms = [plain]
+    if comparison.supervised is not None:
+        supervised = Grid.of(comparison.supervised, of)
+        arms.append(supervised.take([supervised.names.index(name) for name in plain.names]))
+    else:
+        notes.append("no branch was placed")
+    colours = _colours(whole, plain)
+    span = limits(arms, threshold)
+    style.dress(ax)
+    style.log_axis(ax, *span, label(of))
+    style.iteration_axis(ax, plain.iterations)
+    style.draw_threshold(ax, threshold)
+    draw_lines(ax, plain, colours, linewidth=[1.3] * len(plain.names), linestyle=(0, (3, 1.6)), alpha=0.6)
+    if len(arms) > 1:
+        draw_lines(ax, arms[1], colours, linewidth=[2.0] * len(plain.names))
+    there = arms[-1].reached
+    ends = end_labels(arms[-1], colours, span, np.flatnonzero(there).tolist())
+    ends += end_labels(plain, colours, span, np.flatnonzero(~there).tolist())
+    EndLabels(ax, ends + threshold_end(ax, threshold, of))
+    return [*_arm_entries(len(arms)), *grid_notes(*arms), *(style.mark("", note) for note in notes)]
+
+
+def _colours(whole: Grid, chosen: Grid) -> list[Colour]:
+    """The colours that the layers have among all layers, or among the chosen ones where all are too many."""
+    names = [name for name, reached in zip(whole.names, whole.reached, strict=True) if reached]
+    if len(names) > FEW:
+        return style.depth_colours(len(chosen.names))
+    colours = dict(zip(names, style.depth_colours(len(names)), strict=True))
+    return [colours[name] for name in chosen.names]
+
+
+def _arm_entries(arms: int) -> list[Line2D]:
+    dashed = Line2D([], [], color=style.GREY, linewidth=1.3, linestyle=(0, (3, 1.6)), label="without")
+    solid = Line2D([], [], color=style.GREY, linewidth=2.0, label="with deep supervision")
+    return [dashed, solid][:arms]
+
+
+def _selection(grid: Grid, flagged: Sequence[str], layers: str | Sequence[str] | None) -> tuple[Grid, list[str]]:
+    """The layers to draw, and what has to be said about the choice."""
+    notes = []
+    if layers is not None:
+        kind, chosen = "chosen layers", grid.choose(layers)
+    elif flagged:
+        kind = "flagged layers"
+        chosen = grid.take([row for row, name in enumerate(grid.names) if name in set(flagged)])
+    else:
+        kind, chosen = "layers", grid
+        notes.append("no layer is flagged")
+    chosen = chosen.take(np.flatnonzero(chosen.reached))
+    count = len(chosen.names)
+    if count > MOST:
+        notes.append(f"{MOST} of {count} {kind} drawn")
+    return chosen.take(style.evenly(count, MOST)), notes
+
+
+def _quantity(history: GradientHistory) -> str:
+    return "output" if "output" in history.of else history.of[0]
+
+
+def _title(comparison: Comparison, layers: str | Sequence[str] | None) -> str:
+    count = 0 if layers is not None else len(comparison.placement.flagged)
+    what = style.counted(count, "flagged layer") if count else "Gradient"
+    return f"{what} without {'' if comparison.supervised is None else 'and with '}deep supervision"
+
+
+def _heading(comparison: Comparison) -> str:
+    points = [style.brief(point.name, 24) for point in comparison.placement.points]
+    if not points:
+        return "Deep supervision: no branch"
+    shown = ", ".join(points[:4]) + (f" and {len(points) - 4} more" if len(points) > 4 else "")
+    return f"Deep supervision: {style.counted(len(points), 'branch', 'branches')}, at {shown}"

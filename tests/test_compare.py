@@ -1,0 +1,163 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import gradprobe as gp
+from gradprobe.comparison import Comparison, learning_frame
+from gradprobe.history import GradientHistory, Layer, Point, tidy
+from gradprobe.zoo import digits, plain_mlp
+
+
+def small():
+    data = digits((64,), batch_size=128)
+    return data.batches[:4], data.held_out
+
+
+def test_both_arms_see_the_same_weights_batches_and_random_numbers():
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 10))
+    batches, _ = small()
+    seen = []
+
+    def loss(output, target):
+        seen.append(float(nn.functional.cross_entropy(output.detach(), target)))
+        return nn.functional.cross_entropy(output, target)
+
+    placement = gp.Placement(
+        "by hand", ("0",), gp.points(trunk, batches[0][0])[:1], "to see", output_shape=(128, 10)
+    )
+    # branches of weight 0 and with draws of their own: the trunk must train as if they were not there
+    comparison = gp.compare(
+        trunk,
+        batches,
+        loss,
+        placement=placement,
+        iterations=6,
+        weight=0.0,
+        branch=lambda point, output: nn.Sequential(nn.Dropout(0.5), nn.Linear(point[1], output[1])),
+    )
+    curves = {arm: rows["loss"].tolist() for arm, rows in comparison.frame.groupby("arm")}
+    assert curves["plain"] == curves["supervised"]
+    assert comparison.plain.frame.equals(comparison.supervised.frame)
+
+
+def test_the_model_is_as_it_was():
+    trunk = plain_mlp(depth=30, width=16)
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    batches, held_out = small()
+    comparison = gp.compare(trunk, batches, nn.functional.cross_entropy, iterations=4, held_out=held_out)
+    assert comparison.supervised is not None
+    assert all(torch.equal(before[name], value) for name, value in trunk.state_dict().items())
+    assert not any(module._forward_hooks for module in trunk.modules())
+
+
+def test_the_gradient_comes_back_where_a_branch_is_placed():
+    torch.manual_seed(0)
+    batches, _ = small()
+    comparison = gp.compare(plain_mlp(depth=30, width=16), batches, nn.functional.cross_entropy, iterations=4)
+    assert comparison.placement.points
+    assert (comparison.gradient["ratio"] >= 10).all()
+    assert "The gradient came back" in str(comparison)
+
+
+def test_a_factory_gives_every_seed_its_own_weights():
+    batches, held_out = small()
+    comparison = gp.compare(
+        lambda: plain_mlp(depth=30, width=16),
+        batches,
+        nn.functional.cross_entropy,
+        iterations=3,
+        seeds=(0, 1),
+        held_out=held_out,
+    )
+    frame = comparison.frame
+    assert set(frame["seed"]) == {0, 1}
+    assert len(frame) == 2 * 2 * 3
+    first = frame[frame["iteration"] == 0].set_index(["seed", "arm"])["loss"]
+    assert first[0, "plain"] == first[0, "supervised"] != first[1, "plain"]
+
+
+def test_no_branch_is_nothing_to_compare():
+    batches, _ = small()
+    comparison = gp.compare(plain_mlp(depth=2), batches, nn.functional.cross_entropy, iterations=2)
+    assert comparison.verdict == "nothing to compare"
+    assert "None needed" in str(comparison)
+
+
+def made(plain, supervised, *, size=0, chance=0.0, ratio=100.0):
+    """A comparison from curves: a list of losses for each seed, or of accuracies where ``size`` is given."""
+    layer = (Layer("conv1", 0, "Conv2d", 9),)
+    point = Point("relu1", (8, 4, 5, 5), 0, ("conv1",))
+
+    def history(value):
+        return GradientHistory(
+            tidy([(0, "conv1", 0, "output", value, value, value, 0.0, 0)]), {}, layer, (point,), (8, 10)
+        )
+
+    rows = []
+    for arm, curves in (("plain", plain), ("supervised", supervised)):
+        for seed, curve in enumerate(curves):
+            for iteration, value in enumerate(curve):
+                rows.append((seed, arm, iteration, 1.0 if size else value, value if size else math.nan))
+    placement = gp.Placement("by hand", ("conv1",), (point,), "conv1 flagged", output_shape=(8, 10))
+    conditions = {"iterations": len(plain[0]), "held_out": size, "chance": chance}
+    return Comparison(history(1e-9), history(1e-9 * ratio), placement, learning_frame(rows), conditions)
+
+
+def falling(end, count=100):
+    return [2.3 + (end - 2.3) * i / (count - 1) for i in range(count)]
+
+
+def flat(level, count=100):
+    return [level + 0.02 * (-1) ** i for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("comparison", "verdict", "sentence"),
+    [
+        (made([falling(2.0)], [falling(0.5)]), "helped", "It helped"),
+        (made([falling(0.5)], [falling(2.0)]), "harmed", "It harmed"),
+        (made([falling(0.5)], [falling(0.5)]), "no difference", "It did not help"),
+        (made([flat(2.3)], [flat(2.3)]), "cannot tell", "Neither network learnt"),
+        (made([[0.1, 0.1]], [[0.1, 0.9]], size=360, chance=0.1), "helped", "held-out accuracy"),
+        (made([[0.1, 0.11]], [[0.1, 0.12]], size=360, chance=0.1), "cannot tell", "Neither network learnt"),
+        # seeds that disagree: the mean is better, but not by more than their spread allows
+        (made([[0.1, 0.5]] * 3, [[0.1, 0.4], [0.1, 0.5], [0.1, 0.9]], size=360), "no difference", "over 3 seeds"),
+        (made([[0.1, 0.5]] * 3, [[0.1, 0.8], [0.1, 0.82], [0.1, 0.84]], size=360), "helped", "over 3 seeds"),
+    ],
+)
+def test_the_verdict_is_what_the_curves_say(comparison, verdict, sentence):
+    assert comparison.verdict == verdict
+    assert sentence in str(comparison)
+
+
+def test_a_loss_that_ends_in_nan_is_not_better():
+    assert made([falling(0.5)], [[*falling(0.5)[:-1], math.nan]]).verdict == "harmed"
+    assert made([[math.nan] * 20], [[math.nan] * 20]).verdict == "cannot tell"
+    assert made([[2.3, math.nan] * 20], [falling(0.5, 40)]).verdict == "helped"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sentence"), [(100, "came back"), (3, "rose less than tenfold"), (1, "did not come back")]
+)
+def test_the_sentence_on_the_gradient(ratio, sentence):
+    assert sentence in str(made([falling(1)], [falling(1)], ratio=ratio))
+
+
+@pytest.mark.slow
+def test_a_deep_plain_net_is_rescued_and_the_verdict_says_so():
+    # design, section 7: plain 24-layer ReLU net, default initialisation, digits, Adam: .08 without
+    data = digits((64,), batch_size=64)
+    comparison = gp.compare(
+        lambda: plain_mlp(depth=24),
+        data.batches,
+        nn.functional.cross_entropy,
+        optimizer=lambda net: torch.optim.Adam(net.parameters(), lr=1e-3),
+        held_out=data.held_out,
+        iterations=600,
+    )
+    print(comparison)
+    assert comparison.placement.points
+    assert comparison.verdict == "helped"
