@@ -124,8 +124,13 @@ def flat(level, count=100):
         (made([[0.1, 0.1]], [[0.1, 0.9]], size=360, chance=0.1), "helped", "held-out accuracy"),
         (made([[0.1, 0.11]], [[0.1, 0.12]], size=360, chance=0.1), "cannot tell", "Neither network learnt"),
         # seeds that disagree: the mean is better, but not by more than their spread allows
-        (made([[0.1, 0.5]] * 3, [[0.1, 0.4], [0.1, 0.5], [0.1, 0.9]], size=360), "no difference", "over 3 seeds"),
-        (made([[0.1, 0.5]] * 3, [[0.1, 0.8], [0.1, 0.82], [0.1, 0.84]], size=360), "helped", "over 3 seeds"),
+        (made([[0.1, 0.5]] * 3, [[0.1, 0.4], [0.1, 0.5], [0.1, 0.9]], size=360), "no difference", "3 seeds"),
+        (made([[0.1, 0.5]] * 3, [[0.1, 0.8], [0.1, 0.82], [0.1, 0.84]], size=360), "helped", "3 seeds"),
+        # two seeds that happen to agree prove little (Student's t with one degree of freedom is 12.7) ...
+        (made([[0.1, 0.6]] * 2, [[0.1, 0.7], [0.1, 0.72]], size=360), "no difference", "beyond the noise"),
+        # ... and one proves nothing, unless one network learns and the other does not
+        (made([[0.1, 0.6]], [[0.1, 0.75]], size=360, chance=0.1), "cannot tell", "One seed cannot tell"),
+        (made([[0.1, 0.75]], [[0.1, 0.11]], size=360, chance=0.1), "harmed", "It harmed"),
     ],
 )
 def test_the_verdict_is_what_the_curves_say(comparison, verdict, sentence):
