@@ -89,10 +89,10 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     names = [shorten(str(name), 24) for name in table.index]
     span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     low, high = table["ratio"].min(), table["ratio"].max()
+    layers = "1 flagged layer" if len(table) == 1 else f"{len(table)} flagged layers"
     first = (
-        f"{'The gradient came back' if low >= 10 else 'The gradient changed'}: {label('output')} of the "
-        f"{len(table)} flagged {'layer' if len(table) == 1 else 'layers'} ({span}) is {_times(low)}"
-        f"{'' if len(table) == 1 else f' to {_times(high)}'} what it was "
+        f"{'The gradient came back' if low >= 10 else 'The gradient changed'}: {label('output')} of the {layers} "
+        f"({span}) is {_times(low, high)} what it was "
         f"(median over the first {comparison.plain.iterations} iterations)."
     )
     if low >= 10:
@@ -102,8 +102,15 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     return [first, f"At {worst} it {verb}."]
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.3g} times" if ratio < 1000 else f"{ratio:.1e} times"
+def _times(low: float, high: float) -> str:
+    """A range of ratios, three digits each.
+
+    Example:
+        >>> _times(18.94, 2345.6), _times(30.0, 30.0)
+        ('18.9 to 2350 times', '30 times')
+    """
+    first, last = (f"{float(f'{ratio:.3g}'):g}" for ratio in (low, high))
+    return f"{first} times" if first == last else f"{first} to {last} times"
 
 
 def learning_frame(rows: list[tuple[int, str, int, float, float]]) -> pd.DataFrame:

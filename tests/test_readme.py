@@ -1,0 +1,53 @@
+"""What the README says can be typed, can be typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gradprobe.cli import main
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_python_examples_run_one_after_the_other(capsys):
+    space = {}
+    for block in blocks("python")[1:]:
+        exec(block, space)
+    assert space["probe"].history.iterations == len(space["data"].batches)
+    assert "placement" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_commands_run_as_they_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(blocks("python")[0])
+    commands = [
+        line for block in blocks("console") for line in block.splitlines() if line.startswith("gradprobe ")
+    ]
+    assert len(commands) == 4
+    for command in commands:
+        result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
+        assert result.exit_code == 0, (command, result.output)
+    assert Path("gradprobe_runs/model/iterations.svg").is_file()
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    commands = [
+        line.split()[1] for block in blocks("console") for line in block.splitlines() if line.startswith("make")
+    ]
+    assert commands == ["demo", "test"]
+    assert set(commands) <= set(targets)
+
+
+def test_every_file_it_points_at_exists():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
