@@ -111,7 +111,7 @@ def compare(target: str, iterations: int, window: int, seeds: int, out: Path | N
 
 
 @main.command()
-@click.option("--iterations", type=COUNT, default=400, show_default=True, help="Length of each training.")
+@click.option("--iterations", type=COUNT, default=500, show_default=True, help="Length of each training.")
 @click.option("--seeds", type=COUNT, default=2, show_default=True, help="How many seeds.")
 @OUT
 def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:

@@ -129,7 +129,10 @@ def compare(
         if placement.points:
             arms[seed, "supervised"] = _train_arm(plan, built, placement, seed)
     assert placement is not None  # seeds is not empty
-    return _compared(plan, arms, placement, seeds)
+    supervised = arms.get((seeds[0], "supervised"))
+    again = place(supervised.history, policy).flagged if supervised else ()
+    still = [name for name in placement.flagged if name in again]
+    return _compared(plan, arms, placement, seeds, {"still_flagged": still})
 
 
 def _build(model: ModelSource, seed: int) -> nn.Module:
@@ -231,7 +234,11 @@ def is_classified(output: Tensor, target: Any) -> bool:
 
 
 def _compared(
-    plan: _Plan, arms: Mapping[tuple[int, str], _Arm], placement: Placement, seeds: Sequence[int]
+    plan: _Plan,
+    arms: Mapping[tuple[int, str], _Arm],
+    placement: Placement,
+    seeds: Sequence[int],
+    found: Mapping[str, Any],
 ) -> Comparison:
     rows = [
         (seed, arm, iteration, loss, trained.accuracies.get(iteration, float("nan")))
@@ -248,6 +255,7 @@ def _compared(
         "branch": plan.branch if isinstance(plan.branch, str) else loss_name(plan.branch),
         "held_out": size,
         "chance": chance,
+        **found,
     }
     supervised = arms.get((seeds[0], "supervised"))
     return Comparison(

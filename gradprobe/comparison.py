@@ -27,7 +27,8 @@ class Comparison:
         placement: The placement that was tried.
         frame: Columns ``seed, arm, iteration, loss, accuracy``: loss of the main output at every iteration,
             accuracy of the main output on held-out data where it was taken, else NaN.
-        conditions: Iterations, seeds, weight, schedule, branch, size of the held-out data.
+        conditions: Iterations, seeds, weight, schedule, branch, size of the held-out data, and which of the
+            flagged layers the same policy would still flag with the branches in place.
     """
 
     plain: GradientHistory
@@ -89,17 +90,18 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     names = [shorten(str(name), 24) for name in table.index]
     span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     low, high = table["ratio"].min(), table["ratio"].max()
+    still = [shorten(name, 24) for name in comparison.conditions.get("still_flagged", [])]
+    verb = "did not come back" if low < 2 else "rose" if still or low < 10 else "came back"
     layers = "1 flagged layer" if len(table) == 1 else f"{len(table)} flagged layers"
     first = (
-        f"{'The gradient came back' if low >= 10 else 'The gradient changed'}: {label('output')} of the {layers} "
+        f"The gradient {verb}: {label('output')} of the {layers} "
         f"({span}) is {_times(low, high)} what it was "
         f"(median over the first {comparison.plain.iterations} iterations)."
     )
-    if low >= 10:
+    if not still:
         return [first]
-    worst = shorten(str(table["ratio"].idxmin()), 24)
-    verb = "did not come back" if low < 2 else "rose less than tenfold"
-    return [first, f"At {worst} it {verb}."]
+    which = still[0] if len(still) == 1 else f"{len(still)} of them ({still[0]} to {still[-1]})"
+    return [first, f"By the same rule {which} would still be flagged: --repeat places more branches."]
 
 
 def _times(low: float, high: float) -> str:

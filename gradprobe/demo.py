@@ -10,7 +10,7 @@ from gradprobe.target import Target
 from gradprobe.zoo import cnds8, digits
 
 IMAGE_SIZE = 69  # the smallest that CNDS-8 takes
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 1e-4
 
 
 def demo_target() -> Target:

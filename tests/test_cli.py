@@ -457,7 +457,7 @@ def test_every_command_explains_itself(command, gradprobe):
 
 @pytest.mark.slow
 def test_the_demo_shows_what_the_paper_says(gradprobe):
-    result = gradprobe("demo", "--iterations", 60, "--seeds", 1, "--out", "run")
+    result = gradprobe("demo", "--seeds", 1, "--out", "run")
     assert result.exit_code == 0, result.output
     run = gp.load("run")
     flagged = run.placement.flagged
