@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 PARAMETRIZED = "parametrizations"
+_WRAPPED = {"_orig_mod"}
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -22,7 +23,30 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
         >>> list(named_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))))
         ['0', '2']
     """
-    return {name: module for name, module in model.named_modules() if own_parameters(module)}
+    return {name: module for name, module in named_modules(model) if own_parameters(module)}
+
+
+def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules by the names that they have in the bare model, whatever is wrapped around it or its parts."""
+    found = unwrap(model).named_modules()
+    return [
+        (".".join(part for part in name.split(".") if part not in _WRAPPED), module)
+        for name, module in found
+        if not _is_wrapper(module)
+    ]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The bare model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
+    while _is_wrapper(model):
+        inner = getattr(model, "_orig_mod", None)
+        model = model.module if inner is None else inner  # type: ignore[assignment]
+    return model
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    parallel = isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+    return parallel or "_orig_mod" in module._modules
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -36,20 +60,16 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return own
 
 
-def weights(module: nn.Module) -> list[nn.Parameter]:
-    """A module's own parameters other than biases.
+def weight_names(module: nn.Module) -> list[str]:
+    """Local names of a module's own parameters other than biases.
 
     A bias is a parameter whose name has the word ``bias`` in it: ``bias``, ``bias_ih_l0``, ``in_proj_bias``.
 
     Example:
-        >>> [tuple(weight.shape) for weight in weights(nn.Linear(3, 2))]
-        [(2, 3)]
+        >>> weight_names(nn.LSTM(3, 2))
+        ['weight_ih_l0', 'weight_hh_l0']
     """
-    return [
-        parameter
-        for name, parameter in own_parameters(module).items()
-        if "bias" not in name.replace(".", "_").split("_")
-    ]
+    return [name for name in own_parameters(module) if "bias" not in name.replace(".", "_").split("_")]
 
 
 def first_tensor(output: Any) -> Tensor | None:

@@ -57,6 +57,10 @@ def short(value: float) -> str:
     return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
 
+class PartialSumError(TypeError):
+    """A distributed gradient that is not whole on any rank."""
+
+
 class Tally:
     """Running sums over every gradient tensor of one layer in one iteration.
 
@@ -70,8 +74,6 @@ class Tally:
         >>> tally.add(torch.tensor([3.0, -4.0, 0.0, 1.0]))
         >>> tally.sums.tolist(), tally.count
         ([8.0, 5.0990..., 4.0, 1.0, 0.0], 4)
-        >>> finish(tally.sums.tolist(), tally.count)
-        (2.0, 2.549..., 4.0, 0.25, 0.0)
     """
 
     __slots__ = ("count", "sums")
@@ -82,9 +84,20 @@ class Tally:
 
     def add(self, gradient: Tensor, *, every: bool = True) -> None:
         """Add a gradient tensor; ``every=False`` takes only the sum of absolute values."""
-        new = _sums(gradient.detach(), every)
+        gradient = _local(gradient.detach())
+        new = _sums(gradient, every)
         self.count += gradient.numel()
         self.sums = new if self.sums is None else _join(self.sums, new)
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """This rank's part of a distributed gradient (DTensor); what it counts is added up over the ranks later."""
+    if not hasattr(gradient, "placements"):
+        return gradient
+    if any(placement.is_partial() for placement in gradient.placements):
+        raise PartialSumError("its gradient is a partial sum over ranks: no rank holds the true values")
+    local: Tensor = gradient.to_local()  # type: ignore[attr-defined]
+    return local
 
 
 def _sums(gradient: Tensor, every: bool) -> Tensor:
@@ -118,16 +131,3 @@ def _join(first: Tensor, second: Tensor) -> Tensor:
     joined[1] = torch.hypot(first[1], second[1])
     joined[2] = torch.maximum(first[2], second[2])
     return joined
-
-
-def finish(sums: list[float], count: int) -> tuple[float, ...]:
-    """The statistics of a tally in the order of the history's columns.
-
-    Args:
-        sums: The five numbers of `Tally.sums`, on the host.
-        count: Number of elements.
-    """
-    total, norm, peak, zeros, nonfinite = sums
-    if count == 0:
-        return (float("nan"), float("nan"), float("nan"), float("nan"), 0.0)
-    return (total / count, norm / count**0.5, peak, zeros / count, nonfinite)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gradprobe.history import GradientHistory, Layer, tidy
 from gradprobe.hooks import Attached, Hook
-from gradprobe.layers import choose, first_tensor, named_layers, own_parameters, weights
-from gradprobe.magnitude import QUANTITIES, Tally, finish
+from gradprobe.layers import choose, first_tensor, named_layers, own_parameters, unwrap, weight_names
+from gradprobe.magnitude import QUANTITIES, Tally
+from gradprobe.passes import Passes
+from gradprobe.ranks import Meeting, averaged_over, world_size, wrapper
+from gradprobe.scaling import Listening
 from gradprobe.topology import Survey
+from gradprobe.window import Closed, Slot, statistics, table
 
 STATS = ("all", "mean")
-Slot = tuple[str, str]  # (layer, of)
 
 
 class GradientProbe:
@@ -26,11 +31,15 @@ class GradientProbe:
 
     An iteration is one optimizer step. With ``optimizer=`` it ends by itself just before the step; without,
     call `step` there. When the window is full the hooks come off and training goes on at full speed. The
-    statistics stay on the device until `history` is asked for.
+    statistics stay on the device until then.
+
+    The values are those that the optimizer is about to use: after accumulation, after averaging over ranks,
+    after clipping, with the scale of a gradient scaler taken out. Outputs are on the same footing.
 
     Args:
-        model: Any module.
-        optimizer: The optimizer whose steps end the iterations.
+        model: Any module, wrapped (DistributedDataParallel, ``fully_shard``, ``torch.compile``) or not.
+        optimizer: The optimizer whose steps end the iterations. Of several, an iteration ends when each has
+            stepped once, or when one of them is about to step again.
         iterations: Length of the window.
         of: ``"output"`` (gradient of each layer's output), ``"weight"`` (of its parameters other than biases).
         stats: ``"all"`` or ``"mean"`` (mean absolute value only, fewer passes over the data).
@@ -38,7 +47,7 @@ class GradientProbe:
         conditions: Facts to keep with the record, such as the seed or where the data comes from.
 
     Raises:
-        TypeError: The model is not a module.
+        TypeError: The model is not a module, or an optimizer is none.
         ValueError: No parameters, none of them trainable, or an argument out of range.
 
     Example:
@@ -59,7 +68,7 @@ class GradientProbe:
         self,
         model: nn.Module,
         *,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
         iterations: int = 50,
         of: str | Iterable[str] = ("output", "weight"),
         stats: str = "all",
@@ -72,7 +81,7 @@ class GradientProbe:
         if stats not in STATS:
             raise ValueError(f"expected stats out of {list(STATS)}, got {stats!r}")
         self.model = model
-        self.optimizer = optimizer
+        self.optimizers = _optimizers(optimizer)
         self.iterations = iterations
         self.of = _quantities(of)
         self.stats = stats
@@ -80,79 +89,73 @@ class GradientProbe:
         self._given = dict(conditions or {})
         modules = named_layers(model)
         self._layers = {name: modules[name] for name in choose(modules, layers)}
-        self._weights = {name: weights(module) for name, module in self._layers.items()}
-        self._survey = Survey(model)
+        self._weights = {name: weight_names(module) for name, module in self._layers.items()}
+        self._slots = [(name, of) for name in self._layers for of in self._quantities_of(name)]
+        self._survey = Survey(unwrap(model))
         self._hooks = Attached()
         self._attached = False
-        self._tallies: dict[Slot, Tally] = {}
-        self._closed: list[_Iteration] = []
+        self._closed: list[Closed] = []
+        self._table = table([], self._slots)
         self._calls: Counter[str] = Counter()
         self._tapped: Counter[str] = Counter()
+        self._passes = Passes(model, every=stats == "all")
+        self._outside = 0  # ranks that the loss is averaged over
+        self._begin()
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
+        self._meeting = Meeting(self._slots)
+        self._combined = ""
         try:
-            self._survey.attach()
-            if "output" in self.of:
-                for name, module in self._layers.items():
-                    self._hooks.add(module.register_forward_hook(Hook(partial(self._tap, name))))
-            if self.optimizer is not None:
-                self._hooks.add(self.optimizer.register_step_pre_hook(Hook(self._before_step)))
+            self._attach()
         except BaseException:
-            self.detach()
+            self._let_go()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.detach()
+        if kind is None:
+            self.detach()
+        else:  # other ranks may not come to the end of the window: this one does not wait for them
+            self._let_go()
 
     def detach(self) -> None:
         """Take every hook off. Happens by itself at the end of the window and of the ``with`` block."""
-        self._attached = False
-        self._survey.detach()
-        self._hooks.remove()
-        self._tallies = {}
+        if self._attached:
+            self._let_go()
+            self._table, self._combined = self._meeting.combine(self._table)
 
     def step(self) -> None:
         """End the iteration: read the weight gradients as they stand and begin the next one.
 
-        Call it after ``backward`` and before the optimizer's step, if the probe has no optimizer.
+        Call it after ``backward`` and before the optimizer's step, if the probe has no optimizer. Before
+        ``clip_grad_norm_`` it records the raw gradients, behind it the clipped ones.
         """
-        if not self._attached:
-            return
-        if "weight" in self.of:
-            for name, parameters in self._weights.items():
-                for parameter in parameters:
-                    if parameter.grad is not None:
-                        self._add((name, "weight"), parameter.grad)
-        self._closed.append(_Iteration(self._tallies))
-        self._tallies = {}
-        self.recorded += 1
-        if self.recorded == 1:
-            self._survey.finish()
-        if self.recorded >= self.iterations:
-            self.detach()
+        if self._attached:
+            self._read(self._layers)
+            self._close()
 
     @property
     def history(self) -> GradientHistory:
         """What was recorded so far. Waits for the device."""
         topology = self._survey.finish()
         order = [name for name in topology.order if name in self._layers]
-        numbers = [iteration.numbers() for iteration in self._closed]
-        arrived = {slot for iteration in numbers for slot in iteration}
-        rows = []
-        for index, iteration in enumerate(numbers):
-            for depth, name in enumerate(order):
-                for of in self._quantities_of(name):
-                    values = iteration.get((name, of), (None,) * 5)
-                    rows.append((index, name, depth, of, *values))
+        numbers = (table(self._closed, self._slots) if self._attached else self._table).tolist()
+        arrived = {slot for sums in numbers for slot, six in zip(self._slots, sums, strict=True) if any(six)}
+        place = {slot: index for index, slot in enumerate(self._slots)}
+        rows = [
+            (index, name, depth, of, *statistics(sums[place[name, of]], self._true_count(name, of)))
+            for index, sums in enumerate(numbers)
+            for depth, name in enumerate(order)
+            for of in self._quantities_of(name)
+        ]
         layers = tuple(
             Layer(
                 name,
                 depth,
-                type(self._layers[name]).__name__,
+                type(self._layers[name]).__name__.removeprefix("FSDP"),
                 sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
                 self._unreached(name, arrived),
                 topology.unserved.get(name),
@@ -162,27 +165,155 @@ class GradientProbe:
         conditions = self._conditions(topology.batch_size)
         return GradientHistory(tidy(rows), conditions, layers, topology.points, topology.output_shape)
 
+    def _attach(self) -> None:
+        # hooks do not run in compiled code: it runs eagerly while the window is open (design, fact 4)
+        self._eager = "torch._dynamo" in sys.modules
+        if self._eager:
+            self._hooks.add(_Eager())
+        self._survey.attach()
+        if "output" in self.of:
+            for name, module in self._layers.items():
+                self._hooks.add(module.register_forward_hook(Hook(partial(self._tap, name))))
+        for optimizer in self.optimizers:
+            self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
+            self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
+        self._hooks.add(Listening(self))
+
+    def _let_go(self) -> None:
+        self._attached = False
+        self._survey.detach()
+        self._hooks.remove()
+        self._passes.clear()
+        self._table = table(self._closed, self._slots)
+
+    # one iteration ----------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._tallies: dict[Slot, Tally] = {}
+        self._scale: Tensor | None = None
+        self._taken_out: set[int] = set()
+        self._weight_scale: Tensor | float = 1.0
+        self._skipped: Tensor | bool = False
+        self._stepped: set[int] = set()
+
+    def _close(self) -> None:
+        if "output" in self.of:
+            self._tallies.update(self._passes.tallies())
+        averaged = max(1, self._outside)
+        scales = {
+            "output": averaged if self._scale is None else self._scale * averaged,
+            "weight": self._weight_scale,
+        }
+        self._closed.append(Closed.of(self._tallies, scales, self._skipped))
+        self._begin()
+        self.recorded += 1
+        if self.recorded == 1:
+            self._survey.finish()
+        if self.recorded >= self.iterations:
+            self.detach()
+
     def _tap(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         self._calls[name] += 1
         tensor = first_tensor(output)
         if tensor is None or not tensor.requires_grad:
             return
+        if not self._tapped:
+            self._outside = averaged_over(_around(self.model))
         self._tapped[name] += 1
-        handle = tensor.register_hook(Hook(partial(self._add, (name, "output"))))
+        handle = tensor.register_hook(Hook(self._passes.tap((name, "output"))))
         if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
             self._hooks.add(handle)
 
-    def _add(self, slot: Slot, gradient: Tensor) -> None:
-        if not self._attached:
+    def _read(self, names: Iterable[str], only: set[int] | None = None) -> None:
+        """Read the weights' gradients as they stand, of all parameters or only of those with these ids."""
+        if "weight" not in self.of:
             return
-        with torch.no_grad():
-            self._tallies.setdefault(slot, Tally()).add(gradient, every=self.stats == "all")
+        for name in names:
+            own = own_parameters(self._layers[name])
+            for local in self._weights[name]:
+                parameter = own.get(local)
+                if parameter is None or parameter.grad is None or not (only is None or id(parameter) in only):
+                    continue
+                with torch.no_grad():
+                    tally = self._tallies.setdefault((name, "weight"), Tally())
+                    tally.add(parameter.grad, every=self.stats == "all")
+        if self._scale is not None and not self._taken_out:
+            self._weight_scale = self._scale
 
-    def _before_step(self, *_: Any) -> None:
-        self.step()
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._attached:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
+        if callable(closure):
+            # the gradients that this step uses are made inside it: those of the closure's first call count
+            rest = {key: value for key, value in kwargs.items() if key != "closure"}
+            return (optimizer, partial(self._first_call, optimizer, closure, [True]), *args[2:]), rest
+        self._step_of(optimizer)
+        return None
+
+    def _first_call(self, optimizer: Optimizer, closure: Callable[[], Any], first: list[bool]) -> Any:
+        loss = closure()
+        if first.pop() if first else False:
+            self._step_of(optimizer)
+            self._passes.pause()
+        return loss
+
+    def _after_step(self, *_: Any) -> None:
+        self._passes.resume()
+
+    def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
+        if id(optimizer) in self._stepped:
+            self._close()
+        if self._attached:
+            self._end_for(optimizer, skipped)
+
+    def _end_for(self, optimizer: Optimizer, skipped: bool) -> None:
+        self._stepped.add(id(optimizer))
+        fused = getattr(optimizer, "grad_scale", None)
+        if fused is not None:  # unscaled only inside the kernel (design, fact 5)
+            self._weight_scale = fused.detach().clone()
+            self._skipped = optimizer.found_inf.detach().clone()  # type: ignore[attr-defined]
+        else:
+            self._taken_out.add(id(optimizer))
+        alone = len(self.optimizers) == 1
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._read(self._layers, None if alone else owned)
+        if skipped:
+            self._skipped = True
+        if len(self._stepped) == len(self.optimizers):
+            self._close()
+
+    # what a gradient scaler says --------------------------------------------------------------------------------
+
+    def scaled(self, scale: Tensor) -> None:
+        """A gradient scaler multiplied a loss by its scale."""
+        self._scale = scale
+        self._taken_out.clear()
+
+    def unscaled(self, optimizer: Optimizer) -> None:
+        """A gradient scaler took the scale out of an optimizer's gradients."""
+        self._taken_out.add(id(optimizer))
+
+    def stepped(self, optimizer: Optimizer, called: bool) -> None:
+        """A gradient scaler stepped an optimizer, or skipped it for an overflow: that is recorded as such."""
+        if not called and any(optimizer is own for own in self.optimizers):
+            self._step_of(optimizer, skipped=True)
+
+    # what to say of it ------------------------------------------------------------------------------------------
 
     def _quantities_of(self, name: str) -> list[str]:
         return [of for of in self.of if of == "output" or self._weights[name]]
+
+    def _true_count(self, name: str, of: str) -> int | None:
+        """Elements of a layer's weights, of which several ranks may have counted copies."""
+        if of == "output" or world_size() == 1:
+            return None
+        own = own_parameters(self._layers[name])
+        return sum(own[local].numel() for local in self._weights[name] if local in own)
 
     def _unreached(self, name: str, arrived: set[Slot]) -> dict[str, str]:
         reasons = {"output": self._why_no_output(name), "weight": self._why_no_weight(name)}
@@ -190,63 +321,73 @@ class GradientProbe:
 
     def _why_no_output(self, name: str) -> str:
         if not self._calls[name]:
+            if not self._calls and "torch._dynamo" in sys.modules:
+                return "compiled while the probe was attached: attach it after torch.compile"
             return "never called as a module"
         if self._tapped[name]:
-            return "no path from its output to the loss"
+            return self._passes.refused.get((name, "output"), "no path from its output to the loss")
         if any(parameter.requires_grad for parameter in own_parameters(self._layers[name]).values()):
             return "its output holds no tensor that requires a gradient (detached, or under no_grad)"
         return "frozen: neither it nor anything before it is trained"
 
     def _why_no_weight(self, name: str) -> str:
-        if not any(parameter.requires_grad for parameter in self._weights[name]):
+        own = own_parameters(self._layers[name])
+        if not any(own[local].requires_grad for local in self._weights[name] if local in own):
             return "frozen: requires_grad is False"
-        if "output" in self.of and not self._calls[name]:
+        if "output" in self.of and self._calls and not self._calls[name]:
             return "never called as a module"
         return "no path from its weight to the loss"
 
     def _conditions(self, batch_size: int | None) -> dict[str, Any]:
         parameter = next(self.model.parameters())
+        scales = [
+            closed.scales["output"] for closed in self._closed if isinstance(closed.scales["output"], Tensor)
+        ]
         found = {
             "window": self.iterations,
             "complete": self.recorded >= self.iterations,
             "batch_size": batch_size,
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": str(parameter.device),
-            "optimizer": describe_optimizer(self.optimizer),
+            "optimizer": " and ".join(map(describe_optimizer, self.optimizers)) or None,
             "torch": str(torch.__version__),
             "stats": self.stats,
+            "amp_scale": float(scales[0]) / max(1, self._outside) if scales else None,
+            "skipped": [index for index, closed in enumerate(self._closed) if bool(closed.skipped)],
+            "micro_batches": self._passes.micro_batches,
+            "world_size": world_size(),
+            "ranks": self._combined,
+            "wrapper": wrapper(_around(self.model)),
+            "compile": "ran eagerly during the window" if self._eager else None,
         }
         return {**found, **self._given}
 
 
-class _Iteration:
-    """The tallies of one iteration, one stacked tensor for each device until the host asks."""
+class _Eager:
+    """Compiled code runs eagerly until this is removed, so that the hooks in it run."""
 
-    def __init__(self, tallies: Mapping[Slot, Tally]) -> None:
-        by_device: dict[torch.device, list[tuple[Slot, Tally]]] = {}
-        for slot, tally in tallies.items():
-            if tally.sums is not None:
-                by_device.setdefault(tally.sums.device, []).append((slot, tally))
-        self._parts = [
-            (
-                [(slot, tally.count) for slot, tally in part],
-                torch.stack([tally.sums for _, tally in part if tally.sums is not None]),
-            )
-            for part in by_device.values()
-        ]
+    def __init__(self) -> None:
+        self._stance = torch.compiler.set_stance("force_eager")
 
-    def numbers(self) -> dict[Slot, tuple[float, ...]]:
-        return {
-            slot: finish(sums, count)
-            for slots, stacked in self._parts
-            for (slot, count), sums in zip(slots, stacked.tolist(), strict=True)
-        }
+    def remove(self) -> None:
+        self._stance.__exit__(None, None, None)
+
+
+def _around(model: nn.Module) -> nn.Module:
+    """The DistributedDataParallel that is in its forward around the model, or the model."""
+    active = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+    return active if active is not None else model
 
 
 def check_trainable(model: nn.Module) -> None:
     """Raise the sentence for a model that has no gradient to record."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise ValueError(
+            "DataParallel copies the model in every forward, where no hook can follow: probe model.module on one "
+            "device, or use DistributedDataParallel"
+        )
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("the model has lazy parameters without a shape: run one batch through it first")
     parameters = list(model.parameters())
@@ -259,19 +400,28 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
-def describe_optimizer(optimizer: torch.optim.Optimizer | None) -> str | None:
+def describe_optimizer(optimizer: Optimizer) -> str:
     """Name and main settings of an optimizer.
 
     Example:
         >>> describe_optimizer(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1, momentum=0.9))
         'SGD lr 0.1, momentum 0.9'
     """
-    if optimizer is None:
-        return None
     settings = optimizer.param_groups[0]
     shown = {"lr": settings.get("lr"), "momentum": settings.get("momentum"), "betas": settings.get("betas")}
     text = ", ".join(f"{name} {value}" for name, value in shown.items() if value)
     return f"{type(optimizer).__name__} {text}".strip()
+
+
+def _optimizers(given: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
+    found = () if given is None else (given,) if isinstance(given, Optimizer) else tuple(given)
+    for optimizer in found:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"expected a torch.optim.Optimizer or several, got {type(optimizer).__name__}: without optimizer= "
+                "call probe.step() before each of its steps"
+            )
+    return found
 
 
 def _quantities(of: str | Iterable[str]) -> tuple[str, ...]:

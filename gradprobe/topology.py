@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradprobe.history import Point
 from gradprobe.hooks import Attached, Hook
-from gradprobe.layers import first_tensor, named_layers
+from gradprobe.layers import first_tensor, named_layers, named_modules, unwrap
 from gradprobe.snapshot import preserved
 
 _NORMALISATIONS = (
@@ -69,7 +70,7 @@ class Survey:
 
     def attach(self) -> None:
         """Start to note calls."""
-        for name, module in self.model.named_modules():
+        for name, module in named_modules(self.model):
             hook = Hook(partial(self._note, name))
             self._hooks.add(module.register_forward_hook(hook, with_kwargs=True))
 
@@ -86,6 +87,8 @@ class Survey:
         self._hooks.remove()
 
     def _note(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
         self.calls.append(Call(name, module, first_tensor([args, kwargs]), first_tensor(output)))
         if module is self.model:
             self.finish()
@@ -112,8 +115,8 @@ def points(model: nn.Module, inputs: Any) -> tuple[Point, ...]:
 def survey(model: nn.Module, inputs: Any) -> Topology:
     """Run one forward pass on the inputs and say what it told; the model is left as it was."""
     args, kwargs = as_arguments(inputs)
-    noted = Survey(model)
-    with preserved(model):
+    noted = Survey(unwrap(model))
+    with preserved(model), torch.enable_grad():
         noted.attach()
         try:
             model(*args, **kwargs)

@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
     {"magnitude", "layers", "history", "hooks", "snapshot", "version", "zoo"},
-    {"probe", "policies", "topology", "branches", "loss", "batches", "comparison", "verdict"},
+    {"probe", "passes", "scaling", "ranks", "window", "topology", "batches"}
+    | {"policies", "branches", "loss", "comparison", "verdict"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"},
     {"cli", "__main__", "target", "options", "terminal", "demo"},
 ]
