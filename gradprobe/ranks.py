@@ -70,7 +70,8 @@ class Meeting:
 
 def _all_reduce(table: Tensor) -> Tensor:
     device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-    sums, peaks = table[..., :PEAK].to(device), table[..., PEAK].to(device)
+    # gloo reduces the memory behind a view as if it were contiguous
+    sums, peaks = table[..., :PEAK].contiguous().to(device), table[..., PEAK].contiguous().to(device)
     dist.all_reduce(sums)
     dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
     return torch.cat([sums, peaks.unsqueeze(-1)], dim=-1).cpu()
