@@ -57,6 +57,7 @@ class Meeting:
         assert self._store is not None
         world = world_size()
         if self._store.add(f"{self._key}/attached", 0) != world:
+            self._withdraw()
             return "not every rank attached a probe to the same layers"
         closed = f"{self._key}/closed/{iterations}"
         self._store.add(closed, 1)
@@ -66,6 +67,13 @@ class Meeting:
                 return f"not every rank recorded {iterations} iterations"
             time.sleep(0.005)
         return None
+
+    def _withdraw(self) -> None:
+        """Give the number back, so that the next probe of all ranks has the same one on each."""
+        global _probes
+        assert self._store is not None
+        _probes -= 1
+        self._store.add(f"{self._key}/attached", -1)
 
 
 def _all_reduce(table: Tensor) -> Tensor:

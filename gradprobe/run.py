@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ def save(
 ) -> Path:
     """Write a run: everything goes to a folder beside it first, which then takes its name in one step.
 
+    Of several ranks only rank 0 writes.
+
     Args:
         folder: Where; missing parents are made.
         history: The record.
@@ -89,6 +92,8 @@ def save(
         True
     """
     folder = Path(folder)
+    if not _writes():
+        return folder
     check_free(folder, force=force)
     record = {
         "schema": SCHEMA,
@@ -166,6 +171,14 @@ def free_folder(parent: str | Path, name: str) -> Path:
     parent = Path(parent)
     numbered = (parent / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
     return next(folder for folder in numbered if not folder.exists())
+
+
+def _writes() -> bool:
+    """Whether this process is the only one, or rank 0 of several; asked without importing torch."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return True
+    return bool(distributed.get_rank() == 0)
 
 
 @contextlib.contextmanager

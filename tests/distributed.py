@@ -3,6 +3,7 @@
 Usage: torchrun --nproc-per-node N tests/distributed.py FOLDER
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -16,7 +17,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from gradprobe import GradientProbe, scan
+import gradprobe.ranks as ranks
+from gradprobe import GradientProbe, place, save, scan
 from gradprobe.history import write_csv
 
 ITERATIONS = 3
@@ -156,6 +158,28 @@ def only_rank_0():
     return None
 
 
+def one_leaves():
+    """A rank that leaves its probe by an error must not keep the others waiting for long."""
+    ranks.PATIENCE = 0.5
+    model = build()
+    optimizer = sgd(model)
+    with contextlib.suppress(ZeroDivisionError), GradientProbe(model, optimizer=optimizer, iterations=2) as probe:
+        for x, y in map(mine, batches(dist.get_world_size())):
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if dist.get_rank() == 1:
+                raise ZeroDivisionError
+    ranks.PATIENCE = 30.0
+    return probe.history
+
+
+def saving():
+    """Every rank may ask to save; one writes."""
+    history = train(DistributedDataParallel(build()))
+    save(Path(sys.argv[1]) / "run", history, place(history), figures=False)
+    return history
+
+
 SETUPS = {
     function.__name__: function
     for function in (
@@ -169,6 +193,8 @@ SETUPS = {
         fsdp2_mixed,
         tensor_parallel,
         only_rank_0,
+        one_leaves,
+        saving,
     )
 }
 

@@ -11,6 +11,7 @@ import pytest
 from oracle import record
 from torch import nn
 
+from gradprobe import load
 from gradprobe.history import read_csv
 
 WORKER = Path(__file__).parent / "distributed.py"
@@ -110,3 +111,17 @@ def test_the_conditions_say_how_it_was_distributed(name, wrapper, world, ran):
     _, facts = read(ran(world), name, 0)
     assert facts["conditions"]["world_size"] == world
     assert facts["conditions"]["wrapper"] == wrapper
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_rank_that_leaves_does_not_hang_the_others(world, ran):
+    _, facts = read(ran(world), "one_leaves", 0)
+    assert "not every rank recorded 2 iterations" in facts["conditions"]["ranks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", WORLDS)
+def test_only_rank_0_writes(world, ran):
+    measured, _ = read(ran(world), "saving", world - 1)
+    assert load(ran(world) / "run").history.frame["mean_abs"].dropna().tolist() == list(measured.values())
