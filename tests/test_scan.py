@@ -8,7 +8,7 @@ from torch import nn
 
 from gradprobe import scan
 from gradprobe.scanning import Interrupted, place_repeatedly
-from gradprobe.zoo import cnds8, digits, plain_mlp
+from gradprobe.zoo import cnds8, cnds13, digits, plain_mlp
 
 
 class Everything(nn.Module):
@@ -233,3 +233,12 @@ def test_cnds8_is_flagged_in_its_early_convolutions():
     # only the output's gradient reproduces the paper: that of the weights spans far fewer orders
     weights = history.aggregate("weight")
     assert weights.max() / weights.min() < 1e-2 * magnitudes.max() / magnitudes.min()
+
+
+@pytest.mark.slow
+def test_cnds13_gets_its_branches_where_the_paper_has_them():
+    torch.manual_seed(0)
+    net = cnds13(width=0.25, image_size=133, classes=10, channels=1)
+    data = digits((1, 133, 133), batch_size=32, pixel_range=255)
+    placement = place_repeatedly(net, data.batches, nn.functional.cross_entropy, 2, rounds=2)
+    assert [point.name for point in placement.points] == ["relu4", "relu7", "relu10"]
