@@ -44,6 +44,14 @@ class Batches:
         """Batches in one pass, 0 where that is not known."""
         return len(self._source) if isinstance(self._source, Sized) else 0
 
+    def generators(self) -> list[torch.Generator]:
+        """The loader's own random number generators, which the global seed does not reach."""
+        loader = self._source
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+        found = (getattr(owner, "generator", None) for owner in owners)
+        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
     def once(self) -> Iterator[tuple[Any, Any]]:
         """One pass."""
         source = self._source
@@ -114,6 +122,30 @@ def describe(inputs: Any) -> str:
     )
 
 
+def fingerprint(batch: tuple[Any, Any]) -> Tensor:
+    """A number on the batch's device that two different batches hardly share.
+
+    Example:
+        >>> fingerprint((torch.tensor([1.0, 2.0]), None)) == fingerprint((torch.tensor([2.0, 1.0]), None))
+        tensor(False)
+    """
+    tensors = [tensor for part in batch for tensor in _tensors(part)]
+    total = torch.zeros((), dtype=torch.float64)
+    for tensor in tensors:
+        values = tensor.detach().flatten()
+        values = (values.abs() if values.is_complex() else values).double().nan_to_num()
+        weights = torch.arange(1, len(values) + 1, dtype=torch.float64, device=values.device)
+        total = total.to(values.device) + (values * weights).sum()
+    return total
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
+
+
 def batch_size(inputs: Any) -> int | None:
     """First size of the first input tensor, or None."""
     tensor = first_tensor([*as_arguments(inputs)])
@@ -121,9 +153,12 @@ def batch_size(inputs: Any) -> int | None:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Move every tensor inside tuples, lists and dicts."""
+    """A copy on the device of every tensor inside tuples, lists and dicts.
+
+    A copy even where it is there already: a forward that works in place must not change the user's data.
+    """
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value.detach().to(device, copy=True).requires_grad_(value.requires_grad)
     if isinstance(value, dict):
         return {key: to_device(item, device) for key, item in value.items()}
     if type(value) in (tuple, list):

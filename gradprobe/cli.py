@@ -50,10 +50,11 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
 
         policy = _policy(options)
         started = time.perf_counter()
-        interrupted = None
+        interrupted: KeyboardInterrupt | None = None
+        first: GradientHistory | None = None
         with progress(options["quiet"], {"scanning": iterations}) as advance, user_output():
             try:
-                history = scanning.scan(
+                first = history = scanning.scan(
                     loaded.model,
                     loaded.batches,
                     loaded.loss_fn,
@@ -62,26 +63,27 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
                     conditions=_facts(loaded, options),
                     on_iteration=lambda done: advance("scanning", done),
                 )
-            except scanning.Interrupted as error:
-                interrupted, history = error, error.history
-            if options["repeat"] and interrupted is None:
-                placement = scanning.place_repeatedly(
-                    loaded.model,
-                    loaded.batches,
-                    loaded.loss_fn,
-                    iterations,
-                    policy=policy,
-                    branch=options["branch"],
-                    weight=options["weight"],
-                    optimizer=loaded.optimizer,
-                    seed=options["seed"],
-                    history=history,
-                )
-            else:
                 placement = place(history, policy)
-        _finish(folder, history, placement, None, {"scan": time.perf_counter() - started}, options)
-        if interrupted is not None:
-            raise interrupted
+                if options["repeat"]:
+                    placement = scanning.place_repeatedly(
+                        loaded.model,
+                        loaded.batches,
+                        loaded.loss_fn,
+                        iterations,
+                        policy=policy,
+                        branch=options["branch"],
+                        weight=options["weight"],
+                        optimizer=loaded.optimizer,
+                        seed=options["seed"],
+                        history=history,
+                    )
+            except scanning.Interrupted as error:
+                # in a later round the first one is complete and stands
+                interrupted = error
+                history = first or error.history
+                placement = place(history, policy)
+        timings = {"scan": time.perf_counter() - started}
+        _finish(folder, history, placement, None, timings, options, interrupted)
 
 
 @main.command()
@@ -153,9 +155,7 @@ def place(run: Path, keep: bool, **options: Any) -> None:
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
-    default=1e-7,
-    show_default=True,
-    help="Magnitude to mark.",
+    help="Magnitude to mark.  [default: that of the run's placement]",
 )
 @click.option(
     "--suffix", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True, help="Kind of file."
@@ -182,30 +182,38 @@ def _compare(
     loaded: Target, folder: Path, iterations: int, window: int, seeds: int, options: dict[str, Any]
 ) -> None:
     from gradprobe import comparing
+    from gradprobe.policies import place
+    from gradprobe.scanning import Interrupted
 
     seed_range = range(options["seed"], options["seed"] + seeds)
+    policy = _policy(options)
     started = time.perf_counter()
     steps = {f"{arm}, seed {seed}": iterations for seed in seed_range for arm in ("plain", "supervised")}
+    interrupted, comparison = None, None
     with progress(options["quiet"], steps) as advance, user_output():
-        comparison = comparing.compare(
-            loaded.build or loaded.model,
-            loaded.batches,
-            loaded.loss_fn,
-            policy=_policy(options),
-            repeat=options["repeat"],
-            iterations=iterations,
-            window=window,
-            seeds=seed_range,
-            optimizer=loaded.optimizer,
-            held_out=loaded.held_out,
-            branch=options["branch"],
-            weight=options["weight"],
-            schedule=options["schedule"],
-            conditions=_facts(loaded, options),
-            on_iteration=lambda arm, seed, done, total: advance(f"{arm}, seed {seed}", done),
-        )
+        try:
+            comparison = comparing.compare(
+                loaded.build or loaded.model,
+                loaded.batches,
+                loaded.loss_fn,
+                policy=policy,
+                repeat=options["repeat"],
+                iterations=iterations,
+                window=window,
+                seeds=seed_range,
+                optimizer=loaded.optimizer,
+                held_out=loaded.held_out,
+                branch=options["branch"],
+                weight=options["weight"],
+                schedule=options["schedule"],
+                conditions=_facts(loaded, options),
+                on_iteration=lambda arm, seed, done, total: advance(f"{arm}, seed {seed}", done),
+            )
+            history, placement = comparison.plain, comparison.placement
+        except Interrupted as error:
+            interrupted, history, placement = error, error.history, place(error.history, policy)
     timings = {"compare": time.perf_counter() - started}
-    _finish(folder, comparison.plain, comparison.placement, comparison, timings, options)
+    _finish(folder, history, placement, comparison, timings, options, interrupted)
 
 
 def _finish(
@@ -215,18 +223,23 @@ def _finish(
     comparison: Comparison | None,
     timings: dict[str, float],
     options: dict[str, Any],
+    interrupted: KeyboardInterrupt | None = None,
 ) -> None:
+    """Print the result, write the run, and end with the code that says how it went."""
     from gradprobe.run import save
 
-    save(folder, history, placement, comparison, timings=timings, force=options["force"])
+    if interrupted is not None and not history.iterations:
+        raise KeyboardInterrupt
     _print(history, placement, comparison, options["form"])
+    save(folder, history, placement, comparison, timings=timings, force=options["force"])
     if not options["quiet"]:
         click.echo(f"run written to {folder}", err=True)
-    if history.conditions.get("stopped") and "interrupted" not in history.conditions["stopped"]:
-        _fail_on(history, placement, options["fail_on"])
+    if interrupted is not None:
+        raise interrupted
+    _fail_on(history, placement, options["fail_on"])
+    if history.conditions.get("stopped"):
         click.echo(f"Error: {history.conditions['stopped']}; the record ends there", err=True)
         raise SystemExit(FAILED)
-    _fail_on(history, placement, options["fail_on"])
 
 
 def _load(target: str, options: dict[str, Any]) -> Target:
@@ -234,6 +247,10 @@ def _load(target: str, options: dict[str, Any]) -> Target:
 
     import torch
 
+    # all of ours before the target's folder is on the import path: it may hold a matplotlib.py
+    import gradprobe.plots
+    import gradprobe.report
+    import gradprobe.run  # noqa: F401
     from gradprobe.snapshot import seed_everything
     from gradprobe.target import DataOptions, load_target
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import Batches, Source, forward, to_device
+from gradprobe.batches import Batches, Source, fingerprint, forward, to_device
 from gradprobe.branches import BranchFactory
 from gradprobe.comparison import Comparison, learning_frame
 from gradprobe.history import GradientHistory
-from gradprobe.layers import first_tensor
+from gradprobe.layers import main_tensor
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement, Policy, place
 from gradprobe.probe import GradientProbe, check_trainable
-from gradprobe.scanning import OptimizerFactory, loss_name, make_optimizer, place_repeatedly, train
+from gradprobe.scanning import (
+    Interrupted,
+    OptimizerFactory,
+    concluded,
+    loss_name,
+    make_optimizer,
+    place_repeatedly,
+    train,
+)
 from gradprobe.snapshot import preserved, seed_everything
 from gradprobe.supervision import supervise
 
@@ -34,6 +42,7 @@ class _Arm:
     history: GradientHistory
     losses: list[float]
     accuracies: dict[int, float]
+    seen: float
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,9 @@ def compare(
         conditions: Facts to keep with the record.
         on_iteration: Called with the arm, the seed, the iterations done and their total.
 
+    Raises:
+        Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
@@ -127,12 +139,21 @@ def compare(
         if placement is None:
             placement = _decide(plan, built, plain.history, policy, repeat, seed)
         if placement.points:
-            arms[seed, "supervised"] = _train_arm(plan, built, placement, seed)
+            try:
+                arms[seed, "supervised"] = _train_arm(plan, built, placement, seed)
+            except Interrupted as error:
+                stopped = {key: error.history.conditions[key] for key in ("complete", "stopped")}
+                history = replace(plain.history, conditions={**plain.history.conditions, **stopped})
+                raise Interrupted(history) from None
     assert placement is not None  # seeds is not empty
     supervised = arms.get((seeds[0], "supervised"))
     again = place(supervised.history, policy).flagged if supervised else ()
-    still = [name for name in placement.flagged if name in again]
-    return _compared(plan, arms, placement, seeds, {"still_flagged": still})
+    found = {
+        "still_flagged": [name for name in placement.flagged if name in again],
+        "same_batches": all(arm.seen == arms[seed, "plain"].seen for (seed, _), arm in arms.items()),
+        "own_weights": not isinstance(model, nn.Module),
+    }
+    return _compared(plan, arms, placement, seeds, found)
 
 
 def _build(model: ModelSource, seed: int) -> nn.Module:
@@ -165,8 +186,9 @@ def _decide(
 
 def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed: int) -> _Arm:
     arm = "supervised" if placement else "plain"
+    check_trainable(model)
+    generators = {generator: generator.get_state() for generator in plan.batches.generators()}
     with preserved(model):
-        check_trainable(model)
         if not model.training:
             model.train()
         seed_everything(seed)
@@ -177,19 +199,31 @@ def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed:
         probe = GradientProbe(model, optimizer=optimizer, iterations=plan.window, conditions=facts)
         main: list[Tensor] = []
         accuracies: dict[int, float] = {}
-        with probe:
-            for step in train(
-                net, plan.batches, criterion, optimizer, plan.iterations, seed=1_000_003 * (seed + 1)
-            ):
-                main.append(step.main)
-                done = step.iteration + 1
-                criterion.epoch = done * EPOCHS // plan.iterations
-                if plan.held_out is not None and _is_checkpoint(done, plan.iterations):
-                    accuracies[step.iteration] = accuracy(model, plan.held_out)
-                if plan.on_iteration:
-                    plan.on_iteration(arm, seed, done, plan.iterations)
+        seen = torch.zeros((), dtype=torch.float64)
+        try:
+            with probe:
+                for step in train(
+                    net, plan.batches, criterion, optimizer, plan.iterations, seed=1_000_003 * (seed + 1)
+                ):
+                    main.append(step.main)
+                    seen = seen.to(step.main.device) * 0.9 + fingerprint(step.batch).to(step.main.device)
+                    done = step.iteration + 1
+                    criterion.epoch = done * EPOCHS // plan.iterations
+                    if plan.held_out is not None and _is_checkpoint(done, plan.iterations):
+                        accuracies[step.iteration] = accuracy(model, plan.held_out)
+                    if plan.on_iteration:
+                        plan.on_iteration(arm, seed, done, plan.iterations)
+        except KeyboardInterrupt:
+            history = concluded(probe.history, main[: plan.window], plan.loss_fn, seed)
+            stopped = f"interrupted after {len(main)} of {plan.iterations} iterations of the {arm} training"
+            facts = {**history.conditions, "complete": False, "stopped": stopped}
+            raise Interrupted(replace(history, conditions=facts)) from None
+        finally:
+            for generator, state in generators.items():
+                generator.set_state(state)
         losses = torch.stack([loss.float().reshape(()) for loss in main]).tolist()
-        return _Arm(probe.history, losses, accuracies)
+        loss_fn = criterion if placement else plan.loss_fn
+        return _Arm(concluded(probe.history, main[: plan.window], loss_fn, seed), losses, accuracies, float(seen))
 
 
 def _is_checkpoint(done: int, iterations: int) -> bool:
@@ -212,8 +246,9 @@ def accuracy(model: nn.Module, held_out: Batches) -> float:
         model.eval()
         with torch.no_grad():
             for inputs, target in (to_device(batch, device) for batch in held_out.once()):
-                output = first_tensor(forward(model, inputs))
-                if output is None or not is_classified(output, target):
+                output = main_tensor(forward(model, inputs))
+                target = target.get("labels") if isinstance(target, dict) else target
+                if output is None or not isinstance(target, Tensor) or not is_classified(output, target):
                     return float("nan")
                 right += int((output.argmax(1) == target).sum())
                 total += target.numel()

@@ -85,7 +85,7 @@ class Comparison:
 
 def _gradient_sentences(comparison: Comparison) -> list[str]:
     if comparison.supervised is None:
-        return [comparison.placement.reason]
+        return []
     table = comparison.gradient
     names = [shorten(str(name), 24) for name in table.index]
     span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"

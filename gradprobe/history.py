@@ -112,7 +112,7 @@ class GradientHistory:
         Raises:
             ValueError: The quantity was not recorded.
         """
-        if of not in self.of:
+        if of not in self.of and len(self.frame):
             raise ValueError(f"expected one of the recorded quantities {list(self.of)}, got of={of!r}")
         return self.frame[(self.frame["of"] == of) & self.frame["nonfinite"].notna()]
 
@@ -277,14 +277,26 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
 
 
 def shorten(name: str, width: int) -> str:
-    """Shorten a layer name in the middle, so that both ends stay readable; the root is ``(root)``.
+    """Shorten a layer name so that it still tells which one it is; the root is ``(root)``.
+
+    Leading parts are cut to their first letter and their number, from the left, as far as it takes; if that is
+    not enough the rest is cut in the middle.
 
     Example:
         >>> shorten("encoder.layers.11.attention.output.dense", 24)
-        'encoder.laye…utput.dense'
+        'e.l.11.a.output.dense'
+        >>> shorten("features.denseblock4.denselayer16.norm1", 20)
+        'f.d4.d16.norm1'
     """
     name = name or "(root)"
-    if len(name) <= width:
-        return name
+    parts = name.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) <= width:
+            break
+        number = part[len(part.rstrip("0123456789")) :]
+        parts[i] = part if part == number else part[:1] + number
+    short = ".".join(parts)
+    if len(short) <= width:
+        return short
     tail = (width - 1) // 2
-    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
+    return f"{short[: width - 1 - tail]}…{short[len(short) - tail :]}"

@@ -44,6 +44,14 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model or a part of it went through ``torch.compile``."""
+    return any(
+        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
 def _is_wrapper(module: nn.Module) -> bool:
     parallel = isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel))
     return parallel or "_orig_mod" in module._modules
@@ -89,6 +97,23 @@ def first_tensor(output: Any) -> Tensor | None:
     if hasattr(output, "__dataclass_fields__"):
         return first_tensor([getattr(output, name) for name in output.__dataclass_fields__])
     return None
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """A network's output without the loss that it may have computed itself: the first tensor with dimensions.
+
+    Example:
+        >>> import torch
+        >>> main_tensor({"loss": torch.tensor(0.5), "logits": torch.ones(2, 3)}).shape
+        torch.Size([2, 3])
+    """
+    if isinstance(output, Mapping):
+        output = {
+            key: value for key, value in output.items() if not (isinstance(value, Tensor) and not value.dim())
+        }
+    elif isinstance(output, (tuple, list)):
+        output = [value for value in output if not (isinstance(value, Tensor) and not value.dim())]
+    return first_tensor(output)
 
 
 def choose(names: Iterable[str], patterns: Iterable[str] | None) -> list[str]:

@@ -7,7 +7,7 @@ gradient magnitude stays below 1e-7 has vanished, and one branch goes behind the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +31,8 @@ class Placement:
         skipped: Layers that were left out, with the reason.
         disagreement: One sentence where a scale-free rule sees it differently, else None.
         output_shape: Shape of the network's output, which a branch has to have as well.
+        of: The quantity that was looked at.
+        threshold: The magnitude below which a layer was flagged, where the rule has one.
 
     Example:
         >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
@@ -45,6 +47,8 @@ class Placement:
     skipped: Mapping[str, str] = field(default_factory=dict)
     disagreement: str | None = None
     output_shape: tuple[int, ...] | None = None
+    of: str = "output"
+    threshold: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -95,7 +99,8 @@ class ThresholdPolicy:
     def __call__(self, history: GradientHistory) -> Placement:
         """Decide."""
         magnitudes = history.aggregate(self.of, self.aggregate)
-        return _place(history, magnitudes, magnitudes < self.threshold, str(self))
+        placement = _place(history, magnitudes, magnitudes < self.threshold, str(self))
+        return replace(placement, of=self.of, threshold=self.threshold)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ class RelativePolicy:
         largest = float(finite.max()) if len(finite) else 0.0
         # where every gradient is exactly zero there is no best-fed layer: all of them are starved
         starved = magnitudes < self.ratio * largest if largest else magnitudes == 0
-        return _place(history, magnitudes, starved, str(self))
+        placement = _place(history, magnitudes, starved, str(self))
+        return replace(placement, of=self.of, threshold=self.ratio * largest or None)
 
 
 POLICIES: dict[str, type[ThresholdPolicy] | type[RelativePolicy]] = {
@@ -161,7 +167,7 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
         return placement
     second = RelativePolicy(of=policy.of, aggregate=policy.aggregate)
     said = _disagreement(placement, second(history), second)
-    return Placement(**{**vars(placement), "disagreement": said})
+    return replace(placement, disagreement=said)
 
 
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
@@ -238,6 +244,8 @@ def _place(history: GradientHistory, magnitudes: pd.Series[float], low: pd.Serie
 def _none_needed(magnitudes: pd.Series[float]) -> str:
     if not len(magnitudes):
         return "No gradient was recorded, so nothing can be decided."
+    if magnitudes.min() == float("inf"):
+        return "Nothing has vanished: every gradient is NaN or infinite in most iterations."
     lowest = shorten(str(magnitudes.idxmin()), 40)
     return f"None needed: the least fed layer, {lowest}, gets {magnitudes.min():.2g}."
 

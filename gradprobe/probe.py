@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from gradprobe.history import GradientHistory, Layer, tidy
 from gradprobe.hooks import Attached, Hook
-from gradprobe.layers import choose, first_tensor, named_layers, own_parameters, unwrap, weight_names
+from gradprobe.layers import choose, first_tensor, is_compiled, named_layers, own_parameters, unwrap, weight_names
 from gradprobe.magnitude import QUANTITIES, Tally
 from gradprobe.passes import Passes
 from gradprobe.ranks import Meeting, averaged_over, world_size, wrapper
@@ -358,7 +358,7 @@ class GradientProbe:
             "world_size": world_size(),
             "ranks": self._combined,
             "wrapper": wrapper(_around(self.model)),
-            "compile": "ran eagerly during the window" if self._eager else None,
+            "compile": "ran eagerly during the window" if self._eager and is_compiled(self.model) else None,
         }
         return {**found, **self._given}
 

@@ -68,21 +68,21 @@ def as_csv(history: GradientHistory, placement: Placement) -> str:
 
 
 def _layer_table(history: GradientHistory, placement: Placement) -> Table:
-    table = Table(title="gradient magnitudes, median over the iterations", title_justify="left", box=None)
-    table.add_column("depth", justify="right")
+    title = f"{' and '.join(label(of) for of in history.of)}, median over the iterations"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("", justify="right", no_wrap=True)
     table.add_column("layer", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     for of in history.of:
-        table.add_column(label(of), justify="right", no_wrap=True)
+        table.add_column(of, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    points = {point.layers[-1]: point for point in placement.points}
+    points = {point.layers[-1] for point in placement.points}
     for row in result_frame(history, placement).to_dict("records"):
         name = str(row["layer"])
-        mark = "flagged" if row["flagged"] else ""
-        if name in points:
-            mark += " <- branch"
+        mark = f"{'flagged' if row['flagged'] else ''}{' +branch' if name in points else ''}"
         numbers = [f"{row[of]:.2e}" if not pd.isna(row[of]) else "unreached" for of in history.of]
-        cells = [str(row["depth"]), shorten(name, 26), shorten(str(row["kind"]), 12), *numbers, mark.strip()]
+        # 78 columns with both quantities
+        cells = [str(row["depth"]), shorten(name, 24), shorten(str(row["kind"]), 11), *numbers, mark.strip()]
         # Text, so that a layer called "[red]" is a name and no markup
         table.add_row(*map(Text, cells), style="red" if row["flagged"] else "")
     return table

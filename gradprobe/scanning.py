@@ -75,8 +75,8 @@ def scan(
         >>> history.iterations, history.conditions["batch_size"]
         (10, 16)
     """
+    check_trainable(model)
     with preserved(model):
-        check_trainable(model)
         _train_mode(model)
         return _record(
             model,
@@ -205,19 +205,20 @@ def _record(
                 if on_iteration:
                     on_iteration(step.iteration + 1)
     except KeyboardInterrupt:
-        history = _concluded(attached.history, losses, criterion, seed)
+        history = concluded(attached.history, losses, criterion, seed)
         stopped = f"interrupted after {history.iterations} of {iterations} iterations"
         raise Interrupted(_with_conditions(history, complete=False, stopped=stopped)) from None
-    return _concluded(attached.history, losses, criterion, seed)
+    return concluded(attached.history, losses, criterion, seed)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration of `train`: its index, the joint loss and the loss of the main output, detached."""
+    """One iteration of `train`: its index, the joint loss and that of the main output, detached, and its batch."""
 
     iteration: int
     loss: Tensor
     main: Tensor
+    batch: tuple[Any, Any]
 
 
 def train(
@@ -249,15 +250,16 @@ def train(
         optimizer.zero_grad()
         with _shapes_told(inputs, iteration):
             output = forward(net, inputs)
-        if isinstance(criterion, DeepSupervisionLoss):
-            main, auxiliary = criterion.terms(output, target)
-            loss = criterion.join(main, auxiliary)
-        else:
-            loss = main = criterion(output, target)
-        check_loss(loss)
+            main, auxiliary = (
+                criterion.terms(output, target)
+                if isinstance(criterion, DeepSupervisionLoss)
+                else (criterion(output, target), ())
+            )
+        check_loss(main)
+        loss = main if not auxiliary else criterion.join(main, auxiliary)  # type: ignore[attr-defined]
         loss.backward()
         optimizer.step()
-        yield Step(iteration, loss.detach(), main.detach())
+        yield Step(iteration, loss.detach(), main.detach(), (inputs, target))
 
 
 def check_loss(loss: Any) -> None:
@@ -306,13 +308,15 @@ class _shapes_told:  # noqa: N801 (used as a statement)
             error.add_note(f"iteration {self.iteration}, inputs of shape {describe(self.inputs)}")
 
 
-def _concluded(
+def concluded(
     history: GradientHistory, losses: list[Tensor], criterion: LossFunction, seed: int | None
 ) -> GradientHistory:
+    """The history with its losses; it ends at the first one that is not finite, and says so."""
     values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
     finite = [value if abs(value) < float("inf") else None for value in values]
     found: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed}
     if None in finite:
+        # what comes behind says nothing more, and would outweigh the rest
         bad = finite.index(None)
         history = _truncated(history, bad + 1)
         found["losses"] = finite[: bad + 1]

@@ -6,7 +6,7 @@ import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Restore, whatever happens inside, the model and every random number generator.
 
     The model's parameters, buffers, gradients, ``requires_grad``, every module's own train flag and plain
-    attributes come back bit for bit, and in the same tensor objects. Values are copied: this holds a second
+    attributes (with the tensors, containers and generators in them) come back bit for bit, and in the same
+    objects. Values are copied: this holds a second
     copy of the parameters while it lasts.
 
     Example:
@@ -31,22 +32,42 @@ def preserved(model: nn.Module) -> Iterator[None]:
         >>> net.training, torch.equal(net.weight, before)
         (True, True)
     """
-    modules = [_ModuleState(module) for module in model.modules()]
-    tensors = [_TensorState(tensor) for tensor in _tensors(model)]
-    generators = _RandomState()
+    states: list[_State] = [_RandomState()]
+    seen: set[int] = set()
+    for module in model.modules():
+        states.append(_ModuleState(module))
+        for value in vars(module).values():
+            states += _content(value, seen)
+    for tensor in (*model.parameters(), *model.buffers()):  # those of a ScriptModule are not attributes
+        states += _content(tensor, seen)
     try:
         yield
     finally:
-        for module in modules:
-            module.restore()
-        for tensor in tensors:
-            tensor.restore()
-        generators.restore()
+        for state in reversed(states):
+            state.restore()
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    found = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return list(found.values())
+class _State(Protocol):
+    def restore(self) -> None: ...
+
+
+def _content(value: Any, seen: set[int]) -> Iterator[_State]:
+    """What can change inside a value without its being replaced: tensors, containers, generators."""
+    if id(value) in seen:
+        return
+    if isinstance(value, Tensor):
+        seen.add(id(value))
+        if not value.is_inference():
+            yield _TensorState(value)
+    elif isinstance(value, torch.Generator):
+        seen.add(id(value))
+        yield _GeneratorState(value)
+    elif isinstance(value, (dict, list, set)) or type(value) is tuple:
+        seen.add(id(value))
+        for item in list(value.values() if isinstance(value, dict) else value):
+            yield from _content(item, seen)
+        if type(value) in (dict, list, set):  # after its items: the states are restored in reverse
+            yield _ContainerState(value)
 
 
 class _ModuleState:
@@ -68,12 +89,32 @@ class _ModuleState:
                 registry.update(entries)
 
 
+class _ContainerState:
+    def __init__(self, container: Any) -> None:
+        self.container = container
+        self.items = container.copy()
+
+    def restore(self) -> None:
+        self.container.clear()
+        extend = self.container.extend if isinstance(self.container, list) else self.container.update
+        extend(self.items)
+
+
+class _GeneratorState:
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.state = generator.get_state()
+
+    def restore(self) -> None:
+        self.generator.set_state(self.state)
+
+
 class _TensorState:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.value = tensor.detach().clone()
         self.requires_grad = tensor.requires_grad
-        self.grad = tensor.grad
+        self.grad = tensor.grad if tensor.is_leaf else None
         self.grad_value = None if self.grad is None else self.grad.detach().clone()
 
     def restore(self) -> None:
@@ -81,9 +122,10 @@ class _TensorState:
             self.tensor.detach().copy_(self.value)
             if self.grad is not None and self.grad_value is not None:
                 self.grad.detach().copy_(self.grad_value)
-        if self.tensor.is_leaf and self.tensor.requires_grad != self.requires_grad:
-            self.tensor.requires_grad_(self.requires_grad)
-        self.tensor.grad = self.grad
+        if self.tensor.is_leaf:
+            if self.tensor.requires_grad != self.requires_grad:
+                self.tensor.requires_grad_(self.requires_grad)
+            self.tensor.grad = self.grad
 
 
 @dataclass(init=False)

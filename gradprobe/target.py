@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gradprobe.batches import Source
 from gradprobe.comparing import is_classified
-from gradprobe.layers import first_tensor, named_layers, unknown
+from gradprobe.layers import main_tensor, named_layers, unknown
 from gradprobe.loss import LossFunction
 from gradprobe.scanning import OptimizerFactory
 
@@ -79,6 +79,8 @@ def load_target(spec: str, options: DataOptions) -> Target:
     module = _import_file(where) if where.endswith(".py") else _import_module(where)
     name = attribute or _find_model(module, where)
     found = getattr(module, name, None)
+    if found is None and hasattr(module, name):
+        raise click.UsageError(f"{where}: `{name}` is None: {EXPECTED}")
     if found is None:
         raise click.UsageError(f"{where}: {unknown('attribute', name, _public(module))}")
     build = None if isinstance(found, nn.Module) else _factory(found, name, where)
@@ -92,24 +94,43 @@ def load_target(spec: str, options: DataOptions) -> Target:
             raise click.UsageError(
                 f"{where}: expected `{name}` to be a function {expected}, got {_name(type(value))}"
             )
-    return Target(spec, model, build, batches, loss or default_loss, optimizer, held_out, data)
+    return Target(spec, model, build, batches, loss or DefaultLoss(), optimizer, held_out, data)
 
 
-def default_loss(output: Any, target: Any) -> Tensor:
+class DefaultLoss:
     """The loss for a target that defines none: the model's own, cross entropy, or mean squared error.
 
+    Where a batch is a dict, its ``labels`` are the target of a branch.
+
     Example:
-        >>> default_loss(torch.zeros(2, 4), torch.tensor([0, 3]))
+        >>> loss = DefaultLoss()
+        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor(1.3863)
+        >>> loss.__name__
+        'cross entropy (mean)'
     """
-    own = getattr(output, "loss", None)
-    if isinstance(own, Tensor):
-        return own
-    scores = first_tensor(output)
-    if scores is not None and is_classified(scores, target):
-        return nn.functional.cross_entropy(scores, target)
-    if scores is not None and isinstance(target, Tensor) and scores.shape == target.shape:
-        return nn.functional.mse_loss(scores, target.to(scores.dtype))
+
+    def __init__(self) -> None:
+        self.__name__ = "default"
+
+    def __call__(self, output: Any, target: Any) -> Tensor:
+        """The loss, by what the output and the target look like."""
+        own = getattr(output, "loss", None)
+        if isinstance(own, Tensor):
+            self.__name__ = "the model's own"
+            return own
+        scores = output if isinstance(output, Tensor) else main_tensor(output)
+        target = target.get("labels") if isinstance(target, dict) else target
+        if scores is not None and is_classified(scores, target):
+            self.__name__ = "cross entropy (mean)"
+            return nn.functional.cross_entropy(scores, target)
+        if scores is not None and isinstance(target, Tensor) and scores.shape == target.shape:
+            self.__name__ = "mean squared error (mean)"
+            return nn.functional.mse_loss(scores, target.to(scores.dtype))
+        return _no_default(scores, target)
+
+
+def _no_default(scores: Tensor | None, target: Any) -> NoReturn:
     shapes = [
         tuple(value.shape) if isinstance(value, Tensor) else _name(type(value)) for value in (scores, target)
     ]
@@ -304,8 +325,10 @@ def _npz(file: str, batch_size: int, dtype: torch.dtype) -> tuple[Source, Source
     try:
         with np.load(file, allow_pickle=False) as arrays:
             loaded = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, TypeError) as error:
-        raise click.UsageError(f"--data {file}: {error}") from error
+    except OSError as error:
+        raise click.UsageError(f"--data {file}: {error.strerror or 'it cannot be read'}") from error
+    except Exception as error:  # numpy has many for a file that is none of its own
+        raise click.UsageError(f"--data {file}: expected an .npz archive of arrays, got something else") from error
     train, test = (_pair(loaded, endings, dtype) for endings in (("", "_train"), ("_test", "_held_out")))
     if train is None:
         names = ", ".join(loaded) or "nothing"
@@ -320,6 +343,10 @@ def _pair(arrays: dict[str, Tensor], endings: tuple[str, ...], dtype: torch.dtyp
         for x, y in (("x", "y"), ("inputs", "target")):
             if f"{x}{ending}" in arrays and f"{y}{ending}" in arrays:
                 inputs, target = arrays[f"{x}{ending}"], arrays[f"{y}{ending}"]
+                if not inputs.dim() or not target.dim():
+                    raise click.UsageError(
+                        f"expected arrays of samples as {x}{ending} and {y}{ending}, got scalars"
+                    )
                 if len(inputs) != len(target) or not len(inputs):
                     counts = f"{len(inputs)} {x}{ending} and {len(target)} {y}{ending}"
                     raise click.UsageError(f"expected as many inputs as targets, at least one, got {counts}")

@@ -18,7 +18,7 @@ def reported() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         click.echo(
-            "Interrupted." if not hasattr(error, "history") else "Interrupted: what was recorded is kept.",
+            "Interrupted: what was recorded is kept." if hasattr(error, "history") else "Interrupted.",
             err=True,
         )
         raise SystemExit(INTERRUPTED) from None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradprobe.history import Point
 from gradprobe.hooks import Attached, Hook
-from gradprobe.layers import first_tensor, named_layers, named_modules, unwrap
+from gradprobe.layers import first_tensor, main_tensor, named_layers, named_modules, unwrap
 from gradprobe.snapshot import preserved
 
 _NORMALISATIONS = (
@@ -89,7 +89,8 @@ class Survey:
     def _note(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        self.calls.append(Call(name, module, first_tensor([args, kwargs]), first_tensor(output)))
+        made = main_tensor(output) if module is self.model else first_tensor(output)
+        self.calls.append(Call(name, module, first_tensor([args, kwargs]), made))
         if module is self.model:
             self.finish()
 

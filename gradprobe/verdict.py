@@ -85,12 +85,14 @@ def judge(frame: pd.DataFrame, conditions: Mapping[str, Any]) -> Outcome:
     # few seeds may agree by luck: the error is never below what the noise within each training leaves
     within = math.hypot(plain.error, supervised.error) / math.sqrt(len(differences))
     error = max(_spread(differences), within)
-    verdict = _verdict(plain, supervised, differences, error)
+    verdict = _verdict(plain, supervised, differences, error, conditions.get("same_batches", True))
     return Outcome(verdict, difference, error, _sentences(verdict, plain, supervised, error, conditions))
 
 
-def _verdict(plain: _Measured, supervised: _Measured, differences: Sequence[float], error: float) -> str:
-    if not (plain.learnt or supervised.learnt):
+def _verdict(
+    plain: _Measured, supervised: _Measured, differences: Sequence[float], error: float, same: bool
+) -> str:
+    if not (same and (plain.learnt or supervised.learnt)):
         return "cannot tell"
     seeds = len(differences)
     difference = sum(differences) / seeds
@@ -123,7 +125,7 @@ def _accuracy(rows: pd.DataFrame, conditions: Mapping[str, Any]) -> _Measured:
 
 def _loss(rows: pd.DataFrame) -> _Measured:
     curves = [curve["loss"].tolist() for _, curve in rows.groupby("seed")]
-    tenth = max(1, len(curves[0]) // 10)
+    tenth = min(len(curves[0]), max(5, len(curves[0]) // 10))  # fewer tell nothing of the noise
     quarter = max(tenth, len(curves[0]) // 4)
     starts = [_mean(curve[:tenth]) for curve in curves]
     before = [_mean(curve[-quarter:][:tenth]) for curve in curves]
@@ -158,6 +160,11 @@ def _sentences(
         f"after {conditions['iterations']} iterations the {plain.what} of the main output is "
         f"{supervised.mean:.3g} with and {plain.mean:.3g} without (standard error {error:.2g}, {seeds})."
     )
+    if not conditions.get("same_batches", True):
+        return (
+            f"The two trainings did not see the same batches, so this cannot tell: {numbers} Give batches that "
+            "can be gone through again alike (a list, or a function that seeds what it draws).",
+        )
     if not (plain.learnt or supervised.learnt):
         return (
             f"Neither network learnt, so this cannot tell: {numbers} Train longer (--iterations), or look at the "
@@ -170,4 +177,8 @@ def _sentences(
         "cannot tell": f"One seed cannot tell: {numbers} Repeat with more (--seeds 3).",
     }[verdict]
     more = "At least one of them was still improving: a longer run may turn out otherwise."
-    return (said, more) if plain.improving or supervised.improving else (said,)
+    sentences = (said, more) if plain.improving or supervised.improving else (said,)
+    if len(plain.values) > 1 and not conditions.get("own_weights", True):
+        alike = "All seeds began from the same weights: give a class or `build_model()` for weights of their own."
+        return (*sentences, alike)
+    return sentences

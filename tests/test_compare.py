@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -41,6 +42,51 @@ def test_both_arms_see_the_same_weights_batches_and_random_numbers():
     curves = {arm: rows["loss"].tolist() for arm, rows in comparison.frame.groupby("arm")}
     assert curves["plain"] == curves["supervised"]
     assert comparison.plain.frame.equals(comparison.supervised.frame)
+
+
+@pytest.mark.parametrize("source", ["loader", "numpy"])
+def test_data_with_a_generator_of_its_own(source):
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10))
+    batches, _ = small()
+    kept = batches[0][0].clone()
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    rng = np.random.default_rng(0)
+
+    def drawn():
+        for _ in range(4):
+            chosen = rng.permutation(len(x))[:16]
+            yield x[chosen], y[chosen]
+
+    dataset = torch.utils.data.TensorDataset(x, y)
+    own = torch.Generator().manual_seed(1)
+    loader = torch.utils.data.DataLoader(dataset, 16, shuffle=True, generator=own)
+    placement = gp.Placement("by hand", ("1",), gp.points(trunk, x)[:1], "to see", output_shape=(16, 10))
+    comparison = gp.compare(
+        trunk,
+        loader if source == "loader" else drawn,
+        nn.functional.cross_entropy,
+        placement=placement,
+        iterations=6,
+        weight=0.0,
+        branch="pooled",
+    )
+    curves = {arm: rows["loss"].tolist() for arm, rows in comparison.frame.groupby("arm")}
+    assert torch.equal(batches[0][0], kept)
+    if source == "loader":  # its generator is put back
+        assert curves["plain"] == curves["supervised"]
+    else:  # what it draws from cannot be known: no verdict, and the reason
+        assert comparison.verdict == "cannot tell"
+        assert "did not see the same batches" in str(comparison)
+
+
+def test_seeds_that_share_their_weights_are_said_to():
+    batches, held_out = small()
+    net = plain_mlp(depth=30, width=16)
+    comparison = gp.compare(
+        net, batches, nn.functional.cross_entropy, iterations=12, seeds=(0, 1), held_out=held_out
+    )
+    assert not comparison.conditions["own_weights"]
 
 
 def test_the_model_is_as_it_was():
@@ -85,7 +131,7 @@ def test_no_branch_is_nothing_to_compare():
     batches, _ = small()
     comparison = gp.compare(plain_mlp(depth=2), batches, nn.functional.cross_entropy, iterations=2)
     assert comparison.verdict == "nothing to compare"
-    assert "None needed" in str(comparison)
+    assert "None needed" in comparison.placement.reason
 
 
 def made(plain, supervised, *, size=0, chance=0.0, ratio=100.0):

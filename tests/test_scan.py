@@ -24,9 +24,16 @@ class Everything(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("hidden", torch.zeros(2), persistent=False)
         self.calls = 0
+        self.plain = torch.zeros(2)
+        self.kept = {"log": [], "cache": {"sum": torch.zeros(1)}, "seen": set()}
+        self.own = torch.Generator().manual_seed(3)
 
     def forward(self, x):
         self.calls += 1
+        self.plain += torch.rand(2, generator=self.own)
+        self.kept["log"].append(self.calls)
+        self.kept["cache"]["sum"] += 1
+        self.kept["seen"].add(self.calls)
         self.last_output = x
         self.seen = self.seen + 1
         self.hidden.add_(torch.rand(2) + random.random() + np.random.rand())  # noqa: NPY002
@@ -45,6 +52,7 @@ def state(net):
         "attributes": {name: set(vars(module)) for name, module in net.named_modules()},
         "hooks": {name: len(module._forward_hooks) for name, module in net.named_modules()},
         "calls": getattr(net, "calls", None),
+        "kept": str((net.plain, net.kept, net.own.get_state().sum())),
         "random": (torch.get_rng_state(), random.getstate(), str(np.random.get_state())),  # noqa: NPY002
     }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from gradprobe.history import GradientHistory, describe_conditions
+from gradprobe.history import GradientHistory, describe_conditions, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Grid, limits
@@ -197,7 +197,7 @@ def _title(comparison: Comparison, layers: str | Sequence[str] | None) -> str:
 
 
 def _heading(comparison: Comparison) -> str:
-    points = [style.brief(point.name, 24) for point in comparison.placement.points]
+    points = [shorten(point.name, 24) for point in comparison.placement.points]
     if not points:
         return "Deep supervision: no branch"
     shown = ", ".join(points[:4]) + (f" and {len(points) - 4} more" if len(points) > 4 else "")

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from gradprobe.history import GradientHistory, Point, describe_conditions
+from gradprobe.history import GradientHistory, Point, describe_conditions, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Floats, Grid, limits
@@ -129,7 +129,7 @@ def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
     count = len(grid.names)
     ax.set_xlim(-0.6, max(count, 1) - 0.4)
     ticks = style.tick_positions(count, ax.bbox.width * 72 / ax.figure.dpi)
-    names = [style.brief(grid.names[tick], 20) for tick in ticks]
+    names = [shorten(grid.names[tick], 20) for tick in ticks]
     upright = len(names) > 12 or max(map(len, names), default=0) > 14
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks(ticks, names, parse_math=False, **({"rotation": 90} if upright else slanted))
@@ -159,7 +159,7 @@ def _draw_points(ax: Axes, grid: Grid, points: Sequence[Point]) -> float:
 def _flag(ax: Axes, x: int, name: str) -> Annotation:
     """A name to the right of its pole."""
     return ax.annotate(
-        " " + style.brief(name, 24),
+        " " + shorten(name, 24),
         (x, 1),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 4),

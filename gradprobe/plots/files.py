@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import PIL.PngImagePlugin  # noqa: F401 (matplotlib asks for it only when it saves)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
@@ -14,6 +15,7 @@ from gradprobe.plots.comparison import PAGE, draw_page
 from gradprobe.plots.depth import plot_profile
 from gradprobe.plots.heatmap import heatmap_size, plot_heatmap
 from gradprobe.plots.iterations import plot_history
+from gradprobe.policies import CNDS_THRESHOLD
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +34,7 @@ def save_figures(
     comparison: Comparison | None = None,
     *,
     of: str | None = None,
-    threshold: float | None = 1e-7,
+    threshold: float | None = None,
     suffix: str = "png",
 ) -> list[Path]:
     """Write ``iterations.png``, ``depth.png``, ``heatmap.png`` and, with a comparison, ``comparison.png``.
@@ -44,8 +46,8 @@ def save_figures(
         history: What to draw.
         placement: The decision to draw with it.
         comparison: The comparison to draw, if there is one.
-        of: ``"output"`` or ``"weight"``; None takes ``"output"`` where it was recorded.
-        threshold: Magnitude to mark, or None.
+        of: ``"output"`` or ``"weight"``; None takes what the placement looked at.
+        threshold: Magnitude to mark; None takes the placement's, or 1e-7.
         suffix: Kind of file: ``"png"``, ``"pdf"`` or ``"svg"``.
 
     Returns:
@@ -53,7 +55,9 @@ def save_figures(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    of = of or ("output" if "output" in history.of else history.of[0])
+    of = of or _quantity(history, placement)
+    if threshold is None:
+        threshold = CNDS_THRESHOLD if placement is None or placement.threshold is None else placement.threshold
     flagged = None if placement is None else placement.flagged
     size = (style.WIDTH, style.HEIGHT)
     axes = {
@@ -74,7 +78,7 @@ def save_side_by_side(
     histories: Mapping[str, GradientHistory],
     *,
     of: str | None = None,
-    threshold: float | None = 1e-7,
+    threshold: float | None = None,
     suffix: str = "png",
 ) -> list[Path]:
     """Write ``iterations.png`` and ``depth.png`` with a panel for each history, on the same scale.
@@ -83,7 +87,7 @@ def save_side_by_side(
         folder: Folder to write into; made if it does not exist.
         histories: What to draw, by the name to put over it.
         of: ``"output"`` or ``"weight"``; None takes ``"output"``.
-        threshold: Magnitude to mark, or None.
+        threshold: Magnitude to mark; None takes 1e-7.
         suffix: Kind of file.
 
     Returns:
@@ -93,16 +97,22 @@ def save_side_by_side(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for kind, draw in (("iterations", plot_history), ("depth", plot_profile)):
-        figure = _figure(style.WIDTH * len(histories), style.HEIGHT)
-        panels = figure.subplots(1, len(histories), squeeze=False)[0]
-        for panel, (name, history) in zip(panels, histories.items(), strict=True):
-            draw(history, of=of or "output", threshold=threshold, ax=panel)
-            panel.set_title(f"{name}\n{panel.get_title('left')}", loc="left")
+        figure = _figure(style.WIDTH * len(histories), style.HEIGHT + 0.4)
+        parts = figure.subfigures(1, len(histories), squeeze=False)[0]
+        panels = [part.subplots() for part in parts]
+        for part, panel, (name, history) in zip(parts, panels, histories.items(), strict=True):
+            part.suptitle(name, fontsize=9, color=style.GREY, parse_math=False)
+            draw(history, of=of or "output", threshold=threshold or CNDS_THRESHOLD, ax=panel)
         low, high = zip(*(panel.get_ylim() for panel in panels), strict=True)
         for panel in panels:
             panel.set_ylim(min(low), max(high))
         files.append(_save(figure, folder / f"{kind}.{suffix}"))
     return files
+
+
+def _quantity(history: GradientHistory, placement: Placement | None) -> str:
+    looked_at = "output" if placement is None else placement.of
+    return looked_at if looked_at in history.of or not history.of else history.of[0]
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.patches import Patch
 
-from gradprobe.history import GradientHistory, describe_conditions
+from gradprobe.history import GradientHistory, describe_conditions, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Grid, Mask, limits
@@ -105,7 +105,7 @@ def _axes_of_cells(ax: Axes, grid: Grid, low: Collection[str]) -> None:
     count = len(grid.names)
     ax.set_ylim(count - 0.5, -0.5)
     ticks = style.tick_positions(count, ax.bbox.height * 72 / ax.figure.dpi)
-    ax.set_yticks(ticks, [style.brief(grid.names[tick], 24) for tick in ticks], parse_math=False)
+    ax.set_yticks(ticks, [shorten(grid.names[tick], 24) for tick in ticks], parse_math=False)
     ax.spines[:].set_visible(False)
     style.colour_ticks(ax.get_yticklabels(), [grid.names[tick] in low for tick in ticks])
     style.name_axis(ax.yaxis, "layer, first on top" + style.named(len(ticks), count))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradprobe.history import GradientHistory, describe_conditions
+from gradprobe.history import GradientHistory, describe_conditions, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Floats, Grid, limits
@@ -156,7 +156,7 @@ def end_labels(grid: Grid, colours: Sequence[Colour], span: tuple[float, float],
     ends = []
     for row in rows:
         last = int(np.flatnonzero(~np.isnan(drawn[row]))[-1])
-        name = style.brief(grid.names[row], 24)
+        name = shorten(grid.names[row], 24)
         ends.append(End(name, float(grid.iterations[last]), float(drawn[row, last]), colours[row]))
     return ends
 

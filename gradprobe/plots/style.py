@@ -15,7 +15,6 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 from numpy.typing import NDArray
 
-from gradprobe.history import shorten
 from gradprobe.magnitude import short
 from gradprobe.policies import CNDS_THRESHOLD
 
@@ -188,21 +187,6 @@ def tick_positions(count: int, room: float) -> NDArray[np.int64]:
     positions = np.arange(0, count, step)
     positions[-1:] = count - 1  # widens the last gap: two labels next to each other would touch
     return positions
-
-
-def brief(name: str, width: int) -> str:
-    """A layer name that fits, its leading parts cut to their first letters; the tail and the numbers tell more.
-
-    Example:
-        >>> brief("encoder.layers.7.attention.output.dense", 24)
-        'e.l.7.a.output.dense'
-    """
-    parts = name.split(".")
-    for i, part in enumerate(parts[:-1]):
-        if len(".".join(parts)) <= width:
-            break
-        parts[i] = part if part.isdigit() else part[:1]
-    return shorten(".".join(parts), width)
 
 
 def above(ax: Axes, points: float) -> Transform:
