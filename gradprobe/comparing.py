@@ -195,7 +195,7 @@ def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed:
         criterion = DeepSupervisionLoss(plan.loss_fn, plan.weight, plan.schedule, EPOCHS)
         net = supervise(model, placement, branch=plan.branch) if placement else model
         optimizer = make_optimizer(plan.optimizer, net)
-        facts = {**plan.conditions, "seed": seed, "loss": loss_name(criterion if placement else plan.loss_fn)}
+        facts = {**plan.conditions, "seed": seed}
         probe = GradientProbe(model, optimizer=optimizer, iterations=plan.window, conditions=facts)
         main: list[Tensor] = []
         accuracies: dict[int, float] = {}

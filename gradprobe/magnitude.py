@@ -51,10 +51,13 @@ def short(value: float) -> str:
     """A number in as few characters as it needs.
 
     Example:
-        >>> short(1e-7), short(0.3), short(2.5e-12)
-        ('1e-7', '0.3', '2.5e-12')
+        >>> short(1e-7), short(0.3), short(2.5e-12), short(1e-4)
+        ('1e-7', '0.3', '2.5e-12', '1e-4')
     """
-    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 class PartialSumError(TypeError):
