@@ -1,6 +1,7 @@
 """What is measured and how: the one place where a statistic is defined and has its names.
 
-A magnitude is the mean absolute value of a gradient, accumulated in float32 on the gradient's own device.
+A magnitude is the mean absolute value of a gradient, accumulated in float32 (float64 for a gradient in float64)
+on the gradient's own device.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class PartialSumError(TypeError):
 class Tally:
     """Running sums over every gradient tensor of one layer in one iteration.
 
-    ``sums`` is a float32 vector on the gradients' device: sum of absolute values, L2 norm, largest absolute
+    ``sums`` is a vector on the gradients' device: sum of absolute values, L2 norm, largest absolute
     value, exact zeros, non-finite elements. ``count`` is the number of elements. Nothing here waits for the
     device.
 
@@ -117,20 +118,20 @@ def _sums(gradient: Tensor, every: bool) -> Tensor:
         return torch.zeros(5, device=sizes.device)
     total = sizes.sum()
     if not every:
-        return torch.nn.functional.pad(total.float().reshape(1), (0, 4), value=float("nan"))
+        return torch.nn.functional.pad(total.reshape(1), (0, 4), value=float("nan"))
     peak = sizes.amax()
     # squares of 1e-30 vanish in float32: take out the largest value first
     scale = torch.where(peak.isfinite() & (peak > 0), peak, torch.ones_like(peak))
     norm = scale * (sizes / scale).square().sum().sqrt()
     zeros = (sizes == 0).sum()
     nonfinite = (~sizes.isfinite()).sum()
-    return torch.stack([total, norm, peak, zeros, nonfinite]).float()
+    return torch.stack([total, norm, peak, zeros, nonfinite])
 
 
 def _join(first: Tensor, second: Tensor) -> Tensor:
     import torch
 
-    joined = first + second
+    joined = first + second.to(first.dtype)
     joined[1] = torch.hypot(first[1], second[1])
     joined[2] = torch.maximum(first[2], second[2])
     return joined

@@ -82,6 +82,8 @@ class Passes:
     def measure(self, slot: Slot, gradient: Tensor, *, backward: bool) -> None:
         """Add a gradient to its layer's tally."""
         tallies = self._backward if backward else self._other
+        if not gradient.numel():
+            self.refused[slot] = "its output had no elements"
         with torch.no_grad():
             try:
                 tallies.setdefault(slot, Tally()).add(gradient, every=self._every)
@@ -99,15 +101,16 @@ class Passes:
         return self._is_backward
 
     def _accumulates(self) -> bool:
-        for parameter in self._model.parameters():
-            if parameter.requires_grad:
-                node = torch.autograd.graph.get_gradient_edge(parameter).node
-                try:
-                    if torch._C._will_engine_execute_node(node):
-                        return True
-                except RuntimeError:  # raised in autograd.grad with respect to this parameter
-                    return False
-        return False
+        trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        try:
+            nodes = (torch.autograd.graph.get_gradient_edge(parameter).node for parameter in trainable)
+            if any(map(torch._C._will_engine_execute_node, nodes)):
+                return True
+        except (RuntimeError, AttributeError):  # in autograd.grad of such a parameter, or in torch.func
+            return False
+        # wholly frozen, as a discriminator in the generator's turn: then only a pass that is to be differentiated
+        # itself, as a gradient penalty is, can be told from backward()
+        return not trainable and not torch.is_grad_enabled()
 
 
 class _Output:

@@ -87,7 +87,7 @@ class GradientProbe:
         self.stats = stats
         self.recorded = 0
         self._given = dict(conditions or {})
-        modules = named_layers(model)
+        modules = self._known = named_layers(model)
         self._layers = {name: modules[name] for name in choose(modules, layers)}
         self._weights = {name: weight_names(module) for name, module in self._layers.items()}
         self._slots = [(name, of) for name in self._layers for of in self._quantities_of(name)]
@@ -162,6 +162,14 @@ class GradientProbe:
             )
             for depth, name in enumerate(order)
         )
+        late = self._late(len(order))
+        layers += late
+        rows += [
+            (index, layer.name, layer.depth, of, *(None,) * 5)
+            for index in range(len(numbers))
+            for layer in late
+            for of in self.of
+        ]
         conditions = self._conditions(topology.batch_size)
         return GradientHistory(tidy(rows), conditions, layers, topology.points, topology.output_shape)
 
@@ -222,6 +230,10 @@ class GradientProbe:
         if not self._tapped:
             self._outside = averaged_over(_around(self.model))
         self._tapped[name] += 1
+        # an in-place change of a view takes its own node out of the graph, but not that of the tensor it shows
+        base = tensor._base if tensor._is_view() else None
+        if base is not None and base.requires_grad and base.numel() == tensor.numel():
+            tensor = base
         handle = tensor.register_hook(Hook(self._passes.tap((name, "output"))))
         if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
             self._hooks.add(handle)
@@ -316,8 +328,25 @@ class GradientProbe:
         return sum(own[local].numel() for local in self._weights[name] if local in own)
 
     def _unreached(self, name: str, arrived: set[Slot]) -> dict[str, str]:
-        reasons = {"output": self._why_no_output(name), "weight": self._why_no_weight(name)}
+        reasons = {"output": self._why_no_output(name), "weight": self._why_no_weight(name, arrived)}
         return {of: reasons[of] for of in self._quantities_of(name) if (name, of) not in arrived and self._closed}
+
+    def _late(self, depth: int) -> tuple[Layer, ...]:
+        """Layers that came, or took another's place, while the window was open: they have no hooks."""
+        now = named_layers(self.model)
+        new = [name for name, module in now.items() if name not in self._known or self._known[name] is not module]
+        why = "it came while the window was open, so it was not recorded"
+        return tuple(
+            Layer(
+                name if name not in self._known else f"{name} (new)",
+                depth + index,
+                type(now[name]).__name__,
+                sum(parameter.numel() for parameter in own_parameters(now[name]).values()),
+                dict.fromkeys(self.of, why),
+                why,
+            )
+            for index, name in enumerate(new)
+        )
 
     def _why_no_output(self, name: str) -> str:
         if not self._calls[name]:
@@ -330,12 +359,14 @@ class GradientProbe:
             return "its output holds no tensor that requires a gradient (detached, or under no_grad)"
         return "frozen: neither it nor anything before it is trained"
 
-    def _why_no_weight(self, name: str) -> str:
+    def _why_no_weight(self, name: str, arrived: set[Slot]) -> str:
         own = own_parameters(self._layers[name])
         if not any(own[local].requires_grad for local in self._weights[name] if local in own):
             return "frozen: requires_grad is False"
         if "output" in self.of and self._calls and not self._calls[name]:
             return "never called as a module"
+        if (name, "output") in arrived:
+            return "its gradient was gone when it was read: used up in the backward pass, or zeroed before"
         return "no path from its weight to the loss"
 
     def _conditions(self, batch_size: int | None) -> dict[str, Any]:
@@ -387,6 +418,10 @@ def check_trainable(model: nn.Module) -> None:
         raise ValueError(
             "DataParallel copies the model in every forward, where no hook can follow: probe model.module on one "
             "device, or use DistributedDataParallel"
+        )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(
+            "a scripted module (torch.jit.script) takes no hooks: probe the model before scripting it"
         )
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("the model has lazy parameters without a shape: run one batch through it first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import glob
 import json
 import os
 import shutil
@@ -130,6 +131,7 @@ def load(folder: str | Path) -> Run:
         ValueError: Written by a newer gradprobe, or damaged.
     """
     folder = Path(folder)
+    _recover(folder)
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"no run at {folder}: expected a folder with run.json and history.csv in it")
     try:
@@ -152,6 +154,7 @@ def check_free(folder: str | Path, *, force: bool = False) -> None:
         OSError: It cannot be made or written.
     """
     folder = Path(folder)
+    _recover(folder)
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"{folder} is not empty and not a run: choose another folder")
@@ -204,6 +207,17 @@ def _swap(partial: Path, folder: Path) -> None:
         if path.name not in _OURS:
             shutil.move(path, folder / path.name)
     shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """Put a run back that was moved aside when the process that meant to replace it was killed."""
+    if folder.exists() or not folder.parent.is_dir():
+        return
+    for aside in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+        if (aside / folder.name / "run.json").is_file():
+            (aside / folder.name).replace(folder)
+            shutil.rmtree(aside, ignore_errors=True)
+            return
 
 
 def _comparison(

@@ -20,7 +20,7 @@ class Closed:
     """One iteration: for each device its slots, their counts and their stacked sums, and the loss scales.
 
     Attributes:
-        parts: Slots with their element counts, and a float32 tensor ``(slots, 5)`` in the order of `Tally.sums`.
+        parts: Slots with their element counts, and a tensor ``(slots, 5)`` in the order of `Tally.sums`.
         scales: What each quantity has to be divided by, as it was multiplied into the loss.
         skipped: The step was skipped by a gradient scaler: True, or a tensor above zero.
     """
@@ -39,10 +39,15 @@ class Closed:
             if tally.sums is not None:
                 by_device.setdefault(tally.sums.device, []).append((slot, tally.count, tally.sums))
         parts = tuple(
-            (tuple((slot, count) for slot, count, _ in part), torch.stack([sums for _, _, sums in part]))
+            (tuple((slot, count) for slot, count, _ in part), _stacked([sums for _, _, sums in part]))
             for part in by_device.values()
         )
         return cls(parts, scales, skipped)
+
+
+def _stacked(sums: Sequence[Tensor]) -> Tensor:
+    wide = any(vector.dtype == torch.float64 for vector in sums)
+    return torch.stack([vector.double() for vector in sums] if wide else list(sums))
 
 
 def table(iterations: Sequence[Closed], slots: Sequence[Slot]) -> Tensor:

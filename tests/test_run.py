@@ -144,6 +144,17 @@ def test_nothing_half_written_stays_behind(recorded, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
+def test_a_run_moved_aside_by_a_killed_process_comes_back(recorded, tmp_path):
+    folder = gp.save(tmp_path / "run", recorded, gp.place(recorded), figures=False)
+    (folder / "notes.txt").write_text("mine")
+    aside = tmp_path / ".run.x.old"
+    aside.mkdir()
+    folder.replace(aside / "run")
+    assert gp.load(folder).history == recorded
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not aside.exists()
+
+
 def test_what_is_no_run_says_so(recorded, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a folder with run\.json"):
         gp.load(tmp_path)
