@@ -395,13 +395,20 @@ class GradientProbe:
 
 
 class _Eager:
-    """Compiled code runs eagerly until this is removed, so that the hooks in it run."""
+    """Compiled code runs eagerly until the last of these is removed, so that the hooks in it run."""
+
+    _count = 0
+    _stance: Any = None
 
     def __init__(self) -> None:
-        self._stance = torch.compiler.set_stance("force_eager")
+        if not _Eager._count:
+            _Eager._stance = torch.compiler.set_stance("force_eager")
+        _Eager._count += 1
 
     def remove(self) -> None:
-        self._stance.__exit__(None, None, None)
+        _Eager._count -= 1
+        if not _Eager._count:
+            _Eager._stance.__exit__(None, None, None)
 
 
 def _around(model: nn.Module) -> nn.Module:

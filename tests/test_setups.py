@@ -1,6 +1,7 @@
 """The number that the optimizer is about to use, in every set-up of one process, against a plain float64 loop."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -332,6 +333,44 @@ def test_compiled_models_have_the_true_values(what, backend, fullgraph):
     assert probe.history.conditions["compile"] == eagerly
     assert torch._dynamo.eval_frame._stance.stance == "default"
     torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_probes_that_end_in_any_order_leave_compiled_code_as_it_was():
+    model = torch.compile(Whole(net()), backend="aot_eager")
+    first, second = GradientProbe(model), GradientProbe(model)
+    first.__enter__()
+    second.__enter__()
+    first.detach()
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    second.detach()
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+    torch._dynamo.reset()
+
+
+def test_a_model_that_gets_its_memory_after_the_probe():
+    with torch.device("meta"):
+        model = net()
+    with GradientProbe(model) as probe:
+        model.to_empty(device="cpu")
+        model.load_state_dict(net().state_dict())
+        optimizer = sgd(model)
+        for x, y in data():
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            probe.step()
+            optimizer.step()
+    assert_agrees(probe.history, expected())
+
+
+def test_scripted_modules_are_refused():
+    model = nn.Sequential(nn.Linear(2, 2))
+    script = pytest.importorskip("torch.jit").script
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.append(script(nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match="takes no hooks"):
+        GradientProbe(model)
 
 
 def test_data_parallel_is_refused():
