@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from gradprobe.batches import Batches, Source, fingerprint, forward, to_device
 from gradprobe.branches import BranchFactory
 from gradprobe.comparison import Comparison, learning_frame
+from gradprobe.door import check_trainable
 from gradprobe.history import GradientHistory
 from gradprobe.layers import main_tensor
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement, Policy, place
-from gradprobe.probe import GradientProbe, check_trainable
+from gradprobe.probe import GradientProbe
 from gradprobe.scanning import (
     Interrupted,
     OptimizerFactory,

@@ -28,7 +28,7 @@ class Passes:
         self._model = model
         self._every = every
         self._paused = False
-        self._backward: dict[Slot, Tally] = {}
+        self.backward: dict[Slot, Tally] = {}
         self._other: dict[Slot, Tally] = {}
         self._held: list[_Output] = []
         self._task: int | None = None
@@ -45,7 +45,7 @@ class Passes:
         """End the iteration: its tallies; the next one begins empty."""
         for output in self._held:
             output.flush()
-        found = self._backward or self._other
+        found = self.backward or self._other
         if self._count:
             self.micro_batches = max(self.micro_batches, self._count)
         self.clear()
@@ -53,7 +53,7 @@ class Passes:
 
     def clear(self) -> None:
         """Forget what has been collected in this iteration."""
-        self._backward, self._other, self._held, self._count = {}, {}, [], 0
+        self.backward, self._other, self._held, self._count = {}, {}, [], 0
 
     def pause(self) -> None:
         """Ignore what comes by until `resume`: an optimizer evaluates its closure again."""
@@ -77,19 +77,19 @@ class Passes:
         if output.held is not None:
             output.held = None
             self._held.remove(output)
-        self.measure(output.slot, total, backward=self._belongs_to_backward())
+        tallies = self.backward if self._belongs_to_backward() else self._other
+        self.measure(tallies, output.slot, total)
 
-    def measure(self, slot: Slot, gradient: Tensor, *, backward: bool) -> None:
-        """Add a gradient to its layer's tally."""
-        tallies = self._backward if backward else self._other
+    def measure(self, tallies: dict[Slot, Tally], slot: Slot, gradient: Tensor) -> None:
+        """Add a gradient to its layer's tally; one that cannot be measured is refused, and training goes on."""
         if not gradient.numel():
             self.refused[slot] = "its output had no elements"
-        with torch.no_grad():
-            try:
+        try:
+            with torch.no_grad():
                 tallies.setdefault(slot, Tally()).add(gradient, every=self._every)
-            except PartialSumError as error:
-                tallies.pop(slot, None)
-                self.refused[slot] = str(error)
+        except (PartialSumError, RuntimeError, NotImplementedError) as error:
+            tallies.pop(slot, None)
+            self.refused[slot] = str(error).splitlines()[0]
 
     def _belongs_to_backward(self) -> bool:
         """Whether the running pass accumulates into parameters, as ``backward()`` does and ``grad`` does not."""
@@ -126,5 +126,5 @@ class _Output:
 
     def flush(self) -> None:
         if self.held is not None:
-            self.passes.measure(self.slot, self.held, backward=True)
+            self.passes.measure(self.passes.backward, self.slot, self.held)
             self.held = None

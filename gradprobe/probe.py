@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -13,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradprobe.door import as_optimizers, as_quantities, check_trainable, check_window
 from gradprobe.history import GradientHistory, Layer, tidy
 from gradprobe.hooks import Attached, Hook
 from gradprobe.layers import choose, first_tensor, is_compiled, named_layers, own_parameters, unwrap, weight_names
-from gradprobe.magnitude import QUANTITIES, Tally
+from gradprobe.magnitude import Tally
 from gradprobe.passes import Passes
 from gradprobe.ranks import Meeting, averaged_over, world_size, wrapper
+from gradprobe.reasons import Reasons, came_late
 from gradprobe.scaling import Listening
 from gradprobe.topology import Survey
 from gradprobe.window import Closed, Slot, statistics, table
-
-STATS = ("all", "mean")
 
 
 class GradientProbe:
@@ -76,14 +75,11 @@ class GradientProbe:
         conditions: Mapping[str, Any] | None = None,
     ) -> None:
         check_trainable(model)
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-            raise ValueError(f"expected a number of iterations of at least 1, got {iterations!r}")
-        if stats not in STATS:
-            raise ValueError(f"expected stats out of {list(STATS)}, got {stats!r}")
+        check_window(iterations, stats)
         self.model = model
-        self.optimizers = _optimizers(optimizer)
+        self.optimizers = as_optimizers(optimizer)
         self.iterations = iterations
-        self.of = _quantities(of)
+        self.of = as_quantities(of)
         self.stats = stats
         self.recorded = 0
         self._given = dict(conditions or {})
@@ -96,16 +92,16 @@ class GradientProbe:
         self._attached = False
         self._closed: list[Closed] = []
         self._table = table([], self._slots)
-        self._calls: Counter[str] = Counter()
-        self._tapped: Counter[str] = Counter()
         self._passes = Passes(model, every=stats == "all")
+        self._reasons = Reasons(self._layers, self._weights, self._passes.refused)
+        self._eager = False
+        self._combined = ""
         self._outside = 0  # ranks that the loss is averaged over
         self._begin()
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
         self._meeting = Meeting(self._slots)
-        self._combined = ""
         try:
             self._attach()
         except BaseException:
@@ -157,12 +153,12 @@ class GradientProbe:
                 depth,
                 type(self._layers[name]).__name__.removeprefix("FSDP"),
                 sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
-                self._unreached(name, arrived),
+                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if self._closed else {},
                 topology.unserved.get(name),
             )
             for depth, name in enumerate(order)
         )
-        late = self._late(len(order))
+        late = came_late(self._known, named_layers(self.model), self.of, len(order))
         layers += late
         rows += [
             (index, layer.name, layer.depth, of, *(None,) * 5)
@@ -223,13 +219,13 @@ class GradientProbe:
     def _tap(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        self._calls[name] += 1
+        self._reasons.calls[name] += 1
         tensor = first_tensor(output)
         if tensor is None or not tensor.requires_grad:
             return
-        if not self._tapped:
+        if not self._reasons.tapped:
             self._outside = averaged_over(_around(self.model))
-        self._tapped[name] += 1
+        self._reasons.tapped[name] += 1
         # an in-place change of a view takes its own node out of the graph, but not that of the tensor it shows
         base = tensor._base if tensor._is_view() else None
         if base is not None and base.requires_grad and base.numel() == tensor.numel():
@@ -248,9 +244,7 @@ class GradientProbe:
                 parameter = own.get(local)
                 if parameter is None or parameter.grad is None or not (only is None or id(parameter) in only):
                     continue
-                with torch.no_grad():
-                    tally = self._tallies.setdefault((name, "weight"), Tally())
-                    tally.add(parameter.grad, every=self.stats == "all")
+                self._passes.measure(self._tallies, (name, "weight"), parameter.grad)
         if self._scale is not None and not self._taken_out:
             self._weight_scale = self._scale
 
@@ -327,48 +321,6 @@ class GradientProbe:
         own = own_parameters(self._layers[name])
         return sum(own[local].numel() for local in self._weights[name] if local in own)
 
-    def _unreached(self, name: str, arrived: set[Slot]) -> dict[str, str]:
-        reasons = {"output": self._why_no_output(name), "weight": self._why_no_weight(name, arrived)}
-        return {of: reasons[of] for of in self._quantities_of(name) if (name, of) not in arrived and self._closed}
-
-    def _late(self, depth: int) -> tuple[Layer, ...]:
-        """Layers that came, or took another's place, while the window was open: they have no hooks."""
-        now = named_layers(self.model)
-        new = [name for name, module in now.items() if name not in self._known or self._known[name] is not module]
-        why = "it came while the window was open, so it was not recorded"
-        return tuple(
-            Layer(
-                name if name not in self._known else f"{name} (new)",
-                depth + index,
-                type(now[name]).__name__,
-                sum(parameter.numel() for parameter in own_parameters(now[name]).values()),
-                dict.fromkeys(self.of, why),
-                why,
-            )
-            for index, name in enumerate(new)
-        )
-
-    def _why_no_output(self, name: str) -> str:
-        if not self._calls[name]:
-            if not self._calls and "torch._dynamo" in sys.modules:
-                return "compiled while the probe was attached: attach it after torch.compile"
-            return "never called as a module"
-        if self._tapped[name]:
-            return self._passes.refused.get((name, "output"), "no path from its output to the loss")
-        if any(parameter.requires_grad for parameter in own_parameters(self._layers[name]).values()):
-            return "its output holds no tensor that requires a gradient (detached, or under no_grad)"
-        return "frozen: neither it nor anything before it is trained"
-
-    def _why_no_weight(self, name: str, arrived: set[Slot]) -> str:
-        own = own_parameters(self._layers[name])
-        if not any(own[local].requires_grad for local in self._weights[name] if local in own):
-            return "frozen: requires_grad is False"
-        if "output" in self.of and self._calls and not self._calls[name]:
-            return "never called as a module"
-        if (name, "output") in arrived:
-            return "its gradient was gone when it was read: used up in the backward pass, or zeroed before"
-        return "no path from its weight to the loss"
-
     def _conditions(self, batch_size: int | None) -> dict[str, Any]:
         parameter = next(self.model.parameters())
         scales = [
@@ -417,31 +369,6 @@ def _around(model: nn.Module) -> nn.Module:
     return active if active is not None else model
 
 
-def check_trainable(model: nn.Module) -> None:
-    """Raise the sentence for a model that has no gradient to record."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
-        raise ValueError(
-            "DataParallel copies the model in every forward, where no hook can follow: probe model.module on one "
-            "device, or use DistributedDataParallel"
-        )
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise ValueError(
-            "a scripted module (torch.jit.script) takes no hooks: probe the model before scripting it"
-        )
-    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
-        raise ValueError("the model has lazy parameters without a shape: run one batch through it first")
-    parameters = list(model.parameters())
-    if not parameters:
-        raise ValueError(f"{type(model).__name__} has no parameters, so it has no gradient to record")
-    if not any(parameter.requires_grad for parameter in parameters):
-        raise ValueError(
-            f"all {len(parameters)} parameters of {type(model).__name__} are frozen (requires_grad is False), "
-            "so no gradient would arrive: unfreeze at least one"
-        )
-
-
 def describe_optimizer(optimizer: Optimizer) -> str:
     """Name and main settings of an optimizer.
 
@@ -453,21 +380,3 @@ def describe_optimizer(optimizer: Optimizer) -> str:
     shown = {"lr": settings.get("lr"), "momentum": settings.get("momentum"), "betas": settings.get("betas")}
     text = ", ".join(f"{name} {value}" for name, value in shown.items() if value)
     return f"{type(optimizer).__name__} {text}".strip()
-
-
-def _optimizers(given: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
-    found = () if given is None else (given,) if isinstance(given, Optimizer) else tuple(given)
-    for optimizer in found:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"expected a torch.optim.Optimizer or several, got {type(optimizer).__name__}: without optimizer= "
-                "call probe.step() before each of its steps"
-            )
-    return found
-
-
-def _quantities(of: str | Iterable[str]) -> tuple[str, ...]:
-    asked = (of,) if isinstance(of, str) else tuple(of)
-    if not asked or set(asked) - set(QUANTITIES):
-        raise ValueError(f"expected of= to name some of {list(QUANTITIES)}, got {of!r}")
-    return tuple(name for name in QUANTITIES if name in asked)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from gradprobe.batches import Batches, Source, describe, forward, to_device
 from gradprobe.branches import BranchFactory
+from gradprobe.door import check_trainable
 from gradprobe.history import GradientHistory
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement, Policy, place
-from gradprobe.probe import GradientProbe, check_trainable
+from gradprobe.probe import GradientProbe
 from gradprobe.snapshot import preserved, seed_everything
 from gradprobe.supervision import supervise
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
     {"magnitude", "layers", "history", "hooks", "snapshot", "version", "zoo"},
-    {"probe", "passes", "scaling", "ranks", "window", "topology", "batches"}
+    {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "topology", "batches"}
     | {"policies", "branches", "loss", "comparison", "verdict"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"},
     {"cli", "__main__", "target", "options", "terminal", "demo"},

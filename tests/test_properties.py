@@ -138,14 +138,14 @@ OPTIMIZERS = {
 }
 
 
-def train(net, images, optimizer, accumulation, manual, clear, watch=None):
+def train(net, images, optimizer, accumulation, manual, clear, attach=None):
     """Five iterations from one seed: the losses and the state of the generator afterwards."""
     torch.manual_seed(7)
     dtype = next(net.parameters()).dtype
     steps = OPTIMIZERS[optimizer]([p for p in net.parameters() if p.requires_grad])
-    watching = watch(net, None if manual else steps) if watch else None
+    recording = attach(net, None if manual else steps) if attach else None
     losses = []
-    with watching or torch.enable_grad():
+    with recording or torch.enable_grad():
         for _ in range(ITERATIONS):
             steps.zero_grad(set_to_none=clear)
             for _ in range(accumulation):
@@ -153,12 +153,12 @@ def train(net, images, optimizer, accumulation, manual, clear, watch=None):
                 loss = (net(x) - x.flatten(1)[:, :2]).square().mean() / accumulation
                 loss.backward()
                 losses.append(loss.detach())
-            if isinstance(watching, Recorder):
-                watching.read()
-            elif watching and manual:
-                watching.step()
+            if isinstance(recording, Recorder):
+                recording.read()
+            elif recording and manual:
+                recording.step()
             steps.step()
-    return losses, torch.get_rng_state(), watching
+    return losses, torch.get_rng_state(), recording
 
 
 def attached(net, optimizer):

@@ -1,0 +1,66 @@
+"""The checks at the door: what can be probed, and the sentence for what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gradprobe.magnitude import QUANTITIES
+
+STATS = ("all", "mean")
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise the sentence for a model that has no gradient to record."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise ValueError(
+            "DataParallel copies the model in every forward, where no hook can follow: probe model.module on one "
+            "device, or use DistributedDataParallel"
+        )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(
+            "a scripted module (torch.jit.script) takes no hooks: probe the model before scripting it"
+        )
+    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError("the model has lazy parameters without a shape: run one batch through it first")
+    parameters = list(model.parameters())
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has no parameters, so it has no gradient to record")
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(
+            f"all {len(parameters)} parameters of {type(model).__name__} are frozen (requires_grad is False), "
+            "so no gradient would arrive: unfreeze at least one"
+        )
+
+
+def as_optimizers(given: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
+    """One optimizer, several or none as a tuple; raises the sentence for what is none."""
+    found = () if given is None else (given,) if isinstance(given, Optimizer) else tuple(given)
+    for optimizer in found:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"expected a torch.optim.Optimizer or several, got {type(optimizer).__name__}: without optimizer= "
+                "call probe.step() before each of its steps"
+            )
+    return found
+
+
+def as_quantities(of: str | Iterable[str]) -> tuple[str, ...]:
+    """The quantities asked for, in their order; raises the sentence for one that does not exist."""
+    asked = (of,) if isinstance(of, str) else tuple(of)
+    if not asked or set(asked) - set(QUANTITIES):
+        raise ValueError(f"expected of= to name some of {list(QUANTITIES)}, got {of!r}")
+    return tuple(name for name in QUANTITIES if name in asked)
+
+
+def check_window(iterations: int, stats: str) -> None:
+    """Raise the sentence for a length of the window or a set of statistics that does not exist."""
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(f"expected a number of iterations of at least 1, got {iterations!r}")
+    if stats not in STATS:
+        raise ValueError(f"expected stats out of {list(STATS)}, got {stats!r}")
