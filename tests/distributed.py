@@ -74,11 +74,12 @@ def sgd(model):
     return torch.optim.SGD(model.parameters(), lr=0.01)
 
 
-def train(model, probed=None, shard=True, **arguments):
+def train(model, probed=None, rows=None, world=None, **arguments):
+    """Train on the rows of each global batch that are this rank's, or on those given."""
     optimizer = sgd(model)
     with GradientProbe(model if probed is None else probed, optimizer=optimizer, iterations=ITERATIONS) as probe:
-        for batch in batches(dist.get_world_size()):
-            x, y = mine(batch) if shard else batch
+        for batch in batches(world or dist.get_world_size()):
+            x, y = mine(batch) if rows is None else (part[rows] for part in batch)
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x, **arguments), y).backward()
             optimizer.step()
@@ -141,7 +142,25 @@ def fsdp2_mixed():
 def tensor_parallel():
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     plan = {"first": ColwiseParallel(), "second": RowwiseParallel()}
-    return train(parallelize_module(build(Even), mesh, plan), shard=False)
+    return train(parallelize_module(build(Even), mesh, plan), rows=slice(None))
+
+
+def hybrid_sharded():
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+    model = build()
+    for layer in (model.first, model.second):
+        fully_shard(layer, mesh=mesh)
+    return train(fully_shard(model, mesh=mesh))
+
+
+def sharded_and_tensor_parallel():
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    plan = {"first": ColwiseParallel(), "second": RowwiseParallel()}
+    model = parallelize_module(build(Even), mesh["tensor"], plan)
+    for layer in (model.first, model.second, model.last):
+        fully_shard(layer, mesh=mesh["data"])
+    rank = mesh["data"].get_local_rank()
+    return train(fully_shard(model, mesh=mesh["data"]), rows=slice(4 * rank, 4 * rank + 4), world=2)
 
 
 def only_rank_0():
@@ -193,6 +212,8 @@ SETUPS = {
         fsdp2_not_resharded,
         fsdp2_mixed,
         tensor_parallel,
+        hybrid_sharded,
+        sharded_and_tensor_parallel,
         only_rank_0,
         one_leaves,
         saving,
@@ -200,11 +221,14 @@ SETUPS = {
 }
 
 
+WORLDS = {"tensor_parallel": (2,), "hybrid_sharded": (4,), "sharded_and_tensor_parallel": (4,)}
+
+
 def main(folder):
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     for name, setup in SETUPS.items():
-        if name == "tensor_parallel" and world != 2:
+        if world not in WORLDS.get(name, (2, 3)):
             continue
         history = setup()
         if history is not None:

@@ -50,17 +50,20 @@ def read(folder, name, rank):
     return {(row.iteration, row.layer, row.of): row.mean_abs for row in rows.itertuples()}, facts
 
 
-AS_ONE = ["ddp", "ddp_probed_inside", "ddp_scan", "fsdp2", "fsdp2_not_resharded", "tensor_parallel"]
+AS_ONE = [
+    *((name, world) for name in ("ddp", "ddp_probed_inside", "ddp_scan") for world in WORLDS),
+    *((name, world) for name in ("fsdp2", "fsdp2_not_resharded") for world in WORLDS),
+    ("tensor_parallel", 2),
+    ("hybrid_sharded", 4),
+    ("sharded_and_tensor_parallel", 4),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", AS_ONE)
+@pytest.mark.parametrize(("name", "world"), AS_ONE)
 def test_ranks_agree_with_one_process(name, world, ran):
-    if name == "tensor_parallel" and world != 2:
-        pytest.skip("its layers are cut into two")
-    kind = setups.Even if name == "tensor_parallel" else setups.Net
-    oracle = expected(world, kind)
+    whole = 2 if name == "sharded_and_tensor_parallel" else world  # ranks that have different data
+    oracle = expected(whole, setups.Even if "tensor" in name else setups.Net)
     for rank in range(world):
         measured, facts = read(ran(world), name, rank)
         assert measured.keys() == oracle.keys()
