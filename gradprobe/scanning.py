@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -287,6 +288,12 @@ def make_optimizer(factory: OptimizerFactory | None, net: nn.Module) -> torch.op
     made = factory(net)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"expected optimizer(model) to return a torch.optim.Optimizer, got {type(made).__name__}")
+    closure = inspect.signature(type(made).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise TypeError(
+            f"{type(made).__name__} needs a closure in every step, which scan and compare do not give it: use "
+            "GradientProbe(model, optimizer=...) in your own loop"
+        )
     return made
 
 

@@ -213,6 +213,16 @@ def test_an_optimizer_has_to_be_a_function_of_the_model():
         scan(net, [(torch.ones(2, 1), None)], lambda y, _: y.sum(), optimizer=torch.optim.SGD(net.parameters()))
 
 
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    with pytest.raises(TypeError, match="LBFGS needs a closure in every step"):
+        scan(
+            nn.Linear(1, 1),
+            [(torch.ones(2, 1), None)],
+            lambda y, _: y.sum(),
+            optimizer=lambda net: torch.optim.LBFGS(net.parameters()),
+        )
+
+
 def test_a_batch_that_does_not_fit_says_its_shape():
     with pytest.raises(RuntimeError) as caught:
         scan(nn.Linear(3, 1), [(torch.ones(2, 5), None)], lambda y, _: y.sum())
