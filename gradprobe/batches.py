@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -39,10 +39,6 @@ class Batches:
         if isinstance(source, (Tensor, str, dict)):
             raise TypeError(f"expected an iterable of (inputs, target) batches, got one {type(source).__name__}")
         self._source: Source = _Replayed(source) if isinstance(source, Iterator) else source
-
-    def __len__(self) -> int:
-        """Batches in one pass, 0 where that is not known."""
-        return len(self._source) if isinstance(self._source, Sized) else 0
 
     def generators(self) -> list[torch.Generator]:
         """The loader's own random number generators, which the global seed does not reach."""

@@ -101,6 +101,7 @@ class GradientProbe:
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
+        self._passes.resume()
         self._meeting = Meeting(self._slots)
         try:
             self._attach()
@@ -187,6 +188,8 @@ class GradientProbe:
         self._attached = False
         self._survey.detach()
         self._hooks.remove()
+        # a graph that outlives the window still has its tensor hooks: they must neither measure nor hold
+        self._passes.pause()
         self._passes.clear()
         self._table = table(self._closed, self._slots)
 

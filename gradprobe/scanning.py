@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -302,18 +303,15 @@ def _train_mode(model: nn.Module) -> None:
         model.train()
 
 
-class _shapes_told:  # noqa: N801 (used as a statement)
-    """Adds the shapes of the batch to an error in the user's forward."""
-
-    def __init__(self, inputs: Any, iteration: int) -> None:
-        self.inputs, self.iteration = inputs, iteration
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and hasattr(error, "add_note"):
-            error.add_note(f"iteration {self.iteration}, inputs of shape {describe(self.inputs)}")
+@contextlib.contextmanager
+def _shapes_told(inputs: Any, iteration: int) -> Iterator[None]:
+    """Add the shapes of the batch to an error in the user's forward or loss."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(f"iteration {iteration}, inputs of shape {describe(inputs)}")
+        raise
 
 
 def concluded(

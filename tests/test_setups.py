@@ -363,6 +363,20 @@ def test_a_model_that_gets_its_memory_after_the_probe():
     assert_agrees(probe.history, expected())
 
 
+@pytest.mark.parametrize("retain", [True, False])
+def test_a_graph_that_outlives_the_window_is_not_measured(retain):
+    model = net()
+    with GradientProbe(model, iterations=1) as probe:
+        x, y = data()[0]
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward(retain_graph=True)
+        probe.step()
+    before = probe.history
+    loss.backward(retain_graph=retain)
+    assert not probe._passes.tallies()
+    assert probe.history == before
+
+
 def test_scripted_modules_are_refused():
     model = nn.Sequential(nn.Linear(2, 2))
     script = pytest.importorskip("torch.jit").script
