@@ -48,17 +48,64 @@ class Point:
         shape: Shape of that output, batch dimension first, as recorded.
         depth: Depth of the served layer nearest the output.
         layers: Names of the layers it serves, in depth order.
+        channels: Axis of the channels in the shape, where the layers told it.
     """
 
     name: str
     shape: tuple[int, ...]
     depth: int
     layers: tuple[str, ...]
+    channels: int | None = None
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Point:
         """Build a point from its JSON form."""
-        return cls(record["name"], tuple(record["shape"]), record["depth"], tuple(record["layers"]))
+        shape, layers = tuple(record["shape"]), tuple(record["layers"])
+        return cls(record["name"], shape, record["depth"], layers, record.get("channels"))
+
+
+class Points(tuple[Point, ...]):
+    """Supervision points in forward order, and why every other layer has none.
+
+    Attributes:
+        unserved: The reason for each layer that no point serves, by name.
+
+    Example:
+        >>> unserved = {"fc": "it makes the network's output"}
+        >>> found = Points([Point("act", (8, 4, 5, 5), 1, ("conv", "norm"))], unserved)
+        >>> print(found)
+        1 point serves 2 layers; 1 layer has none
+        act (8, 4, 5, 5): conv, norm
+        no point for fc: it makes the network's output
+        >>> found[0].name, found.unserved["fc"]
+        ('act', "it makes the network's output")
+    """
+
+    unserved: Mapping[str, str]
+
+    def __new__(cls, points: Iterable[Point] = (), unserved: Mapping[str, str] | None = None) -> Points:
+        """Keep both."""
+        made = super().__new__(cls, points)
+        made.unserved = dict(unserved or {})
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.unserved
+
+    def __str__(self) -> str:
+        lines = [self.summary()]
+        for point in self:
+            names = ", ".join(shorten(name, 40) for name in point.layers)
+            lines.append(f"{shorten(point.name, 40)} {point.shape}: {names}")
+        lines += [f"no point for {shorten(name, 40)}: {why}" for name, why in self.unserved.items()]
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """How many there are, in a sentence."""
+        served, left = sum(len(point.layers) for point in self), len(self.unserved)
+        points = "1 point serves" if len(self) == 1 else f"{len(self)} points serve"
+        layers = "1 layer" if served == 1 else f"{served} layers"
+        return f"{points} {layers}" + (f"; {left} layer{' has' if left == 1 else 's have'} none" if left else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +121,9 @@ class GradientHistory:
         conditions: What the magnitudes depend on: batch size, loss, optimizer, seed, device, ...
         layers: The layers in depth order.
         points: The supervision points in forward order.
-        output_shape: Shape of the network's (first) output tensor, or None where there was none.
+        output_shape: Shape of the network's main output tensor (of each, where it returns a list), or None.
+        output_channels: Axis of the channels in it, where the layers told it.
+        head: Name of the layer that makes the output, or None where none does.
 
     Example:
         >>> rows = [(0, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]
@@ -89,7 +138,14 @@ class GradientHistory:
     conditions: Mapping[str, Any]
     layers: tuple[Layer, ...]
     points: tuple[Point, ...]
-    output_shape: tuple[int, ...] | None
+    output_shape: Any
+    output_channels: int | None = None
+    head: str | None = None
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """What a branch has to know of the network's output: ``output_shape, output_channels, head``."""
+        return {name: getattr(self, name) for name in ("output_shape", "output_channels", "head")}
 
     @property
     def iterations(self) -> int:
@@ -162,29 +218,30 @@ class GradientHistory:
             "conditions": dict(self.conditions),
             "layers": [asdict(layer) for layer in self.layers],
             "points": [asdict(point) for point in self.points],
-            "output_shape": self.output_shape,
+            **self.output,
         }
 
     @classmethod
     def from_record(cls, frame: pd.DataFrame, record: Mapping[str, Any]) -> GradientHistory:
         """The reverse of `record`."""
-        shape = record["output_shape"]
         return cls(
             frame,
             record["conditions"],
             tuple(Layer(**layer) for layer in record["layers"]),
             tuple(Point.from_record(point) for point in record["points"]),
-            None if shape is None else tuple(shape),
+            as_tuples(record["output_shape"]),
+            record.get("output_channels"),
+            record.get("head"),
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GradientHistory):
             return NotImplemented
-        same = (self.conditions, self.layers, self.points, self.output_shape) == (
+        same = (self.conditions, self.layers, tuple(self.points), self.output) == (
             other.conditions,
             other.layers,
-            other.points,
-            other.output_shape,
+            tuple(other.points),
+            other.output,
         )
         return same and self.frame.equals(other.frame)
 
@@ -206,6 +263,16 @@ class GradientHistory:
             for of, why in layer.unreached.items()
         ]
         return "\n".join(line for line in lines if line)
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as the tuples they were.
+
+    Example:
+        >>> as_tuples([[2, 3], [2, 5]])
+        ((2, 3), (2, 5))
+    """
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def tidy(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+
+import torch
 
 
 class Removable(Protocol):
@@ -54,3 +56,21 @@ class Attached:
         """Take every hook off."""
         while self._hooks:
             self._hooks.pop().remove()
+
+
+class Eager:
+    """Compiled code runs eagerly until the last of these is removed: hooks do not run in it (design, fact 4)."""
+
+    _count: ClassVar[int] = 0
+    _stance: ClassVar[Any] = None
+
+    def __init__(self) -> None:
+        if not Eager._count:
+            Eager._stance = torch.compiler.set_stance("force_eager")
+        Eager._count += 1
+
+    def remove(self) -> None:
+        """Let compiled code run again, if this is the last."""
+        Eager._count -= 1
+        if not Eager._count:
+            Eager._stance.__exit__(None, None, None)

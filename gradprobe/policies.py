@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.history import AGGREGATES, GradientHistory, Point, shorten
+from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, shorten
 from gradprobe.magnitude import label, short
 
 CNDS_THRESHOLD = 1e-7
@@ -30,9 +30,12 @@ class Placement:
         reason: Why, in a sentence or two.
         skipped: Layers that were left out, with the reason.
         disagreement: One sentence where a scale-free rule sees it differently, else None.
-        output_shape: Shape of the network's output, which a branch has to have as well.
+        output_shape: Shape of the network's output, which a branch has to have as well; where it is a list of
+            tensors, the shape of each.
         of: The quantity that was looked at.
         threshold: The magnitude below which a layer was flagged, where the rule has one.
+        output_channels: Axis of the channels in the output, where the layers told it.
+        head: Name of the layer that makes the output, which branches can share.
 
     Example:
         >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
@@ -46,9 +49,11 @@ class Placement:
     reason: str
     skipped: Mapping[str, str] = field(default_factory=dict)
     disagreement: str | None = None
-    output_shape: tuple[int, ...] | None = None
+    output_shape: Any = None
     of: str = "output"
     threshold: float | None = None
+    output_channels: int | None = None
+    head: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -57,10 +62,9 @@ class Placement:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Placement:
         """The reverse of `record`."""
-        shape = record["output_shape"]
         points = tuple(Point.from_record(point) for point in record["points"])
         sequences = {"flagged": tuple(record["flagged"]), "points": points}
-        return cls(**{**record, **sequences, "output_shape": None if shape is None else tuple(shape)})
+        return cls(**{**record, **sequences, "output_shape": as_tuples(record["output_shape"])})
 
     def __str__(self) -> str:
         names = ", ".join(shorten(point.name, 40) for point in self.points)
@@ -163,6 +167,8 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
     placement = policy(history)
     if not isinstance(placement, Placement):
         raise TypeError(f"expected the policy to return a Placement, got {type(placement).__name__}")
+    if placement.points and placement.output_shape is None:
+        placement = replace(placement, **history.output)
     if not isinstance(policy, ThresholdPolicy):
         return placement
     second = RelativePolicy(of=policy.of, aggregate=policy.aggregate)
@@ -221,14 +227,13 @@ def _place(history: GradientHistory, magnitudes: pd.Series[float], low: pd.Serie
         if layer.name not in magnitudes.index and layer.unreached
     }
     if not flagged:
-        reason = _none_needed(magnitudes)
-        return Placement(policy, (), (), reason, skipped, output_shape=history.output_shape)
+        return Placement(policy, (), (), _none_needed(magnitudes), skipped, **history.output)
     if len(flagged) == len(magnitudes):
         reason = (
             "Every layer is flagged, the last one too: that is the scale of the loss (or a dead output), "
             "not the depth. A branch would not help."
         )
-        return Placement(policy, flagged, (), reason, skipped, output_shape=history.output_shape)
+        return Placement(policy, flagged, (), reason, skipped, **history.output)
     points: list[Point] = []
     reasons: list[str] = []
     for run in runs:
@@ -238,7 +243,7 @@ def _place(history: GradientHistory, magnitudes: pd.Series[float], low: pd.Serie
             skipped[str(run[-1])] = why
         elif point not in points:
             points.append(point)
-    return Placement(policy, flagged, tuple(points), " ".join(reasons), skipped, None, history.output_shape)
+    return Placement(policy, flagged, tuple(points), " ".join(reasons), skipped, **history.output)
 
 
 def _none_needed(magnitudes: pd.Series[float]) -> str:

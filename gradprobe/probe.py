@@ -14,8 +14,17 @@ from torch.optim import Optimizer
 
 from gradprobe.door import as_optimizers, as_quantities, check_trainable, check_window
 from gradprobe.history import GradientHistory, Layer, tidy
-from gradprobe.hooks import Attached, Hook
-from gradprobe.layers import choose, first_tensor, is_compiled, named_layers, own_parameters, unwrap, weight_names
+from gradprobe.hooks import Attached, Eager, Hook
+from gradprobe.layers import (
+    choose,
+    first_tensor,
+    is_compiled,
+    named_layers,
+    own_parameters,
+    unwrap,
+    weight_names,
+    whole,
+)
 from gradprobe.magnitude import Tally
 from gradprobe.passes import Passes
 from gradprobe.ranks import Meeting, averaged_over, world_size, wrapper
@@ -155,7 +164,7 @@ class GradientProbe:
                 type(self._layers[name]).__name__.removeprefix("FSDP"),
                 sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
                 self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if self._closed else {},
-                topology.unserved.get(name),
+                topology.points.unserved.get(name),
             )
             for depth, name in enumerate(order)
         )
@@ -168,13 +177,21 @@ class GradientProbe:
             for of in self.of
         ]
         conditions = self._conditions(topology.batch_size)
-        return GradientHistory(tidy(rows), conditions, layers, topology.points, topology.output_shape)
+        return GradientHistory(
+            tidy(rows),
+            conditions,
+            layers,
+            tuple(topology.points),
+            topology.output_shape,
+            topology.output_channels,
+            topology.head,
+        )
 
     def _attach(self) -> None:
         # hooks do not run in compiled code: it runs eagerly while the window is open (design, fact 4)
         self._eager = "torch._dynamo" in sys.modules
         if self._eager:
-            self._hooks.add(_Eager())
+            self._hooks.add(Eager())
         self._survey.attach()
         if "output" in self.of:
             for name, module in self._layers.items():
@@ -229,10 +246,7 @@ class GradientProbe:
         if not self._reasons.tapped:
             self._outside = averaged_over(_around(self.model))
         self._reasons.tapped[name] += 1
-        # an in-place change of a view takes its own node out of the graph, but not that of the tensor it shows
-        base = tensor._base if tensor._is_view() else None
-        if base is not None and base.requires_grad and base.numel() == tensor.numel():
-            tensor = base
+        tensor = whole(tensor)
         handle = tensor.register_hook(Hook(self._passes.tap((name, "output"))))
         if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
             self._hooks.add(handle)
@@ -347,23 +361,6 @@ class GradientProbe:
             "compile": "ran eagerly during the window" if self._eager and is_compiled(self.model) else None,
         }
         return {**found, **self._given}
-
-
-class _Eager:
-    """Compiled code runs eagerly until the last of these is removed, so that the hooks in it run."""
-
-    _count = 0
-    _stance: Any = None
-
-    def __init__(self) -> None:
-        if not _Eager._count:
-            _Eager._stance = torch.compiler.set_stance("force_eager")
-        _Eager._count += 1
-
-    def remove(self) -> None:
-        _Eager._count -= 1
-        if not _Eager._count:
-            _Eager._stance.__exit__(None, None, None)
 
 
 def _around(model: nn.Module) -> nn.Module:

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from gradprobe.branches import BranchFactory, build_branch
+from gradprobe.branches import Branch, BranchFactory, build_branch
+from gradprobe.graph import MAKES_OUTPUT
 from gradprobe.history import Point
-from gradprobe.hooks import Attached, Hook
-from gradprobe.layers import first_tensor, unknown
+from gradprobe.layers import first_tensor, main_output, unknown
 from gradprobe.loss import SupervisedOutput
 from gradprobe.policies import Placement
 from gradprobe.topology import survey
+
+_HOOK = "gradprobe"
 
 
 class SupervisedModel(nn.Module):
     """A trunk, unchanged, and the branches at its points.
 
     In ``train()`` it returns ``SupervisedOutput(output, auxiliary)``. In ``eval()`` it returns exactly what the
-    trunk returns, computed by the trunk alone. Hooks are on the trunk only during a training forward, so
+    trunk returns, computed by the trunk alone. The trunk has hooks only during a training forward, so
     ``net.trunk`` has the state dict, class, pickle and export that it had. ``load_state_dict`` takes a plain
-    checkpoint of the trunk as well; for one to give away use ``net.trunk.state_dict()``.
+    checkpoint of the trunk as well, also where this network is a part of a larger one; for one to give away use
+    ``net.trunk.state_dict()``.
 
     Args:
         trunk: The user's network.
         branches: For each point's module name: the branch.
+
+    Attributes:
+        points: The names of the points, in forward order.
+        branches: A ``ModuleDict`` with a branch for each; its keys are ``at_`` and the name, with ``/`` for dots.
 
     Example:
         >>> import torch
@@ -47,36 +56,88 @@ class SupervisedModel(nn.Module):
             if name not in modules:
                 raise ValueError(unknown("module", name, modules))
         self.trunk = trunk
-        # a module's name may hold a dot or be empty or be "keys", none of which ModuleDict takes
-        self.branches = nn.ModuleDict({f"at_{name.replace('.', '/')}": branches[name] for name in branches})
+        self.branches = nn.ModuleDict({_key(name): branches[name] for name in branches})
         self.points = tuple(branches)
         self.training = trunk.training
+        self._untouched: set[str] = set()
+        # compiled code can put a module's hooks back only if it finds them somewhere else than on the module
+        self._hooks_of = {name: modules[name]._forward_hooks for name in branches}
+        self.register_load_state_dict_pre_hook(_take_plain_checkpoint)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The trunk's output, and in training the branches' with it."""
         if not self.training:
             return self.trunk(*args, **kwargs)
-        taken: dict[str, Tensor] = {}
-        hooks = Attached()
+        taken: dict[str, tuple[Tensor, Tensor, int]] = {}
+        modules = {name: self.trunk.get_submodule(name) for name in self.points}
+        if not torch.compiler.is_compiling():
+            self._hooks_of = {name: module._forward_hooks for name, module in modules.items()}
         try:
-            for name in self.points:
-                module = self.trunk.get_submodule(name)
-                hooks.add(module.register_forward_hook(Hook(partial(_take, taken, name))))
+            for name, module in modules.items():
+                take = partial(_take, taken, name, name not in self._untouched)
+                module._forward_hooks = {**self._hooks_of[name], _HOOK: take}  # type: ignore[dict-item]
             output = self.trunk(*args, **kwargs)
         finally:
-            hooks.remove()
+            for name, module in modules.items():
+                module._forward_hooks = self._hooks_of[name]
         missing = [name for name in self.points if name not in taken]
         if missing:
-            raise RuntimeError(f"no output of the supervision point {missing[0]!r} in this forward pass")
-        branches = zip(self.points, self.branches.values(), strict=True)
-        return SupervisedOutput(output, tuple(branch(taken[name]) for name, branch in branches))
+            raise RuntimeError(
+                f"no output of the supervision point {missing[0]!r} in this forward pass: it was not called, or "
+                f"returned no tensor; take its branch off with net.remove({missing[0]!r})"
+            )
+        if not torch.compiler.is_compiling():
+            self._see_changes(taken)
+        like = main_output(output)
+        predictions = (_predict(self.branches[_key(name)], taken[name][0], like) for name in self.points)
+        return SupervisedOutput(output, tuple(predictions))
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a checkpoint of this network, or a plain one of its trunk (the branches stay as they are)."""
-        keys = set(state_dict)
-        if len(keys & set(self.trunk.state_dict())) > len(keys & set(self.state_dict())):
-            return self.trunk.load_state_dict(state_dict, strict=strict, assign=assign)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+    def remove(self, *names: str) -> None:
+        """Take branches off: those at these points, or all of them.
+
+        May be done in the middle of training. Optimizers that hold the branches' parameters go on: they find no
+        gradient there any more. Under ``DistributedDataParallel``, which counts its parameters once, set the
+        weight to 0 instead (``DeepSupervisionLoss(drop_after=...)``), or wrap again.
+
+        Args:
+            names: Names out of ``net.points``.
+
+        Raises:
+            ValueError: There is no branch at such a point.
+
+        Example:
+            >>> import torch
+            >>> trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> net = SupervisedModel(trunk, {"0": nn.Linear(8, 2), "1": nn.Linear(8, 2)})
+            >>> net.remove("0")
+            >>> net.points
+            ('1',)
+            >>> net.remove()
+            >>> net(torch.zeros(5, 4)).auxiliary
+            ()
+        """
+        for name in names or self.points:
+            if name not in self.points:
+                raise ValueError(unknown("supervision point", name, self.points))
+            branch = self.branches.pop(_key(name))
+            self.points = tuple(point for point in self.points if point != name)
+            self._hooks_of.pop(name, None)
+            for parameter in branch.parameters():
+                parameter.grad = None
+
+    def _see_changes(self, taken: Mapping[str, tuple[Tensor, Tensor, int]]) -> None:
+        """An in-place operation may follow a point; only there is a copy needed (design, fact 7)."""
+        for name, (kept, original, version) in taken.items():
+            if original._version == version:
+                self._untouched.add(name)
+            elif name in self._untouched:
+                self._untouched.discard(name)
+                if kept is original:
+                    warnings.warn(
+                        f"the output of {name!r} was changed in place in this forward pass, but not in those "
+                        "before: this once its branch got the changed values",
+                        stacklevel=3,
+                    )
 
 
 def supervise(
@@ -88,13 +149,16 @@ def supervise(
 ) -> SupervisedModel:
     """Put auxiliary classifiers on a network.
 
-    Build the optimizer afterwards, over ``net.parameters()``, and use `gradprobe.DeepSupervisionLoss`.
+    Build the optimizer afterwards, over ``net.parameters()``, and use `gradprobe.DeepSupervisionLoss`. Wrap in
+    ``DistributedDataParallel``, ``fully_shard`` or ``torch.compile`` afterwards too.
 
     Args:
         model: The network; it becomes ``net.trunk`` and is not changed.
-        placement: A placement (its points and shapes are used), or the names of modules.
-        inputs: With names: a batch of inputs, from which the shapes are found.
-        branch: ``"auto"``, ``"cnds"``, ``"pooled"``, ``"dense"``, ``"token"``, or a function
+        placement: A placement (its points and shapes are used), or names of modules: any that is called once and
+            returns what a branch can take, whether `gradprobe.points` would choose it or not.
+        inputs: With names: a batch of inputs, from which the shapes are found. A tensor, a tuple of positional or
+            a dict of keyword arguments.
+        branch: ``"auto"``, a name out of `gradprobe.BRANCHES`, or a function
             ``(point_shape, output_shape) -> nn.Module``; shapes have the batch dimension first.
 
     Raises:
@@ -112,38 +176,89 @@ def supervise(
           )
         )
     """
-    if isinstance(placement, Placement):
-        points, output_shape = placement.points, placement.output_shape
-    else:
-        points, output_shape = _by_hand(model, placement, inputs)
-    if points and output_shape is None:
+    if not isinstance(placement, Placement):
+        placement = _by_hand(model, placement, inputs)
+    if placement.points and placement.output_shape is None:
         raise ValueError("the network's output is no tensor, so no branch can be built for it")
-    branches = {point.name: build_branch(branch, point.shape, output_shape or ()) for point in points}
-    reference = next(model.parameters(), None)
-    if reference is not None:
-        for built in branches.values():
-            built.to(reference.device, reference.dtype if reference.is_floating_point() else None)
+    modules = dict(model.named_modules())
+    head = modules.get(placement.head) if placement.head is not None else None
+    branches: dict[str, nn.Module] = {}
+    for point in placement.points:
+        branches[point.name] = built = build_branch(
+            branch,
+            point.shape,
+            placement.output_shape or (),
+            channels=point.channels,
+            output_channels=placement.output_channels,
+            head=head,
+        )
+        near = next(_parameters_near(point, modules), None)
+        if near is not None:
+            built.to(near.device, near.dtype)
     net = SupervisedModel(model, branches)
     net.branches.train(net.training)
     return net
 
 
-def _by_hand(model: nn.Module, names: Any, inputs: Any) -> tuple[tuple[Point, ...], tuple[int, ...] | None]:
+def _by_hand(model: nn.Module, names: Any, inputs: Any) -> Placement:
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise TypeError(f"expected a Placement or a list of module names, got {type(names).__name__}")
     if inputs is None:
         raise ValueError("names need inputs= as well, a batch of inputs to find the shapes with")
-    topology = survey(model, inputs)
-    by_name = {name: point for point in topology.points for name in (point.name, *point.layers)}
+    found = survey(model, inputs)
+    modules = dict(model.named_modules())
     for name in names:
-        if name not in by_name:
-            raise ValueError(topology.unserved.get(name) or unknown("supervision point", name, by_name))
-    chosen = {by_name[name].name: by_name[name] for name in names}
-    return tuple(sorted(chosen.values(), key=lambda point: point.depth)), topology.output_shape
+        if name not in modules:
+            raise ValueError(unknown("module", name, modules))
+        why = found.points.unserved.get(name)
+        if name not in found.taps or why == MAKES_OUTPUT:
+            why = why or "it is not called just once, or returns no tensor (N, C, ...) that requires a gradient"
+            raise ValueError(f"no branch can be put at {name!r}: {why}")
+    points = tuple(point for name, point in found.taps.items() if name in names)
+    return Placement(
+        "by hand",
+        (),
+        points,
+        "given by name",
+        output_shape=found.output_shape,
+        output_channels=found.output_channels,
+        head=found.head,
+    )
 
 
-def _take(taken: dict[str, Tensor], name: str, module: nn.Module, args: Any, output: Any) -> None:
+def _parameters_near(point: Point, modules: Mapping[str, nn.Module]) -> Iterator[nn.Parameter]:
+    """Parameters whose device and dtype a branch follows: those of the layers served, or any of the network."""
+    for name in (*reversed(point.layers), point.name, ""):
+        if name in modules:
+            yield from (p for p in modules[name].parameters() if p.is_floating_point())
+
+
+def _key(name: str) -> str:
+    # a module's name may hold a dot or be empty or be "keys", none of which ModuleDict takes
+    return f"at_{name.replace('.', '/')}"
+
+
+def _take(
+    taken: dict[str, tuple[Tensor, Tensor, int]], name: str, copy: bool, module: nn.Module, args: Any, output: Any
+) -> None:
     tensor = first_tensor(output)
     if tensor is not None:
-        # an in-place operation may follow: the branch has to get the value as it is here (design, fact 7)
-        taken[name] = tensor.clone()
+        compiling = torch.compiler.is_compiling()  # compiled code takes a needless copy out by itself
+        version = 0 if compiling else tensor._version
+        taken[name] = (tensor.clone() if copy or compiling else tensor, tensor, version)
+
+
+def _predict(branch: nn.Module, point: Tensor, like: Any) -> Any:
+    return branch(point, like=like) if isinstance(branch, Branch) else branch(point)
+
+
+def _take_plain_checkpoint(net: SupervisedModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a checkpoint of the bare trunk load: its keys get this network's names; the branches stay."""
+    keys = [key for key in state if key.startswith(prefix)]
+    plain = {f"{prefix}{key}" for key in net.trunk.state_dict()}
+    own = {f"{prefix}{key}" for key in net.state_dict()}
+    if len(plain.intersection(keys)) > len(own.intersection(keys)):
+        for key in keys:
+            state[f"{prefix}trunk.{key[len(prefix) :]}"] = state.pop(key)
+        for key, value in net.branches.state_dict(keep_vars=True).items():
+            state[f"{prefix}branches.{key}"] = value

@@ -1,39 +1,29 @@
-"""Which module outputs can be supervised, found while the network makes one ordinary forward pass."""
+"""Which module outputs can be supervised, found while the network makes one ordinary forward pass.
+
+The survey notes what the modules are called with and return; `gradprobe.graph` draws the conclusions.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
-from gradprobe.history import Point
-from gradprobe.hooks import Attached, Hook
-from gradprobe.layers import first_tensor, main_tensor, named_layers, named_modules, unwrap
+from gradprobe.entries import Entries
+from gradprobe.graph import Call, Trace, channel_axes, find_points
+from gradprobe.history import Point, Points
+from gradprobe.hooks import Attached, Eager, Hook
+from gradprobe.layers import is_compiled, main_output, named_layers, named_modules, tensors, unwrap, whole
 from gradprobe.snapshot import preserved
 
-_NORMALISATIONS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
-_NOT_ELEMENTWISE = ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of one module: what went in and came out, first tensors only."""
-
-    name: str
-    module: nn.Module
-    input: Tensor | None
-    output: Tensor | None
+# without gradients these take another path through their C++ code if no mode is on: it must stay the user's
+_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -43,72 +33,142 @@ class Topology:
     Attributes:
         order: Layer names in the order in which they first finished; one that was never called stands
             behind the layer before it in ``named_modules()``.
-        points: The supervision points in forward order.
-        unserved: Why a layer has no point, by name.
-        output_shape: Shape of the network's first output tensor, or None.
+        points: The supervision points in forward order, with the reason for each layer that has none.
+        taps: For each module that a branch could be put behind by hand, in forward order: the point it would be.
+        output_shape: Shape of the network's main output tensor, one for each where it is a list, or None.
+        output_channels: Axis of the channels in it, where the layers told it.
+        head: Name of the layer that makes the output.
         batch_size: First size of the network's first input tensor, or None.
     """
 
     order: tuple[str, ...]
-    points: tuple[Point, ...]
-    unserved: dict[str, str]
-    output_shape: tuple[int, ...] | None
+    points: Points
+    taps: dict[str, Point]
+    output_shape: Any
+    output_channels: int | None
+    head: str | None
     batch_size: int | None
 
 
 class Survey:
-    """Notes one forward pass of a network by hooks that come off when its root returns.
+    """Notes the first forward pass that records gradients, by hooks that come off when the network returns.
 
-    Tensors are held until then, so that two of them never share an identity.
+    Where the root itself is never called, the outermost of its modules stand for it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.calls: list[Call] = []
         self.topology: Topology | None = None
+        self._calls: list[Call] = []
+        self._open: list[tuple[nn.Module, tuple[Node, ...], Any]] = []
+        self._entries = Entries()
+        self._result: Any = None
+        self._batch_size: int | None = None
         self._hooks = Attached()
 
     def attach(self) -> None:
         """Start to note calls."""
         for name, module in named_modules(self.model):
-            hook = Hook(partial(self._note, name))
-            self._hooks.add(module.register_forward_hook(hook, with_kwargs=True))
+            before, after = Hook(self._enter), Hook(partial(self._leave, name))
+            self._hooks.add(module.register_forward_pre_hook(before, with_kwargs=True))
+            self._hooks.add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
     def finish(self) -> Topology:
-        """Take the hooks off and draw the conclusions; the tensors are let go."""
-        self._hooks.remove()
+        """Take the hooks off and draw the conclusions; the graph is let go."""
+        self.detach()
         if self.topology is None:
-            self.topology = _conclude(self.model, self.calls)
-            self.calls = []
+            self.topology = self._concluded()
+            self._calls, self._result, self._entries = [], None, Entries()
         return self.topology
 
     def detach(self) -> None:
         """Take the hooks off, whatever was noted."""
         self._hooks.remove()
+        if self._open and not self._paused:  # in the middle of a forward pass
+            self._entries.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._open.clear()
 
-    def _note(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling() or not (self._open or torch.is_grad_enabled()):
             return
-        made = main_tensor(output) if module is self.model else first_tensor(output)
-        self.calls.append(Call(name, module, first_tensor([args, kwargs]), made))
-        if module is self.model:
-            self.finish()
+        given = list(tensors([args, kwargs]))
+        if not self._open:
+            if self._batch_size is None and given and given[0].dim():
+                self._batch_size = int(given[0].shape[0])
+            self._entries.begin(given)
+            self._entries.__enter__()  # type: ignore[no-untyped-call]
+        taken = None
+        if isinstance(module, _FAST_PATHS) and not module.training and not self._paused:
+            taken = self._entries.taken([args, kwargs])
+            self._entries.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        # the nodes as they are now: behind an in-place module they would be those of its output
+        self._open.append((module, _nodes(given), taken))
+
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or all(module is not entered for entered, *_ in self._open):
+            return
+        while True:
+            entered, inputs, taken = self._open.pop()
+            if taken is not None:
+                self._entries.__enter__()  # type: ignore[no-untyped-call]
+                self._entries.given(taken, output)
+            if entered is module:
+                break
+        if module is not self.model:
+            self._calls.append(_call(name, module, inputs, output))
+        if not self._open:
+            self._entries.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._result = output
+            if module is self.model and output is not None:
+                self.finish()
+
+    @property
+    def _paused(self) -> bool:
+        return any(taken is not None for _, _, taken in self._open)
+
+    def _concluded(self) -> Topology:
+        layers = list(named_layers(self.model))
+        order = _order(layers, [call.name for call in self._calls], called=self._result is not None)
+        found = list(tensors(self._result))
+        results = _nodes([tensor for tensor in found if tensor.dim()]) or _nodes(found)
+        entries = self._entries
+        points = find_points(Trace(order, self._calls, entries.nodes, entries.outside, results))
+        axes = channel_axes(self._calls)
+        shape = output_shape(self._result)
+        alike = [call for call in self._calls if call.shape == shape]
+        return Topology(
+            order,
+            points,
+            _taps(order, self._calls),
+            shape,
+            axes[id(alike[-1])] if alike else None,
+            next((call.name for call in reversed(alike) if call.name in layers), None),
+            self._batch_size,
+        )
 
 
-def points(model: nn.Module, inputs: Any) -> tuple[Point, ...]:
+def points(model: nn.Module, inputs: Any) -> Points:
     """The supervision points of a model: the module outputs that can feed a branch, in forward order.
 
-    Runs one forward pass on the inputs and leaves the model as it was.
+    A point is an output that every path from the input to the model's output passes; each layer is served by the
+    nearest one at or behind it. Runs one forward pass on the inputs and leaves the model as it was.
 
     Args:
         model: Any module.
         inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments.
 
+    Returns:
+        A tuple of points with ``name``, ``shape``, ``depth`` and ``layers``; its ``unserved`` says of every other
+        layer why it has none.
+
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
-        >>> [(point.name, point.shape, point.layers) for point in points(net, torch.ones(2, 1, 4, 4))]
+        >>> found = points(net, torch.ones(2, 1, 4, 4))
+        >>> [(point.name, point.shape, point.layers) for point in found]
         [('2', (2, 4, 2, 2), ('0', '1'))]
+        >>> found.unserved
+        {'4': "it makes the network's output"}
     """
     return survey(model, inputs).points
 
@@ -117,93 +177,68 @@ def survey(model: nn.Module, inputs: Any) -> Topology:
     """Run one forward pass on the inputs and say what it told; the model is left as it was."""
     args, kwargs = as_arguments(inputs)
     noted = Survey(unwrap(model))
+    hooks = Attached()
     with preserved(model), torch.enable_grad():
-        noted.attach()
         try:
+            if is_compiled(model):
+                hooks.add(Eager())
+            noted.attach()
             model(*args, **kwargs)
             return noted.finish()
         finally:
             noted.detach()
+            hooks.remove()
 
 
 def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What to call a model with: a dict goes in as keywords, a tuple as positionals, the rest as one."""
-    if isinstance(inputs, dict):
-        return (), inputs
+    """What to call a model with: a mapping goes in as keywords, a tuple as positionals, the rest as one."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
-def _conclude(model: nn.Module, calls: list[Call]) -> Topology:
-    order = _order(list(named_layers(model)), calls)
-    found, unserved = _points(order, calls)
-    root = next((call for call in reversed(calls) if call.module is model), None)
-    output = root.output if root else None
-    entered = root.input if root else None
-    return Topology(
-        order,
-        found,
-        unserved,
-        None if output is None else tuple(output.shape),
-        int(entered.shape[0]) if entered is not None and entered.dim() else None,
-    )
+def output_shape(result: Any) -> Any:
+    """Shape of a network's main output tensor; where it returns a list of tensors, that of each; else None."""
+    main = main_output(result)
+    if isinstance(main, list):
+        return tuple(tuple(tensor.shape) for tensor in main)
+    return None if main is None else tuple(main.shape)
 
 
-def _order(names: list[str], calls: list[Call]) -> tuple[str, ...]:
+def _taps(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Point]:
+    """What could be a point by hand: every module that is called once and returns what can feed a branch."""
+    times, axes, layers = Counter(call.name for call in calls), channel_axes(calls), set(order)
+    taps: dict[str, Point] = {}
+    done: list[str] = []
+    for call in calls:
+        if call.name in layers and call.name not in done:
+            done.append(call.name)
+        if call.shape is not None and call.feeds and times[call.name] == 1:
+            inside = tuple(name for name in done if name == call.name or name.startswith(f"{call.name}."))
+            taps[call.name] = Point(call.name, call.shape, max(0, len(done) - 1), inside, axes[id(call)])
+    return taps
+
+
+def _call(name: str, module: nn.Module, inputs: tuple[Node, ...], output: Any) -> Call:
+    made = list(tensors(output))
+    first = made[0] if made else None
+    feeds = first is not None and first.grad_fn is not None and first.is_floating_point() and first.dim() > 1
+    shape = None if first is None else tuple(first.shape)
+    return Call(name, module, inputs, _nodes(made), shape, feeds, torch.is_grad_enabled())
+
+
+def _nodes(found: Sequence[Tensor]) -> tuple[Node, ...]:
+    nodes = (whole(tensor).grad_fn for tensor in found)
+    return tuple(dict.fromkeys(node for node in nodes if node is not None))
+
+
+def _order(names: Sequence[str], finished: Sequence[str], called: bool) -> tuple[str, ...]:
     known = set(names)
-    order = list(dict.fromkeys(call.name for call in calls if call.name in known))
-    called = set(order)
+    order = [name for name in dict.fromkeys(finished) if name in known]
+    if called and "" in known:
+        order.append("")
+    seen = set(order)
     for position, name in enumerate(names):
-        if name not in called:
+        if name not in seen:
             order.insert(order.index(names[position - 1]) + 1 if position else 0, name)
     return tuple(order)
-
-
-def _points(order: tuple[str, ...], calls: list[Call]) -> tuple[tuple[Point, ...], dict[str, str]]:
-    """The simple rule: a layer's own output, extended over the normalisation and activation behind it."""
-    depth = {name: position for position, name in enumerate(order)}
-    times = Counter(call.name for call in calls)
-    last = next((name for name in reversed(order) if times[name]), None)
-    result = calls[-1].output if calls else None
-    leaves = [call for call in calls if next(call.module.children(), None) is None]
-    found: list[Point] = []
-    unserved: dict[str, str] = {}
-    for name in order:
-        if any(name in point.layers for point in found):
-            continue
-        call = next((call for call in calls if call.name == name), None)
-        reason = _why_not(call, times[name])
-        if reason is None and call is not None:
-            chain = _extended(call, leaves)
-            end = chain[-1]
-            if name == last or end.output is result:
-                reason = "it makes the network's output"
-            elif end.output is not None:
-                served = tuple(link.name for link in chain if link.name in depth)
-                found.append(Point(end.name, tuple(end.output.shape), depth[served[-1]], served))
-        if reason is not None:
-            unserved[name] = reason
-    return tuple(found), unserved
-
-
-def _why_not(call: Call | None, times: int) -> str | None:
-    if call is None:
-        return "never called as a module"
-    if call.output is None:
-        return "its output holds no tensor"
-    return f"reused: called {times} times in one forward" if times > 1 else None
-
-
-def _extended(call: Call, leaves: list[Call]) -> list[Call]:
-    chain = [call]
-    start = next((index for index, leaf in enumerate(leaves) if leaf is call), len(leaves))
-    for following in leaves[start + 1 :]:
-        if following.input is not chain[-1].output or not _elementwise(following.module):
-            break
-        chain.append(following)
-    return chain
-
-
-def _elementwise(module: nn.Module) -> bool:
-    kind = type(module)
-    activation = kind.__module__ == "torch.nn.modules.activation" and kind.__name__ not in _NOT_ELEMENTWISE
-    return activation or isinstance(module, _NORMALISATIONS)

@@ -9,9 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
-    {"magnitude", "layers", "history", "hooks", "snapshot", "version", "zoo"},
-    {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "topology", "batches"}
-    | {"policies", "branches", "loss", "comparison", "verdict"},
+    {"magnitude", "layers", "history", "hooks", "snapshot", "cuts", "version", "zoo"},
+    {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "batches"}
+    | {"entries", "graph", "topology", "policies", "branches", "comparison", "verdict"}
+    | {"loss", "own_loss", "stand_in", "companion"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"},
     {"cli", "__main__", "target", "options", "terminal", "demo"},
 ]

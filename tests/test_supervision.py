@@ -47,8 +47,8 @@ def test_points_extend_over_normalisation_and_activation():
     found = {point.name: point for point in gp.points(Residual(), inputs())}
     assert found["act"].layers == ("stem", "norm")
     assert found["act"].shape == (6, 4, 5, 5)
-    assert found["body"].layers == ("body",)
-    assert "fc" not in found  # it makes the output
+    assert found["dropout"].layers == ("body",)  # the root adds x behind it, and no other module returns the sum
+    assert gp.points(Residual(), inputs()).unserved == {"fc": "it makes the network's output"}
 
 
 def test_training_returns_both_and_evaluation_exactly_the_trunk():
@@ -175,7 +175,7 @@ def test_branches_follow_the_trunk_in_dtype_and_mode():
 @pytest.mark.parametrize(
     ("names", "arguments", "error", "message"),
     [
-        (["atc"], {"inputs": 1}, ValueError, "no supervision point is called 'atc'; did you mean 'act'"),
+        (["atc"], {"inputs": 1}, ValueError, "no module is called 'atc'; did you mean 'act'"),
         (["fc"], {"inputs": 1}, ValueError, "it makes the network's output"),
         (["act"], {}, ValueError, "names need inputs="),
         ("act", {"inputs": 1}, TypeError, "a Placement or a list of module names, got str"),
