@@ -15,21 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradprobe.branches import BRANCHES as BRANCHES
+    from gradprobe.branches import Branch as Branch
     from gradprobe.branches import C1DeepSup as C1DeepSup
     from gradprobe.branches import CNDSBranch as CNDSBranch
+    from gradprobe.branches import build_branch as build_branch
     from gradprobe.branches import conv3x3_bn_relu as conv3x3_bn_relu
+    from gradprobe.companion import CompanionObjective as CompanionObjective
+    from gradprobe.companion import squared_hinge as squared_hinge
     from gradprobe.comparing import compare as compare
     from gradprobe.comparison import Comparison as Comparison
     from gradprobe.history import GradientHistory as GradientHistory
     from gradprobe.history import Point as Point
+    from gradprobe.history import Points as Points
     from gradprobe.loss import DeepSupervisionLoss as DeepSupervisionLoss
     from gradprobe.loss import SupervisedOutput as SupervisedOutput
+    from gradprobe.loss import branch_weights as branch_weights
     from gradprobe.plots import comparison_figure as comparison_figure
     from gradprobe.plots import plot_comparison as plot_comparison
     from gradprobe.plots import plot_heatmap as plot_heatmap
     from gradprobe.plots import plot_history as plot_history
     from gradprobe.plots import plot_learning as plot_learning
     from gradprobe.plots import plot_profile as plot_profile
+    from gradprobe.policies import EveryLayerPolicy as EveryLayerPolicy
     from gradprobe.policies import Placement as Placement
     from gradprobe.policies import RelativePolicy as RelativePolicy
     from gradprobe.policies import ThresholdPolicy as ThresholdPolicy
@@ -47,11 +54,12 @@ if TYPE_CHECKING:
 
 # No module is called like a public function (scan, compare, points): importing it would hide the function.
 _HOME = {
-    "branches": ["BRANCHES", "C1DeepSup", "CNDSBranch", "conv3x3_bn_relu"],
+    "branches": ["BRANCHES", "Branch", "C1DeepSup", "CNDSBranch", "build_branch", "conv3x3_bn_relu"],
+    "companion": ["CompanionObjective", "squared_hinge"],
     "comparing": ["compare"],
     "comparison": ["Comparison"],
-    "history": ["GradientHistory", "Point"],
-    "loss": ["DeepSupervisionLoss", "SupervisedOutput"],
+    "history": ["GradientHistory", "Point", "Points"],
+    "loss": ["DeepSupervisionLoss", "SupervisedOutput", "branch_weights"],
     "plots": [
         "comparison_figure",
         "plot_comparison",
@@ -60,7 +68,7 @@ _HOME = {
         "plot_learning",
         "plot_profile",
     ],
-    "policies": ["Placement", "RelativePolicy", "ThresholdPolicy", "place"],
+    "policies": ["EveryLayerPolicy", "Placement", "RelativePolicy", "ThresholdPolicy", "place"],
     "probe": ["GradientProbe"],
     "run": ["Run", "load", "save"],
     "scanning": ["place_repeatedly", "scan"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from gradprobe.options import BRANCH, COUNT, DATA, FAIL_ON, FORMAT, OUT, POLICY,
 from gradprobe.terminal import FAILED, FOUND, progress, reported, user_output
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gradprobe.comparison import Comparison
     from gradprobe.history import GradientHistory
     from gradprobe.policies import Placement, Policy
@@ -95,7 +98,7 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
 @click.option("--seeds", type=COUNT, default=1, show_default=True, help="How many seeds, from --seed on.")
 @click.option(
     "--schedule",
-    type=click.Choice(["cnds", "linear", "constant"]),
+    type=click.Choice(["cnds", "dsn", "linear", "constant"]),
     default="cnds",
     show_default=True,
     help="How the weight of the branches falls over the training.",
@@ -124,6 +127,34 @@ def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:
 
         defaults = compare.make_context("compare", ["TARGET"]).params
         _compare(demo_target(), folder, iterations, 50, seeds, {**defaults, **options, "fail_on": ()})
+
+
+@main.command()
+@click.argument("target")
+@DATA
+@FORMAT
+def points(target: str, form: str, **options: Any) -> None:
+    """Show where branches can be put: each supervision point, the layers it serves, and why others have none."""
+    with reported():
+        loaded = _load(target, options)
+        from gradprobe import report
+        from gradprobe.batches import Batches, to_device
+        from gradprobe.layers import named_modules
+        from gradprobe.topology import survey
+
+        parameter = next(loaded.model.parameters(), None)
+        with user_output():
+            inputs, _ = next(Batches(loaded.batches).stream())
+            if parameter is not None:
+                inputs = to_device(inputs, parameter.device)
+            found = survey(loaded.model, inputs).points
+        if form == "json":
+            click.echo(json.dumps(report.points_record(found), indent=2))
+        elif form == "csv":
+            click.echo(report.points_csv(found), nl=False)
+        else:
+            kinds = {name: type(module).__name__ for name, module in named_modules(loaded.model)}
+            _console().print(report.points_tree(found, kinds))
 
 
 @main.command()
@@ -285,9 +316,11 @@ def _facts(loaded: Target, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policy(options: dict[str, Any]) -> Policy:
-    from gradprobe.policies import RelativePolicy, ThresholdPolicy
+    from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy
 
     shared = {"of": options["of"], "aggregate": options["aggregate"]}
+    if options["policy"] == "every":
+        return EveryLayerPolicy()
     if options["policy"] == "relative":
         return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
     return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
@@ -314,9 +347,13 @@ def _print(history: GradientHistory, placement: Placement, comparison: Compariso
     elif form == "csv":
         click.echo(report.as_csv(history, placement), nl=False)
     else:
-        from rich.console import Console
+        _console().print(report.as_table(history, placement, comparison))
 
-        Console(highlight=False).print(report.as_table(history, placement, comparison))
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
 
 
 def _fail_on(history: GradientHistory, placement: Placement, kinds: Sequence[str]) -> None:

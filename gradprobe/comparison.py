@@ -39,14 +39,17 @@ class Comparison:
 
     @property
     def gradient(self) -> pd.DataFrame:
-        """Flagged layers: median magnitude without and with, their ratio, and whether it is back.
+        """Flagged layers: median magnitude without and with, and their ratio.
+
+        Where none is flagged (`gradprobe.EveryLayerPolicy`): the layers that the branches serve.
 
         Returns:
             Indexed by layer, columns ``without, with, ratio``.
         """
-        flagged = list(self.placement.flagged)
-        without = self.plain.aggregate().reindex(flagged)
-        with_ = (self.supervised or self.plain).aggregate().reindex(flagged)
+        served = {name for point in self.placement.points for name in point.layers}
+        named = list(self.placement.flagged) or [layer.name for layer in self.plain.layers if layer.name in served]
+        without = self.plain.aggregate().reindex(named)
+        with_ = (self.supervised or self.plain).aggregate().reindex(named)
         return pd.DataFrame({"without": without, "with": with_, "ratio": with_ / without})
 
     @property
@@ -84,15 +87,18 @@ class Comparison:
 
 
 def _gradient_sentences(comparison: Comparison) -> list[str]:
-    if comparison.supervised is None:
+    table = comparison.gradient.dropna()
+    if comparison.supervised is None or table.empty:
         return []
-    table = comparison.gradient
     names = [shorten(str(name), 24) for name in table.index]
     span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     low, high = table["ratio"].min(), table["ratio"].max()
     still = [shorten(name, 24) for name in comparison.conditions.get("still_flagged", [])]
-    verb = "did not come back" if low < 2 else "rose" if still or low < 10 else "came back"
-    layers = "1 flagged layer" if len(table) == 1 else f"{len(table)} flagged layers"
+    flagged = bool(comparison.placement.flagged)
+    little, much = ("did not come back", "came back") if flagged else ("hardly changed", "rose")
+    verb = little if low < 2 else "rose" if still or low < 10 else much
+    kind = "flagged layer" if flagged else "supervised layer"
+    layers = f"1 {kind}" if len(table) == 1 else f"{len(table)} {kind}s"
     first = (
         f"The gradient {verb}: {label('output')} of the {layers} "
         f"({span}) is {_times(low, high)} what it was "

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from torch import nn
 from torch.autograd.graph import Node
@@ -242,7 +243,7 @@ class Passage:
         way = without_long_skips(self._joined(way), graph.layers, len(graph.trace.order))
         last = max((node for node in way if graph.layers[node]), default=SOURCE)
         ends = [cut for cut in cuts(way) if cut in self.ends and cut < last]
-        self.chain = [cut for cut in ends if not self._incomplete(way, cut)]
+        self.chain = [cut for cut, after in pairwise([*ends, last]) if not self._incomplete(way, cut, after)]
         self._first = self._first_in_chain()
         self._next = self._elementwise_next()
 
@@ -301,7 +302,7 @@ class Passage:
                     found[before] = after
         return found
 
-    def _incomplete(self, way: Graph, cut: int) -> bool:
+    def _incomplete(self, way: Graph, cut: int, next_end: int) -> bool:
         """Whether a stream with layers that no way of the input leads to is added to it before the next layer.
 
         So it is with the embedding of the words before that of the positions is added, and with the first
@@ -310,7 +311,7 @@ class Passage:
         seen, waiting = {cut}, list(way[cut])
         while waiting:
             node = waiting.pop()
-            if node not in seen and not self.graph.layers[node]:
+            if node not in seen and node <= next_end and not self.graph.layers[node]:
                 seen.add(node)
                 waiting += way[node]
                 if node in self.graph.additions and any(

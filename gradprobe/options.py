@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 RUNS = Path("gradprobe_runs")
-# spelt out here, because --help must not wait for pandas; a test holds them equal to those in policies
+# spelt out here, because --help must not wait for torch; a test holds them equal to the originals
+BRANCHES = ("auto", "cnds", "pooled", "dense", "native", "token", "shared", "svm")
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -47,10 +48,11 @@ FORMAT = click.option(
 POLICY = _options(
     click.option(
         "--policy",
-        type=click.Choice(["threshold", "relative"]),
+        type=click.Choice(["threshold", "relative", "every"]),
         default="threshold",
         show_default=True,
-        help="How layers are flagged: below an absolute magnitude (CNDS), or relative to the best-fed layer.",
+        help="How layers are flagged: below an absolute magnitude (CNDS), or relative to the best-fed layer. "
+        "every: none is, and every supervision point gets a branch.",
     ),
     click.option(
         "--threshold",
@@ -103,7 +105,7 @@ FAIL_ON = click.option(
 BRANCH = _options(
     click.option(
         "--branch",
-        type=click.Choice(["auto", "cnds", "pooled", "dense", "token"]),
+        type=click.Choice(BRANCHES),
         default="auto",
         show_default=True,
         help="Kind of auxiliary classifier.",

@@ -140,9 +140,36 @@ class RelativePolicy:
         return replace(placement, of=self.of, threshold=self.ratio * largest or None)
 
 
-POLICIES: dict[str, type[ThresholdPolicy] | type[RelativePolicy]] = {
+@dataclass(frozen=True)
+class EveryLayerPolicy:
+    """A branch at every supervision point, whatever the gradients: Deeply-Supervised Nets (Lee et al. 2015).
+
+    `gradprobe.CompanionObjective` is the loss that goes with it (arXiv 1409.5185).
+
+    Example:
+        >>> from gradprobe.history import Layer, tidy
+        >>> layers = tuple(Layer(name, depth, "Conv2d", 9) for depth, name in enumerate(["a", "b", "c"]))
+        >>> points = (Point("a", (8, 4, 5, 5), 0, ("a",)), Point("b", (8, 4, 5, 5), 1, ("b",)))
+        >>> placement = EveryLayerPolicy()(GradientHistory(tidy([]), {}, layers, points, (8, 2)))
+        >>> placement.flagged, [point.name for point in placement.points]
+        ((), ['a', 'b'])
+    """
+
+    def __str__(self) -> str:
+        return "every supervision point"
+
+    def __call__(self, history: GradientHistory) -> Placement:
+        """Decide."""
+        points = tuple(history.points)
+        why = "Every supervision point gets a branch; no layer was looked at."
+        reason = why if points else "The network has no supervision point."
+        return Placement(str(self), (), points, reason, **history.output)
+
+
+POLICIES: dict[str, Callable[..., Policy]] = {
     "threshold": ThresholdPolicy,
     "relative": RelativePolicy,
+    "every": EveryLayerPolicy,
 }
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from gradprobe.comparison import Comparison
-from gradprobe.history import GradientHistory, describe_conditions, shorten
+from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
 from gradprobe.magnitude import label
 from gradprobe.policies import Placement
 
@@ -65,6 +68,46 @@ def as_json(history: GradientHistory, placement: Placement, comparison: Comparis
 def as_csv(history: GradientHistory, placement: Placement) -> str:
     """The same rows as CSV."""
     return str(result_frame(history, placement).to_csv(index=False, lineterminator="\n"))
+
+
+def points_tree(points: Points, kinds: Mapping[str, str]) -> RenderableType:
+    """The network as a tree of its modules, with its supervision points and the layer that each one serves.
+
+    Args:
+        points: The points.
+        kinds: Class name of every module, by name, in the order in which to show them.
+    """
+    point_of = {name: point.name for point in points for name in point.layers}
+    shapes = {point.name: point.shape for point in points}
+    shown = {name for name in kinds if name in shapes or name in point_of or name in points.unserved}
+    root = Tree(Text(points.summary()))
+    branches = {"": root}
+    for name, kind in kinds.items():
+        if not any(other == name or other.startswith(f"{name}.") for other in shown):
+            continue
+        parent, _, own = name.rpartition(".")
+        text = Text(f"{own or '(root)'} {kind}")
+        if name in shapes:
+            text.append(f" \N{BLACK CIRCLE} {shapes[name]}", style="bold green")
+        if name in points.unserved:
+            text.append(f" no point: {points.unserved[name]}", style="dim")
+        elif name in point_of and not f"{name}.".startswith(f"{point_of[name]}."):
+            text.append(f" \N{RIGHTWARDS ARROW} {point_of[name]}", style="green")
+        branches[name] = branches[parent if name else ""].add(text)
+    return root
+
+
+def points_record(points: Points) -> dict[str, Any]:
+    """The same for a program: plain JSON types."""
+    return {"points": [asdict(point) for point in points], "unserved": dict(points.unserved)}
+
+
+def points_csv(points: Points) -> str:
+    """One row for each layer: the point that serves it, or the reason why none does."""
+    rows = [(name, point.name, "") for point in points for name in point.layers]
+    rows += [(name, "", why) for name, why in points.unserved.items()]
+    frame = pd.DataFrame(rows, columns=["layer", "point", "unserved"])
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _layer_table(history: GradientHistory, placement: Placement) -> Table:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -214,9 +215,14 @@ def _taps(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Point]:
         if call.name in layers and call.name not in done:
             done.append(call.name)
         if call.shape is not None and call.feeds and times[call.name] == 1:
-            inside = tuple(name for name in done if name == call.name or name.startswith(f"{call.name}."))
+            within = partial(_is_within, f"{call.name}.")
+            inside = tuple(takewhile(within, reversed(done)))[::-1]  # those have just finished
             taps[call.name] = Point(call.name, call.shape, max(0, len(done) - 1), inside, axes[id(call)])
     return taps
+
+
+def _is_within(prefix: str, name: str) -> bool:
+    return f"{name}.".startswith(prefix)
 
 
 def _call(name: str, module: nn.Module, inputs: tuple[Node, ...], output: Any) -> Call:
