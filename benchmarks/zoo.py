@@ -30,8 +30,9 @@ class Architecture:
         loss: ``(output, target) -> scalar``.
         expected: Each of these patterns has to match a point's whole name.
         forbidden: None of these patterns may match a point's whole name.
-        long_skips: Whether long bypasses cross most of it (U-Nets, encoder-decoders, several inputs or streams),
-            so that a point need not lie on every path from the input to the output.
+        long_skips: Whether long bypasses cross most of it (U-Nets, encoder-decoders; several inputs, streams or
+            outputs), so that a point need not lie on every path from the input to the output.
+        branch: As `gradprobe.supervise` takes it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Architecture:
     expected: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     long_skips: bool = False
+    branch: Any = "auto"
 
 
 # -------------------------------------------------------------------------------------------- batches and losses
@@ -140,9 +142,9 @@ def resnet_config(layer_type: str = "bottleneck", **changes: Any) -> Any:
     return hf.ResNetConfig(layer_type=layer_type, **{**sizes, **changes})
 
 
-def detr_config() -> Any:
-    """A small DETR on a small ResNet."""
-    return hf.DetrConfig(
+def detr() -> nn.Module:
+    """A small DETR on a small ResNet, which is trained with it."""
+    config = hf.DetrConfig(
         use_timm_backbone=False,
         use_pretrained_backbone=False,
         backbone_config=resnet_config(out_features=["stage4"], depths=[1, 1, 2, 1]),
@@ -156,10 +158,12 @@ def detr_config() -> Any:
         decoder_ffn_dim=32,
         num_labels=4,
     )
+    model: nn.Module = hf.DetrForObjectDetection(config)
+    return model.requires_grad_(True)
 
 
-def mask2former_config() -> Any:
-    """A small Mask2Former on a small Swin."""
+def mask2former() -> nn.Module:
+    """A small Mask2Former on a small Swin; what starts at zero, and lets no gradient through, is drawn as well."""
     backbone = hf.SwinConfig(
         image_size=64,
         embed_dim=8,
@@ -168,7 +172,7 @@ def mask2former_config() -> Any:
         window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
-    return hf.Mask2FormerConfig(
+    config = hf.Mask2FormerConfig(
         use_timm_backbone=False,
         backbone_config=backbone,
         feature_size=32,
@@ -176,12 +180,17 @@ def mask2former_config() -> Any:
         hidden_dim=32,
         encoder_feedforward_dim=32,
         encoder_layers=2,
-        decoder_layers=3,
+        decoder_layers=7,
         num_attention_heads=2,
         dim_feedforward=32,
         num_queries=6,
         num_labels=4,
     )
+    model: nn.Module = hf.Mask2FormerForUniversalSegmentation(config)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return model
 
 
 def upernet_config() -> Any:
@@ -305,7 +314,7 @@ TRANSFORMERS = [
             **TEXT,
             d_model=16,
             encoder_layers=2,
-            decoder_layers=2,
+            decoder_layers=3,
             encoder_attention_heads=2,
             decoder_attention_heads=2,
             encoder_ffn_dim=32,
@@ -414,15 +423,22 @@ TRANSFORMERS = [
         loss=logits(resized),
         long_skips=True,
     ),
-    transformer(
-        "DetrForObjectDetection", detr_config, IMAGES64, integers(5, 2, 6), loss=boxes_and_classes, long_skips=True
-    ),
-    transformer(
-        "Mask2FormerForUniversalSegmentation",
-        mask2former_config,
-        IMAGES64,
+    Architecture(
+        "DetrForObjectDetection",
+        "transformers",
+        detr,
+        lambda: {"pixel_values": normal(2, 3, 64, 64)()},
         integers(5, 2, 6),
-        loss=lambda output, target: last_axis(output.class_queries_logits, target),
+        boxes_and_classes,
+        long_skips=True,
+    ),
+    Architecture(
+        "Mask2FormerForUniversalSegmentation",
+        "transformers",
+        mask2former,
+        lambda: {"pixel_values": normal(2, 3, 64, 64)()},
+        integers(5, 2, 6),
+        lambda output, target: last_axis(output.class_queries_logits, target),
         long_skips=True,
     ),
     transformer(
@@ -450,7 +466,7 @@ TRANSFORMERS = [
             num_mel_bins=8,
             d_model=16,
             encoder_layers=2,
-            decoder_layers=2,
+            decoder_layers=3,
             encoder_attention_heads=2,
             decoder_attention_heads=2,
             encoder_ffn_dim=32,
@@ -515,6 +531,18 @@ def medical(
         loss,
         long_skips=long_skips,
     )
+
+
+class PatchesOfABag(nn.Module):
+    """A user's own branch: the average over the patches of each bag, then one linear layer."""
+
+    def __init__(self, features: int, output_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.bags = output_shape[0]
+        self.fc = nn.Linear(features, output_shape[1])
+
+    def forward(self, point: Tensor) -> Tensor:
+        return self.fc(point.unflatten(0, (self.bags, -1)).flatten(3).mean((1, 3)))
 
 
 def bag_of_patches() -> nn.Module:
@@ -717,10 +745,20 @@ MONAI = [
         "PatchDiscriminator",
         {"spatial_dims": 2, "channels": 8, "in_channels": 1},
         normal(4, 1, 32, 32),
-        normal(4, 1, 2, 2),
-        lambda output, target: F.mse_loss(output[-1], target),
+        lambda: torch.ones(4, 1, 1, 1),
+        lambda output, target: torch.stack([(made - target).square().mean() for made in output]).mean(),
+        long_skips=True,  # every map is an output
     ),
-    Architecture("MILModel", "monai", bag_of_patches, normal(4, 3, 3, 16, 16), FIVE, F.cross_entropy),
+    Architecture(
+        "MILModel",
+        "monai",
+        bag_of_patches,
+        normal(4, 3, 3, 16, 16),
+        FIVE,
+        F.cross_entropy,
+        # the batch of its points is one of patches: whose they are, only the user knows
+        branch=lambda point, output: PatchesOfABag(point[1], output),
+    ),
 ]
 
 # --------------------------------------------------------------------------------------------------- plain torch
@@ -1204,11 +1242,11 @@ PLAIN = [
         integers(4, 2, 32, 32),
         F.cross_entropy,
         expected=(
-            r"stem\.2",
+            r"stem(\.2)?",
             r"stage1\.0(\.relu)?",
-            r"stage2\.(branches\.\d(\.\d)?|fuse.*)",
-            r"stage3\.(branches\.\d(\.\d)?|fuse.*)",
-            r"last_layer\.0\.2",
+            r"stage2(\..*)?",
+            r"stage3(\..*)?",
+            r"last_layer\.0(\.2)?",
         ),
         forbidden=(r".*\.(conv1|bn1|conv2|bn2)", r"last_layer(\.1)?"),
         long_skips=True,
@@ -1250,8 +1288,9 @@ PLAIN = [
         normal(2, 3, 32, 32),
         lambda: [integers(5, 2, 16, 16)(), integers(5, 2, 8, 8)()],
         both_maps,
-        expected=(r"stage1\.2", r"stage2\.2", r"stage3\.2"),
+        expected=(r"stage1(\.2)?", r"stage2(\.2)?", r"stage3(\.2)?"),
         forbidden=(r"fine", r"coarse", r"stage\d\.[01]"),
+        long_skips=True,  # the fine map leaves before stage4
     ),
     Architecture(
         "TCN, weight norm",
@@ -1369,12 +1408,12 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "MarianMTModel": (
         (
             *normed(r"model\.encoder\.layers", 2, "final_layer_norm"),
-            *normed(r"model\.decoder\.layers", 2, "final_layer_norm"),
+            *normed(r"model\.decoder\.layers", 3, "final_layer_norm"),
         ),
         (*PROJECTIONS, r".*\.(self|encoder)_attn", r"lm_head"),
     ),
     "WhisperForConditionalGeneration": (
-        (*each(r"model\.encoder\.layers\.@", 0, 1), *each(r"model\.decoder\.layers\.@", 0, 1)),
+        (*each(r"model\.encoder\.layers\.@", 0, 1), *each(r"model\.decoder\.layers\.@", 0, 1, 2)),
         (*PROJECTIONS, r".*\.(self|encoder)_attn", r"proj_out"),
     ),
     "ViTForImageClassification": pre_norm(r"vit\.layers", r"vit\.embeddings\.patch_embeddings(\.projection)?"),
@@ -1384,7 +1423,7 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             *each(r"swin\.encoder\.layers\.@", r"0\.blocks\.0", r"0\.blocks\.1", r"1\.blocks\.0", r"2\.blocks\.1"),
             r"swin\.encoder\.layers\.0\.downsample(\.reduction)?",
-            r"swin\.embeddings\.norm",
+            r"swin\.embeddings(\.norm)?",
         ),
         (r".*\.blocks\.\d\..+",),
     ),
@@ -1444,7 +1483,8 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "DetrForObjectDetection": (
         (
-            *normed(r"model\.decoder\.layers", 3, "final_layer_norm"),
+            *normed(r"model\.decoder\.layers", 2, "final_layer_norm"),
+            r"model\.decoder(\.layers\.2.*|\.layernorm)?",  # the decoder ends with one more norm
             *normed(r"model\.encoder\.layers", 2, "final_layer_norm"),
             r"model\.input_projection",
             r"model\.backbone\.model\.encoder\.stages\.2\.layers\.0",
@@ -1452,8 +1492,9 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*PROJECTIONS, *HF_RESNET, r".*_attn", r".*\.mlp", r"class_labels_classifier|bbox_predictor.*"),
     ),
     "Mask2FormerForUniversalSegmentation": (
-        normed(r"model\.transformer_module\.decoder\.layers", 2, "final_layer_norm"),
-        (*PROJECTIONS, r".*\.(self|cross)_attn", r".*\.blocks\.\d\..+", r"class_predictor"),
+        normed(r"model\.transformer_module\.decoder\.layers", 3, "final_layer_norm"),
+        # but layers.0.cross_attn: what it is added to there is a parameter, so all of the input does pass it
+        (*PROJECTIONS, r".*\.self_attn", r".*[1-5]\.cross_attn", r".*\.blocks\.\d\..+", r"class_predictor"),
     ),
     "Wav2Vec2ForSequenceClassification": (
         (
@@ -1497,6 +1538,7 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         each(r"layer@(\.relu)?", r"1\.0", r"2\.0", r"3\.0", r"3\.1"),
         (r"layer[1-4]\.\d\.(conv\d|se_layer|project).*",),
     ),
+    # U-Nets: the bottom with the innermost skip is a region of no more than a dozen layers, a block like others
     "UNet": (
         (
             r"model\.0",
@@ -1510,7 +1552,7 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "BasicUNet": (
         (
             r"conv_0(\.conv_1.*)?",
-            *each(r"down_@(\.convs(\.conv_1.*)?)?", 1, 2, 3, 4),
+            *each(r"down_@(\.convs(\.conv_1.*)?)?", 1, 2, 3),
             *each(r"upcat_@(\.convs(\.conv_1.*)?)?", 4, 3, 2, 1),
         ),
         (r".*\.(conv|N|D|max_pooling|final_conv)",),
@@ -1520,22 +1562,22 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "input_block",
             *each(r"downsamples\.@", 0, 1),
-            "bottleneck",
             *each(r"upsamples\.@(\.conv_block)?", 0, 1, 2),
         ),
         (r".*\.conv[12]\.conv", r"output_block.*"),
     ),
+    # the heads that it has of its own leave behind each of the first stages of the decoder
     "DynUNet (deep supervision)": (
-        ("input_block", *each(r"downsamples\.@", 0, 1), "bottleneck", *each(r"upsamples\.@(\.conv_block)?", 0, 1)),
+        ("input_block", *each(r"downsamples\.@", 0, 1), r"upsamples\.0(\.conv_block)?"),
         (r".*\.conv[12]\.conv", r"output_block.*"),
     ),
     "SegResNet": (
         (
             r"convInit(\.conv)?",
-            *each(r"down_layers\.@", r"1\.2", r"2\.2", r"3\.2"),
+            *each(r"down_layers\.@", r"0\.1", r"1\.2", r"2\.2"),
             *each(r"up_layers\.@(\.0)?", 0, 1, 2),
         ),
-        (r".*layers\.\d\.\d\.(norm|conv|act).*",),
+        (r"(down_layers\.\d\.[12]|up_layers\.\d\.0)\.(norm|conv|act).*",),
     ),
     "AttentionUnet": (
         (
@@ -1549,7 +1591,7 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "VNet": (
         (
             r"in_tr(\.act_function)?",
-            *each(r"down_tr@(\.act_function2)?", 32, 64, 128, 256),
+            *each(r"down_tr@(\.act_function2)?", 32, 64, 128),
             *each(r"up_tr@(\.act_function2)?", 256, 128, 64, 32),
         ),
         (r"(down|up)_tr\d+\.ops.*",),
@@ -1584,8 +1626,8 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Discriminator": (each(r"net\.layer_@", 0, 1, 2), UNITS),
     "FlexibleUNet": (
         (
-            *each(r"encoder\.layer@(\.0)?", 1, 2, 3, 4),
-            *each(r"decoder\.blocks\.@(\.convs(\.conv_1.*)?)?", 0, 2, 4),
+            *each(r"encoder\.layer@(\.0)?", 1, 2, 3),
+            *each(r"decoder\.blocks\.@(\.convs(\.conv_1.*)?)?", 1, 2, 3, 4),
         ),
         (r".*layer\d\.\d\.(conv|bn|downsample).*",),
     ),

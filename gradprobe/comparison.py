@@ -95,8 +95,9 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     low, high = table["ratio"].min(), table["ratio"].max()
     still = [shorten(name, 24) for name in comparison.conditions.get("still_flagged", [])]
     flagged = bool(comparison.placement.flagged)
-    little, much = ("did not come back", "came back") if flagged else ("hardly changed", "rose")
-    verb = little if low < 2 else "rose" if still or low < 10 else much
+    verb = "did not come back" if low < 2 else "rose" if still or low < 10 else "came back"
+    if not flagged:
+        verb = "rose" if table["ratio"].median() >= 2 else "hardly changed"
     kind = "flagged layer" if flagged else "supervised layer"
     layers = f"1 {kind}" if len(table) == 1 else f"{len(table)} {kind}s"
     first = (

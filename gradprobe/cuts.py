@@ -5,11 +5,12 @@ A graph maps each node to the nodes behind it; nodes are numbers, and every edge
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 
 Graph = Mapping[int, Sequence[int]]
 Edge = tuple[int, int]
+IsBlock = Callable[[Sequence[int], Set[int]], bool]
 SOURCE = -1  # stands before whatever the data enters by
 DOZEN = 12  # with no more layers on its longest path a region is a block, whatever bypasses it (design, section 5)
 QUARTER = 4
@@ -73,20 +74,24 @@ def separates(graph: Graph, inside: Sequence[int], together: Set[int]) -> bool:
     return True
 
 
-def without_long_skips(graph: Graph, layers: Mapping[int, int], total: int) -> Graph:
+def without_long_skips(
+    graph: Graph, layers: Mapping[int, int], total: int, is_block: IsBlock = lambda nodes, joins: True
+) -> Graph:
     """Take the long skips away where a large part of a `flow` has no cut: U-Nets, encoder-decoders.
 
-    A region between two neighbouring cuts is large if its longest path has more than a dozen layers and it holds
-    more than a quarter of the network: it is a trunk of its own. There every bypass that skips at least half as
-    many layers as the one which skips most goes, at the edge by which it joins a longest path. What is left is
-    looked at again, until a region has no more than a dozen layers on its longest path and its longest skip spans
-    all of it (a block with its shortcut). Where more bypasses than layers would have to go, everything is
-    connected with everything (a dense block): that region stays whole.
+    A region between two neighbouring cuts with more than a dozen layers and more than a quarter of the network is
+    a trunk of its own. There every bypass that skips at least half as many layers as the one which skips most
+    goes, at the edge by which it joins a longest path; and what is left is looked at again. Three kinds of region
+    stay whole: a block with a shortcut around all of it and no more than a dozen layers on its longest path;
+    streams side by side (HRNet, experts), of which only one would be left; and a dense block, in which more
+    bypasses than layers would have to go.
 
     Args:
         graph: A flow.
         layers: Number of layers at each node; none where it is not named.
         total: Layers of the network.
+        is_block: Says of the nodes of such a region, and of those at which its longest skips join, whether it is
+            one; by its shape alone it may as well be the bottom of a U-Net.
 
     Example:
         >>> chain = {node: [node + 1] for node in range(30)} | {30: []}
@@ -97,21 +102,28 @@ def without_long_skips(graph: Graph, layers: Mapping[int, int], total: int) -> G
         (True, False)
     """
     gone: set[Edge] = set()
-    for region in _regions(graph, layers, more_than=total / QUARTER):
-        if _longest(region, layers) > DOZEN:
-            skips = _long_skips(region, layers)
-            if len(skips) <= sum(layers.get(node, 0) for node in region):
-                gone |= skips
+    for region in _regions(graph, layers, more_than=max(DOZEN, total / QUARTER)):
+        skips = _long_skips(region, layers, is_block)
+        if len(skips) <= _held(region, layers):
+            gone |= skips
     return _without(graph, gone)
 
 
-def _long_skips(region: Graph, layers: Mapping[int, int]) -> set[Edge]:
+def _long_skips(region: Graph, layers: Mapping[int, int], is_block: IsBlock) -> set[Edge]:
     found = _longest_skips(region, layers)
-    if not found or (_longest(region, layers) <= DOZEN and any(after == max(region) for _, after in found)):
+    joins = {after for _, after in found}
+    if not found or (max(region) in joins and _longest(region, layers) <= DOZEN and is_block(list(region), joins)):
         return set()
-    for part in _regions(_without(region, found), layers, more_than=0):
-        found |= _long_skips(part, layers)
+    left = _without(region, found)
+    if _held(left, layers) * 3 < _held(region, layers) * 2:
+        return set()
+    for part in _regions(left, layers, more_than=0):
+        found |= _long_skips(part, layers, is_block)
     return found
+
+
+def _held(region: Graph, layers: Mapping[int, int]) -> int:
+    return sum(layers.get(node, 0) for node in region)
 
 
 def _without(graph: Graph, edges: set[Edge]) -> Graph:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from gradprobe.layers import tensors
+from gradprobe.layers import tensors, whole
 
 
 class Entries(TorchFunctionMode):
@@ -53,7 +53,7 @@ class Entries(TorchFunctionMode):
                 self.outside.add(node)
                 self.nodes.setdefault(node, set()).add(self._count)
             else:
-                self._remember(tensor, {self._count})
+                self._remember(tensor, self._which(tensor) | {self._count})
             self._count += 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -78,8 +78,9 @@ class Entries(TorchFunctionMode):
         every = {index for _, which in before for index in which}
         for tensor in tensors(result):
             if tensor.requires_grad:
-                if tensor.grad_fn is not None:
-                    self.nodes.setdefault(tensor.grad_fn, set()).update(every)
+                node = whole(tensor).grad_fn
+                if node is not None:
+                    self.nodes.setdefault(node, set()).update(every)
             elif tensor.dtype != torch.bool:
                 same = {index for numbers, which in before if numbers == _numbers(tensor) for index in which}
                 if same:

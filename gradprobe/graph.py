@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import takewhile
 
 from torch import nn
 from torch.autograd.graph import Node
@@ -80,6 +80,7 @@ class Trace:
         entries: For each node that takes in inputs: which ones.
         outside: Nodes of inputs that came with a graph of their own, which is none of the network's.
         results: Nodes of the tensors that the network returned; those of scalars only if there is nothing else.
+        main: Those of the main output, which the branches have to predict.
     """
 
     order: tuple[str, ...]
@@ -87,6 +88,7 @@ class Trace:
     entries: Mapping[Node, set[int]]
     outside: Set[Node]
     results: Sequence[Node]
+    main: Sequence[Node]
 
 
 class TraceGraph:
@@ -97,7 +99,8 @@ class TraceGraph:
         behind: For each number those behind it.
         places: For each layer that was called once: the numbers of its outputs.
         layers: How many layers have their (first) output at a number.
-        sink: The number of the result that most layers lead to, or None without one.
+        sink: The number of the result that most layers lead to, among those that are the main output or made
+            from it; None without one.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -109,11 +112,16 @@ class TraceGraph:
         self.places = {name: self._numbers(self.call_of[name]) for name in trace.order if self.times[name] == 1}
         called = [self._numbers(self.call_of[name]) for name in trace.order if name in self.call_of]
         self.layers = Counter(numbers[0] for numbers in called if numbers)
-        self.sink = self._most_covering([self.number[node] for node in trace.results])
         self._leading_to: dict[int, set[int]] = {}
+        self.sink = self._sink()
 
     def _numbers(self, call: Call) -> list[int]:
         return [self.number[node] for node in call.outputs]
+
+    def _sink(self) -> int | None:
+        results, main = ([self.number[node] for node in nodes] for nodes in (self.trace.results, self.trace.main))
+        onward = [result for result in results if not self.leading_to(result).isdisjoint(main)]
+        return self._most_covering(onward or results)
 
     def _most_covering(self, results: Sequence[int]) -> int | None:
         if len(results) < 2:
@@ -159,6 +167,30 @@ class TraceGraph:
         """The numbers at which streams are added or multiplied."""
         return {number for node, number in self.number.items() if type(node).__name__.startswith(_ADDITIONS)}
 
+    def is_block(self, nodes: Sequence[int], joins: Set[int]) -> bool:
+        """Whether a region with a shortcut around it is one: unless something is concatenated there from afar.
+
+        The layers of a U-Net's stage belong to two modules or more, each of them with other layers beside.
+        """
+        if joins.isdisjoint(self.concatenations):
+            return True
+        names = {self.name_at[node] for node in nodes[1:] if node in self.name_at}
+        shared = takewhile(
+            lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in names), strict=False)
+        )
+        prefix = "".join(f"{parts[0]}." for parts in shared)
+        return all(name in names for name in self.places if name.startswith(prefix))
+
+    @cached_property
+    def concatenations(self) -> set[int]:
+        """The numbers at which streams are concatenated."""
+        return {number for node, number in self.number.items() if type(node).__name__ == "CatBackward0"}
+
+    @cached_property
+    def name_at(self) -> dict[int, str]:
+        """The layer whose first output is at a number."""
+        return {places[0]: name for name, places in self.places.items() if places}
+
     @cached_property
     def before(self) -> dict[int, list[int]]:
         """For each number those before it."""
@@ -169,11 +201,16 @@ class TraceGraph:
         return before
 
     @cached_property
-    def has_layer_before(self) -> set[int]:
-        """The numbers that are a layer's, or have one somewhere before them."""
+    def has_fed_layer_before(self) -> set[int]:
+        """The numbers of layers that are fed by an input or a parameter, and all behind them.
+
+        An embedding of constants, such as positions, is no stream of its own.
+        """
+        entries = {self.number[node] for node in self.trace.entries if node in self.number}
+        fed = {self.places[name][0] for name in self.places if self.places[name] and self.call_of[name].inputs}
         found: set[int] = set()
         for node, before in self.before.items():
-            if self.layers[node] or not found.isdisjoint(before):
+            if node in fed or (node in entries and self.layers[node]) or not found.isdisjoint(before):
                 found.add(node)
         return found
 
@@ -239,23 +276,30 @@ class Passage:
         self.ends: dict[int, list[Call]] = defaultdict(list)
         self.behind: dict[int, Sequence[int]] = dict(graph.behind)
         way = flow(graph.behind, starts, graph.sink if graph.sink is not None else SOURCE)
-        self._reached = set(way)
-        way = without_long_skips(self._joined(way), graph.layers, len(graph.trace.order))
+        way = without_long_skips(self._joined(way), graph.layers, len(graph.trace.order), graph.is_block)
+        self._way = way
         last = max((node for node in way if graph.layers[node]), default=SOURCE)
-        ends = [cut for cut in cuts(way) if cut in self.ends and cut < last]
-        self.chain = [cut for cut, after in pairwise([*ends, last]) if not self._incomplete(way, cut, after)]
+        self.chain = [
+            cut for cut in cuts(way) if cut in self.ends and cut < last and not self._incomplete(way, cut)
+        ]
         self._first = self._first_in_chain()
         self._next = self._elementwise_next()
 
-    def serve(self, name: str) -> int | None:
-        """The node at which a layer is supervised: the nearest one at or behind it."""
-        places = self.graph.places[name]
+    def serve(self, name: str) -> list[int]:
+        """The node at which a layer is supervised, the nearest one at or behind it; none if there is none."""
+        places = self.graph.places.get(name, [])
         first = min((self._first[place] for place in places), default=len(self.chain))
-        cut = next((cut for cut in self.chain[first:] if self._feeds(cut, places)), None)
+        chain = self.chain[first:]
+        if chain and self._way.keys().isdisjoint(places):
+            # it comes in from the side, perhaps in several places, as a position bias for every block does
+            assert self.graph.sink is not None
+            passed = set(cuts(flow(self.behind, places, self.graph.sink)))
+            chain = [cut for cut in chain if cut in passed]
+        cut = next((cut for cut in chain if self._feeds(cut, places)), None)
         if cut is not None and self.ends[cut][0].name in self.graph.places:
             while cut in self._next:  # a plain layer: the normalisation and the activation that follow it directly
                 cut = self._next[cut]
-        return cut
+        return [] if cut is None else [cut]
 
     def _joined(self, way: Graph) -> Graph:
         """Note where each call ends; tensors of a tuple that only together make a cut become one node."""
@@ -281,7 +325,14 @@ class Passage:
                     insort(nodes, joint)
                     insort(known, joint)
                 self.ends[joint].append(call)
+        self._prefer_exact()
         return {node: joined[node] for node in nodes}
+
+    def _prefer_exact(self) -> None:
+        """A branch gets a call's first tensor: where that of some call is the cut, only such calls count."""
+        for end, calls in self.ends.items():
+            exact = [call for call in calls if self.graph.number[call.outputs[0]] == end]
+            self.ends[end] = exact or calls
 
     def _first_in_chain(self) -> dict[int, int]:
         """For each node the index of the first cut at or behind it."""
@@ -296,29 +347,28 @@ class Passage:
         number, chain = self.graph.number, set(self.chain)
         found: dict[int, int] = {}
         for call in self.graph.trace.calls:
-            if call.inputs and call.feeds and _elementwise(call.module) and not call.identity:
-                before, after = number.get(call.inputs[0]), number[call.outputs[0]]
-                if before in chain and after in chain:
-                    found[before] = after
+            if not call.inputs or not call.feeds or call.identity:
+                continue
+            before, after = number.get(call.inputs[0]), number[call.outputs[0]]
+            if before not in chain or after not in chain or not _elementwise(call.module):
+                continue
+            if _normalises(call.module) and _normalises(self.ends[before][0].module):
+                continue  # that is the next block's, or the one behind them all
+            found[before] = after
         return found
 
-    def _incomplete(self, way: Graph, cut: int, next_end: int) -> bool:
-        """Whether a stream with layers that no way of the input leads to is added to it before the next layer.
+    def _incomplete(self, way: Graph, cut: int) -> bool:
+        """Whether another stream of layers is added to it before the next layer.
 
-        So it is with the embedding of the words before that of the positions is added, and with the first
-        cross-attention of a decoder, whose residual stream comes from the decoder's own input.
+        So it is with the first cross-attention of a decoder, whose residual stream comes from the decoder's own
+        input, and with the embedding of the words before that of their types.
         """
-        seen, waiting = {cut}, list(way[cut])
-        while waiting:
-            node = waiting.pop()
-            if node not in seen and node <= next_end and not self.graph.layers[node]:
-                seen.add(node)
-                waiting += way[node]
-                if node in self.graph.additions and any(
-                    before not in self._reached and before in self.graph.has_layer_before
-                    for before in self.graph.before[node]
-                ):
-                    return True
+        node = cut
+        while len(way[node]) == 1 and not self.graph.layers[way[node][0]]:
+            node = way[node][0]
+            before = [other for other in self.graph.before.get(node, []) if other not in way]
+            if node in self.graph.additions and not self.graph.has_fed_layer_before.isdisjoint(before):
+                return True
         return False
 
     def _feeds(self, cut: int, places: Sequence[int]) -> bool:
@@ -345,18 +395,13 @@ def find_points(trace: Trace) -> Points:
     graph = TraceGraph(trace)
     found: dict[int, list[str]] = defaultdict(list)
     ends: dict[int, list[Call]] = {}
-    left = [name for name in trace.order if graph.places.get(name)]
-    for starts in graph.ways_in():
-        passage = Passage(graph, starts)
-        for name in left:
-            cut = passage.serve(name)
-            if cut is not None:
-                found[cut].append(name)
-                ends[cut] = passage.ends[cut]
-        served = {name for names in found.values() for name in names}
-        left = [name for name in left if name not in served]
-        if not left:
-            break
+    passages = [Passage(graph, starts) for starts in graph.ways_in()]
+    for name in trace.order:
+        cuts_of = {cut: passage for passage in passages for cut in passage.serve(name)}
+        if cuts_of:
+            nearest = min(cuts_of)
+            found[nearest].append(name)
+            ends[nearest] = cuts_of[nearest].ends[nearest]
     depth = {name: index for index, name in enumerate(trace.order)}
     axes = channel_axes(trace.calls)
     points = []
@@ -394,7 +439,8 @@ def _why_not(graph: TraceGraph, name: str) -> str:
             return "inside reentrant checkpointing: pass use_reentrant=False"
         return "its output requires no gradient: frozen with all that is before it, or under no_grad"
     if graph.sink is None or graph.leading_to(graph.sink).isdisjoint(places):
-        return "no path from its output to the network's output"
+        other = any(not graph.leading_to(graph.number[node]).isdisjoint(places) for node in graph.trace.results)
+        return "it leads to another output only" if other else "no path from its output to the network's output"
     if graph.has_layer_behind.isdisjoint(places):
         return MAKES_OUTPUT
     return "no module behind it returns what every path to the output passes"
@@ -418,5 +464,9 @@ def _elementwise(module: nn.Module) -> bool:
     kind = type(module)
     home = kind.__module__.rpartition(".")[2]  # torch's, transformers' and monai's are all in such a module
     activation = home.startswith("activation") and kind.__name__ not in _NOT_ELEMENTWISE
-    normalisation = isinstance(module, _NORMALISATIONS) or "norm" in kind.__name__.lower()
-    return activation or (normalisation and next(module.children(), None) is None)
+    return activation or _normalises(module)
+
+
+def _normalises(module: nn.Module) -> bool:
+    named = isinstance(module, _NORMALISATIONS) or "norm" in type(module).__name__.lower()
+    return named and next(module.children(), None) is None

@@ -124,6 +124,7 @@ class GradientHistory:
         output_shape: Shape of the network's main output tensor (of each, where it returns a list), or None.
         output_channels: Axis of the channels in it, where the layers told it.
         head: Name of the layer that makes the output, or None where none does.
+        activation: What the output comes out of, if anything: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ...
 
     Example:
         >>> rows = [(0, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]
@@ -141,11 +142,12 @@ class GradientHistory:
     output_shape: Any
     output_channels: int | None = None
     head: str | None = None
+    activation: str | None = None
 
     @property
     def output(self) -> dict[str, Any]:
-        """What a branch has to know of the network's output: ``output_shape, output_channels, head``."""
-        return {name: getattr(self, name) for name in ("output_shape", "output_channels", "head")}
+        """What a branch has to know of the network's output, by the names of the attributes."""
+        return {name: getattr(self, name) for name in ("output_shape", "output_channels", "head", "activation")}
 
     @property
     def iterations(self) -> int:
@@ -232,6 +234,7 @@ class GradientHistory:
             as_tuples(record["output_shape"]),
             record.get("output_channels"),
             record.get("head"),
+            record.get("activation"),
         )
 
     def __eq__(self, other: object) -> bool:

@@ -58,6 +58,25 @@ def _is_wrapper(module: nn.Module) -> bool:
     return parallel or "_orig_mod" in module._modules
 
 
+def left_alone(model: nn.Module) -> set[nn.Module]:
+    """Frozen transformer layers in eval mode, and what is inside them.
+
+    Without gradients torch takes another path through them, unless a hook is on them or inside, or a mode is on.
+    That path rounds otherwise: the user's training would depend on whether it is looked at.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16)
+        >>> len(left_alone(layer.eval())), len(left_alone(layer.requires_grad_(False))) > 5
+        (0, True)
+    """
+    found: set[nn.Module] = set()
+    for module in model.modules():
+        fast = isinstance(module, (nn.TransformerEncoderLayer, nn.MultiheadAttention)) and not module.training
+        if fast and not any(parameter.requires_grad for parameter in module.parameters()):
+            found.update(module.modules())
+    return found
+
+
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """A module's own parameters by local name, those of its submodules left out."""
     if type(module).__name__ == "ParametrizationList":

@@ -121,8 +121,9 @@ class _Output:
         self.slot = slot
         self.held: Tensor | None = None
 
-    def __call__(self, gradient: Tensor) -> None:
-        self.passes.arrived(self, gradient)
+    def __call__(self, gradient: Tensor | None) -> None:
+        if gradient is not None:  # a node with several outputs has none for those that the loss does not depend on
+            self.passes.arrived(self, gradient)
 
     def flush(self) -> None:
         if self.held is not None:

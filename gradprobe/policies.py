@@ -36,6 +36,7 @@ class Placement:
         threshold: The magnitude below which a layer was flagged, where the rule has one.
         output_channels: Axis of the channels in the output, where the layers told it.
         head: Name of the layer that makes the output, which branches can share.
+        activation: What the output comes out of (sigmoid, softmax, ...), if anything; branches get it as well.
 
     Example:
         >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
@@ -54,6 +55,7 @@ class Placement:
     threshold: float | None = None
     output_channels: int | None = None
     head: str | None = None
+    activation: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Plain JSON types."""

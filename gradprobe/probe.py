@@ -19,6 +19,7 @@ from gradprobe.layers import (
     choose,
     first_tensor,
     is_compiled,
+    left_alone,
     named_layers,
     own_parameters,
     unwrap,
@@ -185,6 +186,7 @@ class GradientProbe:
             topology.output_shape,
             topology.output_channels,
             topology.head,
+            topology.activation,
         )
 
     def _attach(self) -> None:
@@ -194,8 +196,10 @@ class GradientProbe:
             self._hooks.add(Eager())
         self._survey.attach()
         if "output" in self.of:
+            alone = left_alone(unwrap(self.model))
             for name, module in self._layers.items():
-                self._hooks.add(module.register_forward_hook(Hook(partial(self._tap, name))))
+                if module not in alone:
+                    self._hooks.add(module.register_forward_hook(Hook(partial(self._tap, name))))
         for optimizer in self.optimizers:
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
             self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))

@@ -43,6 +43,8 @@ class Reasons:
 
     def _output(self, name: str) -> str:
         if not self.calls[name]:
+            if not any(parameter.requires_grad for parameter in own_parameters(self._layers[name]).values()):
+                return "frozen, and not seen to be called"
             compiled = "" if self.calls else ", or only inside code that was compiled while the probe was attached"
             return f"never called as a module{compiled}"
         if self.tapped[name]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ def _content(value: Any, seen: set[int]) -> Iterator[_State]:
         seen.add(id(value))
         for item in list(value.values() if isinstance(value, dict) else value):
             yield from _content(item, seen)
-        if type(value) in (dict, list, set):  # after its items: the states are restored in reverse
+        if type(value) in (dict, OrderedDict, list, set):  # after its items: the states are restored in reverse
             yield _ContainerState(value)
 
 
@@ -95,9 +96,19 @@ class _ContainerState:
         self.items = container.copy()
 
     def restore(self) -> None:
+        if _held(self.container) == _held(self.items):
+            return  # a set that is filled again may come in another order, and so in another pickle
         self.container.clear()
         extend = self.container.extend if isinstance(self.container, list) else self.container.update
         extend(self.items)
+
+
+def _held(container: Any) -> Any:
+    """What a container holds, by identity."""
+    if isinstance(container, dict):
+        return [(id(key), id(value)) for key, value in container.items()]
+    found = list(map(id, container))
+    return set(found) if isinstance(container, set) else found
 
 
 class _GeneratorState:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from gradprobe.branches import Branch, BranchFactory, build_branch
 from gradprobe.graph import MAKES_OUTPUT
 from gradprobe.history import Point
-from gradprobe.layers import first_tensor, main_output, unknown
+from gradprobe.hooks import Attached, Hook
+from gradprobe.layers import first_tensor, main_output, unknown, unwrap
 from gradprobe.loss import SupervisedOutput
 from gradprobe.policies import Placement
 from gradprobe.topology import survey
 
-_HOOK = "gradprobe"
+Take = Callable[[nn.Module, Any, Any], None]
+_HOOK = -1  # torch counts its own up from 0
 
 
 class SupervisedModel(nn.Module):
@@ -59,8 +62,7 @@ class SupervisedModel(nn.Module):
         self.branches = nn.ModuleDict({_key(name): branches[name] for name in branches})
         self.points = tuple(branches)
         self.training = trunk.training
-        self._untouched: set[str] = set()
-        # compiled code can put a module's hooks back only if it finds them somewhere else than on the module
+        self._changed: dict[str, bool] = {}  # where it was seen: whether a point is ever changed in place
         self._hooks_of = {name: modules[name]._forward_hooks for name in branches}
         self.register_load_state_dict_pre_hook(_take_plain_checkpoint)  # type: ignore[no-untyped-call]
 
@@ -68,29 +70,47 @@ class SupervisedModel(nn.Module):
         """The trunk's output, and in training the branches' with it."""
         if not self.training:
             return self.trunk(*args, **kwargs)
-        taken: dict[str, tuple[Tensor, Tensor, int]] = {}
-        modules = {name: self.trunk.get_submodule(name) for name in self.points}
-        if not torch.compiler.is_compiling():
-            self._hooks_of = {name: module._forward_hooks for name, module in modules.items()}
-        try:
-            for name, module in modules.items():
-                take = partial(_take, taken, name, name not in self._untouched)
-                module._forward_hooks = {**self._hooks_of[name], _HOOK: take}  # type: ignore[dict-item]
-            output = self.trunk(*args, **kwargs)
-        finally:
-            for name, module in modules.items():
-                module._forward_hooks = self._hooks_of[name]
+        taken: dict[str, tuple[Tensor, Tensor, int | None]] = {}
+        takes = {name: partial(_take, taken, name, self._changed.get(name, True)) for name in self.points}
+        if torch.compiler.is_compiling():
+            output = self._run_compiled(takes, args, kwargs)
+        else:
+            output = self._run(takes, args, kwargs)
         missing = [name for name in self.points if name not in taken]
         if missing:
             raise RuntimeError(
                 f"no output of the supervision point {missing[0]!r} in this forward pass: it was not called, or "
-                f"returned no tensor; take its branch off with net.remove({missing[0]!r})"
+                f"returned no tensor (take its branch off with net.remove({missing[0]!r})), or the trunk was "
+                "compiled before (compile the supervised network instead)"
             )
         if not torch.compiler.is_compiling():
             self._see_changes(taken)
         like = main_output(output)
         predictions = (_predict(self.branches[_key(name)], taken[name][0], like) for name in self.points)
         return SupervisedOutput(output, tuple(predictions))
+
+    def _run(self, takes: Mapping[str, Take], args: Any, kwargs: Any) -> Any:
+        hooks = Attached()
+        try:
+            for name, take in takes.items():
+                module = self.trunk.get_submodule(name)
+                self._hooks_of[name] = module._forward_hooks
+                hooks.add(module.register_forward_hook(Hook(take)))
+            return self.trunk(*args, **kwargs)
+        finally:
+            hooks.remove()
+
+    def _run_compiled(self, takes: Mapping[str, Take], args: Any, kwargs: Any) -> Any:
+        # torch.compile can neither register a hook nor change a registry of them, but it can replace one, and put
+        # the old one back if it finds it somewhere else than on the module
+        modules = {name: self.trunk.get_submodule(name) for name in takes}
+        try:
+            for name, module in modules.items():
+                module._forward_hooks = OrderedDict({**self._hooks_of[name], _HOOK: takes[name]})
+            return self.trunk(*args, **kwargs)
+        finally:
+            for name, module in modules.items():
+                module._forward_hooks = self._hooks_of[name]
 
     def remove(self, *names: str) -> None:
         """Take branches off: those at these points, or all of them.
@@ -125,19 +145,18 @@ class SupervisedModel(nn.Module):
             for parameter in branch.parameters():
                 parameter.grad = None
 
-    def _see_changes(self, taken: Mapping[str, tuple[Tensor, Tensor, int]]) -> None:
+    def _see_changes(self, taken: Mapping[str, tuple[Tensor, Tensor, int | None]]) -> None:
         """An in-place operation may follow a point; only there is a copy needed (design, fact 7)."""
         for name, (kept, original, version) in taken.items():
-            if original._version == version:
-                self._untouched.add(name)
-            elif name in self._untouched:
-                self._untouched.discard(name)
-                if kept is original:
-                    warnings.warn(
-                        f"the output of {name!r} was changed in place in this forward pass, but not in those "
-                        "before: this once its branch got the changed values",
-                        stacklevel=3,
-                    )
+            changed = _version(original) != version
+            if changed and kept is original:
+                warnings.warn(
+                    f"the output of {name!r} was changed in place in this forward pass, but not in those "
+                    "before: this once its branch got the changed values",
+                    stacklevel=3,
+                )
+            if version is not None:
+                self._changed[name] = self._changed.get(name, False) or changed
 
 
 def supervise(
@@ -163,7 +182,8 @@ def supervise(
 
     Raises:
         TypeError: No placement and no names.
-        ValueError: A name that is not in the model or cannot be a point, or shapes that no branch suits.
+        ValueError: A name that is not in the model or cannot be a point, shapes that no branch suits, or a network
+            that is wrapped or compiled already.
 
     Example:
         >>> import torch
@@ -176,6 +196,11 @@ def supervise(
           )
         )
     """
+    if unwrap(model) is not model:
+        raise ValueError(
+            f"expected the network itself, got it inside {type(model).__name__}: supervise the network, and wrap "
+            "or compile what comes back"
+        )
     if not isinstance(placement, Placement):
         placement = _by_hand(model, placement, inputs)
     if placement.points and placement.output_shape is None:
@@ -191,6 +216,7 @@ def supervise(
             channels=point.channels,
             output_channels=placement.output_channels,
             head=head,
+            activation=placement.activation,
         )
         near = next(_parameters_near(point, modules), None)
         if near is not None:
@@ -223,6 +249,7 @@ def _by_hand(model: nn.Module, names: Any, inputs: Any) -> Placement:
         output_shape=found.output_shape,
         output_channels=found.output_channels,
         head=found.head,
+        activation=found.activation,
     )
 
 
@@ -239,13 +266,23 @@ def _key(name: str) -> str:
 
 
 def _take(
-    taken: dict[str, tuple[Tensor, Tensor, int]], name: str, copy: bool, module: nn.Module, args: Any, output: Any
+    taken: dict[str, tuple[Tensor, Tensor, int | None]],
+    name: str,
+    copy: bool,
+    module: nn.Module,
+    args: Any,
+    output: Any,
 ) -> None:
     tensor = first_tensor(output)
     if tensor is not None:
         compiling = torch.compiler.is_compiling()  # compiled code takes a needless copy out by itself
-        version = 0 if compiling else tensor._version
-        taken[name] = (tensor.clone() if copy or compiling else tensor, tensor, version)
+        version = None if compiling else _version(tensor)
+        taken[name] = (tensor.clone() if copy or version is None else tensor, tensor, version)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None: it does not say."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _predict(branch: nn.Module, point: Tensor, like: Any) -> Any:

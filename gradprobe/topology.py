@@ -5,6 +5,7 @@ The survey notes what the modules are called with and return; `gradprobe.graph` 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,36 @@ from gradprobe.entries import Entries
 from gradprobe.graph import Call, Trace, channel_axes, find_points
 from gradprobe.history import Point, Points
 from gradprobe.hooks import Attached, Eager, Hook
-from gradprobe.layers import is_compiled, main_output, named_layers, named_modules, tensors, unwrap, whole
+from gradprobe.layers import (
+    is_compiled,
+    left_alone,
+    main_output,
+    named_layers,
+    named_modules,
+    tensors,
+    unwrap,
+    whole,
+)
 from gradprobe.snapshot import preserved
 
-# without gradients these take another path through their C++ code if no mode is on: it must stay the user's
-_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+_RESHAPES = (
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Permute",
+    "Clone",
+    "Alias",
+)
+_ACTIVATIONS = {
+    "SigmoidBackward0": "sigmoid",
+    "LogSigmoidBackward0": "log_sigmoid",
+    "TanhBackward0": "tanh",
+    "SoftmaxBackward0": "softmax",
+    "LogSoftmaxBackward0": "log_softmax",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,7 @@ class Topology:
         output_shape: Shape of the network's main output tensor, one for each where it is a list, or None.
         output_channels: Axis of the channels in it, where the layers told it.
         head: Name of the layer that makes the output.
+        activation: What the output comes out of, if the range of its values tells: a sigmoid, a softmax, ...
         batch_size: First size of the network's first input tensor, or None.
     """
 
@@ -48,6 +75,7 @@ class Topology:
     output_shape: Any
     output_channels: int | None
     head: str | None
+    activation: str | None
     batch_size: int | None
 
 
@@ -55,14 +83,21 @@ class Survey:
     """Notes the first forward pass that records gradients, by hooks that come off when the network returns.
 
     Where the root itself is never called, the outermost of its modules stand for it.
+
+    Args:
+        model: The bare network.
+        gently: Whether not a bit of what the network computes may change. Then frozen transformer layers have no
+            hooks, and where there are some, it is not followed where the inputs enter.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, gently: bool = True) -> None:
         self.model = model
         self.topology: Topology | None = None
         self._calls: list[Call] = []
-        self._open: list[tuple[nn.Module, tuple[Node, ...], Any]] = []
+        self._open: list[tuple[nn.Module, tuple[Node, ...]]] = []
+        self._alone = left_alone(model) if gently else set()
         self._entries = Entries()
+        self._following = contextlib.ExitStack()
         self._result: Any = None
         self._batch_size: int | None = None
         self._hooks = Attached()
@@ -70,9 +105,10 @@ class Survey:
     def attach(self) -> None:
         """Start to note calls."""
         for name, module in named_modules(self.model):
-            before, after = Hook(self._enter), Hook(partial(self._leave, name))
-            self._hooks.add(module.register_forward_pre_hook(before, with_kwargs=True))
-            self._hooks.add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+            if module not in self._alone:
+                before, after = Hook(self._enter), Hook(partial(self._leave, name))
+                self._hooks.add(module.register_forward_pre_hook(before, with_kwargs=True))
+                self._hooks.add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
     def finish(self) -> Topology:
         """Take the hooks off and draw the conclusions; the graph is let go."""
@@ -85,8 +121,7 @@ class Survey:
     def detach(self) -> None:
         """Take the hooks off, whatever was noted."""
         self._hooks.remove()
-        if self._open and not self._paused:  # in the middle of a forward pass
-            self._entries.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._following.close()
         self._open.clear()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -96,36 +131,27 @@ class Survey:
         if not self._open:
             if self._batch_size is None and given and given[0].dim():
                 self._batch_size = int(given[0].shape[0])
-            self._entries.begin(given)
-            self._entries.__enter__()  # type: ignore[no-untyped-call]
-        taken = None
-        if isinstance(module, _FAST_PATHS) and not module.training and not self._paused:
-            taken = self._entries.taken([args, kwargs])
-            self._entries.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            if not self._alone:
+                self._entries.begin(given)
+                self._following.enter_context(self._entries)
         # the nodes as they are now: behind an in-place module they would be those of its output
-        self._open.append((module, _nodes(given), taken))
+        self._open.append((module, _nodes(given)))
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or all(module is not entered for entered, *_ in self._open):
+        if torch.compiler.is_compiling() or all(module is not entered for entered, _ in self._open):
             return
-        while True:
-            entered, inputs, taken = self._open.pop()
-            if taken is not None:
-                self._entries.__enter__()  # type: ignore[no-untyped-call]
-                self._entries.given(taken, output)
+        inputs: tuple[Node, ...] = ()
+        while self._open:
+            entered, inputs = self._open.pop()
             if entered is module:
                 break
         if module is not self.model:
             self._calls.append(_call(name, module, inputs, output))
         if not self._open:
-            self._entries.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._following.close()
             self._result = output
             if module is self.model and output is not None:
                 self.finish()
-
-    @property
-    def _paused(self) -> bool:
-        return any(taken is not None for _, _, taken in self._open)
 
     def _concluded(self) -> Topology:
         layers = list(named_layers(self.model))
@@ -133,7 +159,8 @@ class Survey:
         found = list(tensors(self._result))
         results = _nodes([tensor for tensor in found if tensor.dim()]) or _nodes(found)
         entries = self._entries
-        points = find_points(Trace(order, self._calls, entries.nodes, entries.outside, results))
+        main = _nodes(list(tensors(main_output(self._result)))) or results
+        points = find_points(Trace(order, self._calls, entries.nodes, entries.outside, results, main))
         axes = channel_axes(self._calls)
         shape = output_shape(self._result)
         alike = [call for call in self._calls if call.shape == shape]
@@ -144,6 +171,7 @@ class Survey:
             shape,
             axes[id(alike[-1])] if alike else None,
             next((call.name for call in reversed(alike) if call.name in layers), None),
+            _activation(self._result),
             self._batch_size,
         )
 
@@ -177,7 +205,7 @@ def points(model: nn.Module, inputs: Any) -> Points:
 def survey(model: nn.Module, inputs: Any) -> Topology:
     """Run one forward pass on the inputs and say what it told; the model is left as it was."""
     args, kwargs = as_arguments(inputs)
-    noted = Survey(unwrap(model))
+    noted = Survey(unwrap(model), gently=False)
     hooks = Attached()
     with preserved(model), torch.enable_grad():
         try:
@@ -206,6 +234,18 @@ def output_shape(result: Any) -> Any:
     return None if main is None else tuple(main.shape)
 
 
+def _activation(result: Any) -> str | None:
+    """The function of a limited range that the main output comes out of, if any.
+
+    The user's loss may count on it (``NLLLoss`` behind a log-softmax, ``BCELoss`` behind a sigmoid).
+    """
+    main = main_output(result)
+    node = main.grad_fn if isinstance(main, Tensor) else None
+    while node is not None and type(node).__name__.startswith(_RESHAPES):
+        node = node.next_functions[0][0]
+    return None if node is None else _ACTIVATIONS.get(type(node).__name__)
+
+
 def _taps(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Point]:
     """What could be a point by hand: every module that is called once and returns what can feed a branch."""
     times, axes, layers = Counter(call.name for call in calls), channel_axes(calls), set(order)
@@ -226,7 +266,7 @@ def _is_within(prefix: str, name: str) -> bool:
 
 
 def _call(name: str, module: nn.Module, inputs: tuple[Node, ...], output: Any) -> Call:
-    made = list(tensors(output))
+    made = [tensor for tensor in tensors(output) if not tensor.is_nested]  # which would not say its shape
     first = made[0] if made else None
     feeds = first is not None and first.grad_fn is not None and first.is_floating_point() and first.dim() > 1
     shape = None if first is None else tuple(first.shape)

@@ -21,12 +21,12 @@ ROWS = 4  # of each rank in each batch
 
 
 class Blocks(nn.Module):
-    """Two blocks with an in-place operation behind the first."""
+    """Two blocks, and an in-place operation behind the first."""
 
     def __init__(self):
         super().__init__()
         self.stem = nn.Linear(6, 8)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Tanh(), nn.Linear(8, 8)) for _ in range(2))
         self.head = nn.Linear(8, 3)
 
     def forward(self, x):
@@ -57,7 +57,7 @@ def criterion(weight=0.5, **arguments):
 def train(net, model, joint=None, dtype=torch.float64):
     """Train `model`, which is made of `net`: the gradients of the first step, the parameters after the last."""
     joint = joint or criterion()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     first = {}
     for x, y in batches(dtype):
         optimizer.zero_grad()
@@ -78,12 +78,12 @@ def ddp(joint=None, branch="pooled", **arguments):
     return train(net, DistributedDataParallel(net, **arguments), joint)
 
 
-def fsdp2(dtype=torch.float64, branch="pooled", **arguments):
+def fsdp2(joint=None, dtype=torch.float64, branch="pooled", **arguments):
     net = build(dtype, branch)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for part in (*net.branches.values(), *net.trunk.blocks, net.trunk.head):
         fully_shard(part, mesh=mesh, **arguments)
-    return train(net, fully_shard(net, mesh=mesh, **arguments), dtype=dtype)
+    return train(net, fully_shard(net, mesh=mesh, **arguments), joint, dtype)
 
 
 MIXED = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -98,7 +98,8 @@ SETUPS = {
     "fsdp2": fsdp2,
     "fsdp2 not resharded": lambda: fsdp2(reshard_after_forward=False),
     "fsdp2 shared": lambda: fsdp2(branch="shared"),
-    "fsdp2 mixed": lambda: fsdp2(torch.float32, mp_policy=MIXED),
+    "fsdp2 weight 0": lambda: fsdp2(criterion(weight=0.0)),
+    "fsdp2 mixed": lambda: fsdp2(dtype=torch.float32, mp_policy=MIXED),
 }
 
 

@@ -32,7 +32,7 @@ def test_the_commands_run_as_they_stand(tmp_path, monkeypatch):
     commands = [
         line for block in blocks("console") for line in block.splitlines() if line.startswith("gradprobe ")
     ]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, (command, result.output)

@@ -89,6 +89,7 @@ def build_branch(
     channels: int | None = None,
     output_channels: int | None = None,
     head: nn.Module | None = None,
+    activation: str | None = None,
 ) -> nn.Module:
     """Build the branch for a point.
 
@@ -99,6 +100,9 @@ def build_branch(
         channels: Axis of the point's channels; None: as `gradprobe.branches.layout.layouts` reads the shapes.
         output_channels: The same for the output (for each, if there are several).
         head: The trunk's own last layer, for ``"shared"``; ``"auto"`` shares it from 4096 classes on.
+        activation: What the trunk's output comes out of, if the loss is for its range: ``"sigmoid"``,
+            ``"log_sigmoid"``, ``"tanh"``, ``"softmax"`` or ``"log_softmax"``. The branch gets it as well, except
+            ``"svm"``, which gives scores.
 
     Returns:
         A `Branch`, to be called ``branch(point, like=output)``; or what the function returned.
@@ -116,7 +120,11 @@ def build_branch(
     if isinstance(branch, str):
         if branch not in ("auto", *BRANCHES):
             raise ValueError(f"expected branch= out of {['auto', *BRANCHES]} or a function, got {branch!r}")
-        return _named(branch, point_shape, output_shape, (channels, output_channels), head)
+        named = _named(branch, point_shape, output_shape, (channels, output_channels), head)
+        for part in named.modules():
+            if isinstance(part, ShapedBranch) and not isinstance(part, SVMBranch):
+                part.activation = activation
+        return named
     if not callable(branch):
         raise TypeError(f"expected branch= to be a name or a function, got {type(branch).__name__}")
     built = branch(point_shape, output_shape)

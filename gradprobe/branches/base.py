@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +12,13 @@ from torch import Tensor, nn
 
 from gradprobe.branches.layout import Shape, layouts, no_branch
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "log_sigmoid": F.logsigmoid,
+    "tanh": torch.tanh,
+    "softmax": partial(F.softmax, dim=1),
+    "log_softmax": partial(F.log_softmax, dim=1),
+}
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -30,6 +39,9 @@ class Branch(nn.Module):
 
 class ShapedBranch(Branch):
     """A branch that computes on ``(N, C, *S)`` and gives ``(N, K, *R)``, whatever the layouts outside are.
+
+    Attributes:
+        activation: Name out of `ACTIVATIONS` of what the trunk's output has behind it as well, or None.
 
     Args:
         point_shape: Recorded shape of the point.
@@ -52,6 +64,7 @@ class ShapedBranch(Branch):
     """
 
     kind: ClassVar[str]
+    activation: str | None = None
 
     def __init__(
         self,
@@ -72,7 +85,10 @@ class ShapedBranch(Branch):
             like: The trunk's output, whose size the prediction gets; without it the recorded size.
         """
         size = self.output.size if like is None else self.output.size_of(like.shape)
-        return self.output.restored(self.predict(self.point.normal(point), size))
+        prediction = self.predict(self.point.normal(point), size)
+        if self.activation is not None:
+            prediction = ACTIVATIONS[self.activation](prediction)
+        return self.output.restored(prediction)
 
     def predict(self, x: Tensor, size: Shape) -> Tensor:
         """Map ``(N, C, *S)`` to ``(N, K, *size)``."""
