@@ -163,7 +163,7 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}",
         "",
         f"`python benchmarks/supervise.py --repeats {options.repeats}`: medians in ms of interleaved training",
-        "steps; ratio of the medians with its 95 % bootstrap interval. The last column is by hand against by hand:",
+        "steps; ratio of the medians with its 95 % bootstrap interval. The last column is by hand against itself:",
         "the noise.",
         "",
         "| model | branches | by hand | gradprobe | ratio | by hand again |",

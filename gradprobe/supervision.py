@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.branches import Branch, BranchFactory, build_branch
-from gradprobe.graph import MAKES_OUTPUT
 from gradprobe.history import Point
 from gradprobe.hooks import Attached, Hook
 from gradprobe.layers import first_tensor, main_output, unknown, unwrap
 from gradprobe.loss import SupervisedOutput
+from gradprobe.passage import MAKES_OUTPUT
 from gradprobe.policies import Placement
 from gradprobe.topology import survey
 

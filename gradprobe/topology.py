@@ -1,6 +1,6 @@
 """Which module outputs can be supervised, found while the network makes one ordinary forward pass.
 
-The survey notes what the modules are called with and return; `gradprobe.graph` draws the conclusions.
+The survey notes what the modules are called with and return; `gradprobe.passage` draws the conclusions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from gradprobe.entries import Entries
-from gradprobe.graph import Call, Trace, channel_axes, find_points
+from gradprobe.graph import Call, Trace, channel_axes
 from gradprobe.history import Point, Points
 from gradprobe.hooks import Attached, Eager, Hook
 from gradprobe.layers import (
@@ -31,6 +31,7 @@ from gradprobe.layers import (
     unwrap,
     whole,
 )
+from gradprobe.passage import find_points
 from gradprobe.snapshot import preserved
 
 _RESHAPES = (

@@ -509,3 +509,84 @@ def test_the_demo_shows_what_the_paper_says(gradprobe):
     assert [point.name for point in run.placement.points] == [f"relu{len(flagged)}"]
     assert (run.comparison.gradient["ratio"] >= 10).all()
     assert Path("run/comparison.png").is_file()
+
+
+BLOCKS = """
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+    def forward(self, x):
+        return x + self.down(self.up(x).relu())
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.act, self.gone = nn.Linear(3, 4), nn.ReLU(), nn.Linear(1, 1)
+        self.blocks, self.fc = nn.Sequential(Block(), Block()), nn.Linear(4, 2)
+    def forward(self, x):
+        return self.fc(self.blocks(self.act(self.stem(x))))
+model = Net()
+"""
+
+
+def test_points_are_shown_as_a_tree(gradprobe):
+    result = gradprobe("points", write(BLOCKS + BATCHES))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "3 points serve 5 layers; 2 layers have none",
+        "├── stem Linear → act",
+        "├── act ReLU ● (4, 4)",
+        "├── gone Linear no point: never called as a module",
+        "├── blocks Sequential",
+        "│   ├── 0 Block ● (4, 4)",
+        "│   │   ├── up Linear",
+        "│   │   └── down Linear",
+        "│   └── 1 Block ● (4, 4)",
+        "│       ├── up Linear",
+        "│       └── down Linear",
+        "└── fc Linear no point: it makes the network's output",
+    ]
+
+
+def test_points_for_a_program(gradprobe):
+    target = write(BLOCKS + BATCHES)
+    record = json.loads(gradprobe("points", target, "--format", "json").stdout)
+    assert record["points"][1] == {
+        "name": "blocks.0",
+        "shape": [4, 4],
+        "depth": 3,
+        "layers": ["blocks.0.up", "blocks.0.down"],
+        "channels": None,
+    }
+    assert list(record["unserved"]) == ["gone", "fc"]
+    rows = pd.read_csv(io.StringIO(gradprobe("points", target, "--format", "csv").stdout), keep_default_na=False)
+    assert rows["layer"].tolist() == [
+        "stem",
+        "blocks.0.up",
+        "blocks.0.down",
+        "blocks.1.up",
+        "blocks.1.down",
+        "gone",
+        "fc",
+    ]
+    assert rows["point"].tolist() == ["act", *["blocks.0"] * 2, *["blocks.1"] * 2, "", ""]
+
+
+def test_points_say_what_the_target_raised(gradprobe):
+    result = gradprobe("points", write(NET + "batches = [(torch.ones(2, 7), torch.tensor([0, 1]))]"))
+    assert result.exit_code == 1
+    assert "cannot be multiplied (2x7 and 3x5)" in result.stderr
+
+
+def test_a_branch_at_every_point(gradprobe):
+    command = ("compare", write(BLOCKS + BATCHES), "--policy", "every", "--schedule", "dsn", "--branch", "svm")
+    result = gradprobe(*command, "--iterations", 6, "--out", "run")
+    assert result.exit_code == 0, result.output
+    saved = gp.load("run")
+    assert [point.name for point in saved.placement.points] == ["act", "blocks.0", "blocks.1"]
+    assert saved.placement.flagged == ()
+    assert list(saved.comparison.gradient.index) == [
+        "stem",
+        *(f"blocks.{k}.{x}" for k in "01" for x in ("up", "down")),
+    ]
+    assert "of the 5 supervised layers" in " ".join(result.stdout.split())

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
     {"magnitude", "layers", "history", "hooks", "snapshot", "cuts", "version", "zoo"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "batches"}
-    | {"entries", "graph", "topology", "policies", "branches", "comparison", "verdict"}
+    | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"},
     {"cli", "__main__", "target", "options", "terminal", "demo"},

@@ -203,3 +203,64 @@ def test_layers_that_cannot_be_points_say_why():
         "gone": "never called as a module",
         "last": "it makes the network's output",
     }
+
+
+@pytest.mark.parametrize(
+    ("last", "loss_fn", "target", "holds"),
+    [
+        (nn.LogSoftmax(1), nn.NLLLoss(), torch.tensor([0, 1, 2]), lambda y: y.exp().sum(1)),
+        (nn.Softmax(-1), nn.MSELoss(), torch.eye(3), lambda y: y.sum(1)),
+    ],
+)
+def test_a_branch_ends_in_what_the_output_ends_in(last, loss_fn, target, holds):
+    """A loss for log-probabilities would fall without end on plain scores."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3), last)
+    net = gp.supervise(trunk, ["1"], inputs=torch.randn(3, 4))
+    prediction = net(torch.randn(3, 4))
+    torch.testing.assert_close(holds(prediction.auxiliary[0]), torch.ones(3))
+    assert gp.DeepSupervisionLoss(loss_fn, schedule="constant")(prediction, target) > 0
+
+
+def test_a_branch_of_probabilities_suits_their_loss():
+    trunk = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid(), nn.Flatten(0)
+    )
+    x, y = torch.randn(6, 1, 6, 6), torch.tensor([0.0, 1, 0, 1, 0, 1])
+    history = gp.scan(trunk, [(x, y)], nn.functional.binary_cross_entropy, iterations=1)
+    assert (history.activation, history.output_shape) == ("sigmoid", (6,))
+    net = gp.supervise(trunk, gp.place(history, gp.EveryLayerPolicy()))
+    prediction = net(x)
+    assert prediction.auxiliary[0].shape == (6,)
+    assert 0 < prediction.auxiliary[0].min() <= prediction.auxiliary[0].max() < 1
+    gp.DeepSupervisionLoss(nn.functional.binary_cross_entropy, schedule="constant")(prediction, y).backward()
+
+
+def test_scores_of_a_support_vector_machine_stay_scores():
+    trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(1))
+    net = gp.supervise(trunk, ["1"], inputs=torch.randn(3, 4), branch="svm")
+    x = torch.randn(3, 4)
+    scores = trunk[1](trunk[0](x)) @ net.branches["at_1"].fc.weight.T + net.branches["at_1"].fc.bias
+    torch.testing.assert_close(net(x).auxiliary[0], scores)
+
+
+def test_a_model_that_registers_hooks_in_its_forward_keeps_them():
+    """transformers installs hooks that collect hidden states in the first forward, and remembers that it did."""
+
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head, self.collected, self.ready = nn.Linear(3, 4), nn.Linear(4, 2), [], False
+
+        def forward(self, x):
+            if not self.ready:
+                self.body.register_forward_hook(lambda module, args, output: self.collected.append(output.shape))
+                self.ready = True
+            return self.head(self.body(x).relu())
+
+    trunk = Lazy()
+    net = gp.supervise(trunk, ["body"], inputs=torch.ones(2, 3))
+    assert (trunk.ready, len(trunk.body._forward_hooks), trunk.collected) == (False, 0, [])  # the survey's forward
+    net(torch.ones(2, 3))
+    net(torch.ones(2, 3))
+    assert (trunk.ready, len(trunk.body._forward_hooks), len(trunk.collected)) == (True, 1, 2)
