@@ -80,18 +80,18 @@ def without_long_skips(
     """Take the long skips away where a large part of a `flow` has no cut: U-Nets, encoder-decoders.
 
     A region between two neighbouring cuts with more than a dozen layers and more than a quarter of the network is
-    a trunk of its own. There every bypass that skips at least half as many layers as the one which skips most
-    goes, at the edge by which it joins a longest path; and what is left is looked at again. Three kinds of region
-    stay whole: a block with a shortcut around all of it and no more than a dozen layers on its longest path;
-    streams side by side (HRNet, experts), of which only one would be left; and a dense block, in which more
-    bypasses than layers would have to go.
+    a trunk of its own. There the bypass that skips most layers goes, at the edge by which it joins a longest path
+    (and with it, if they are more than a dozen, those that skip at least half as many); and what is left is looked
+    at again. Three kinds of region stay whole: a block with a shortcut around all of it and no more than a dozen
+    layers on its longest path; streams side by side (HRNet, experts), of which only one would be left; and a dense
+    block, in which more bypasses than layers would have to go.
 
     Args:
         graph: A flow.
         layers: Number of layers at each node; none where it is not named.
         total: Layers of the network.
-        is_block: Says of the nodes of such a region, and of those at which its longest skips join, whether it is
-            one; by its shape alone it may as well be the bottom of a U-Net.
+        is_block: Says of the nodes of such a block, and of those at which a skip without a layer joins, whether it
+            is one; by its shape alone it may as well be the bottom of a U-Net.
 
     Example:
         >>> chain = {node: [node + 1] for node in range(30)} | {30: []}
@@ -111,8 +111,9 @@ def without_long_skips(
 
 def _long_skips(region: Graph, layers: Mapping[int, int], is_block: IsBlock) -> set[Edge]:
     found = _longest_skips(region, layers)
-    joins = {after for _, after in found}
-    if not found or (max(region) in joins and _longest(region, layers) <= DOZEN and is_block(list(region), joins)):
+    up, last = _up(region, layers), max(region)
+    around = up[last] <= DOZEN and any(after == last for _, after in found)
+    if not found or (around and is_block(list(region), {after for node, after in found if not up[node]})):
         return set()
     left = _without(region, found)
     if _held(left, layers) * 3 < _held(region, layers) * 2:
@@ -142,10 +143,6 @@ def _regions(graph: Graph, layers: Mapping[int, int], more_than: float) -> Itera
             yield {node: graph[node] if node != last else [] for node in part}
 
 
-def _longest(region: Graph, layers: Mapping[int, int]) -> int:
-    return _up(region, layers)[max(region)]
-
-
 def _up(region: Graph, layers: Mapping[int, int]) -> dict[int, int]:
     """Layers on the longest path from the beginning of a region to each of its nodes, that node's included."""
     up = dict.fromkeys(region, 0)
@@ -169,4 +166,5 @@ def _longest_skips(region: Graph, layers: Mapping[int, int]) -> set[Edge]:
         if up[after] + down[after] == length
     }
     most = max(skipped.values(), default=0)
-    return {edge for edge, skips in skipped.items() if most and 2 * skips >= most}
+    least = most / 2 if most > DOZEN else most
+    return {edge for edge, skips in skipped.items() if most and skips >= least}

@@ -151,9 +151,9 @@ class TraceGraph:
         return {number for node, number in self.number.items() if type(node).__name__.startswith(_ADDITIONS)}
 
     def is_block(self, nodes: Sequence[int], joins: Set[int]) -> bool:
-        """Whether a region with a shortcut around it is one: unless something is concatenated there from afar.
+        """Whether a region with a shortcut around it is a block: unless something is concatenated there from afar.
 
-        The layers of a U-Net's stage belong to two modules or more, each of them with other layers beside.
+        A block's layers are (nearly) all of one module's; those of a U-Net's bottom have no module to themselves.
         """
         if joins.isdisjoint(self.concatenations):
             return True
@@ -162,7 +162,7 @@ class TraceGraph:
             lambda parts: len(set(parts)) == 1, zip(*(name.split(".") for name in names), strict=False)
         )
         prefix = "".join(f"{parts[0]}." for parts in shared)
-        return all(name in names for name in self.places if name.startswith(prefix))
+        return sum(name.startswith(prefix) for name in self.places) < 2 * len(names)
 
     @cached_property
     def concatenations(self) -> set[int]:
