@@ -3,7 +3,7 @@
 Both networks have the same weights and see the same batch, in turns in one process; a third, written by hand as
 well, shows the noise. Prints medians, the ratio of the medians and its 95 % bootstrap interval.
 
-    python benchmarks/supervise.py [--repeats 60] [--out benchmarks/results/supervise.md]
+    python benchmarks/supervise.py [MODEL...] [--repeats 60] [--out benchmarks/results/supervise.md]
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def measure(name: str, branches: int, repeats: int) -> str:
     with torch.no_grad():
         y = torch.randint(10, chain.eval()(x).shape[:-1]).flatten()
     chain.train()
-    arms = [step_of(built, x, y) for built in (written_by_hand(net), net, written_by_hand(net))]
+    # all three are copies, so that none has its parameters elsewhere in memory than the others
+    arms = [step_of(built, x, y) for built in (written_by_hand(net), copy.deepcopy(net), written_by_hand(net))]
     times = np.empty((repeats, len(arms)))
     for round_ in range(-3, repeats):
         for index in np.roll(range(len(arms)), round_):
@@ -153,6 +154,7 @@ def measure(name: str, branches: int, repeats: int) -> str:
 def main() -> None:
     """Measure all and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", choices=[[], *MODELS], default=[])
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -170,7 +172,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     print("\n".join(lines))
-    for name in MODELS:
+    for name in options.models or MODELS:
         for branches in (1, 4):
             lines.append(measure(name, branches, options.repeats))
             print(lines[-1], flush=True)

@@ -267,13 +267,16 @@ class DeepSupervisionLoss(nn.Module):
         weights = branch_weights(self.weights, len(auxiliary), self.points) if auxiliary else ()
         compiling = torch.compiler.is_compiling()
         off = self._off if compiling else self.weight == 0
+        weighed: Tensor | None = None
         for weight, loss in zip(weights, auxiliary, strict=True):
             if off or not weight:
                 main = _Unweighted.apply(main, loss)  # type: ignore[no-untyped-call]
             else:
-                scale = self._compiled_weight.to(loss.dtype) if compiling else self.weight
-                main = main + scale * weight * loss
-        return main
+                loss = loss if weight == 1 else weight * loss
+                weighed = loss if weighed is None else weighed + loss
+        if weighed is None:
+            return main
+        return main + (self._compiled_weight.to(weighed.dtype) if compiling else self.weight) * weighed
 
     def get_extra_state(self) -> dict[str, int]:
         """The epoch, so that a resumed training goes on with the right weight."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -26,6 +26,7 @@ _NORMALISATIONS = (
 )
 _NOT_ELEMENTWISE = ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
 _REENTRANT = "CheckpointFunctionBackward"
+Outward = Mapping[int, Sequence[int]]
 MAKES_OUTPUT = "it makes the network's output"
 
 
@@ -69,30 +70,35 @@ class Passage:
 
     def _joined(self, way: Graph) -> Graph:
         """Note where each call ends; tensors of a tuple that only together make a cut become one node."""
-        joined = dict(way)
-        nodes, known = list(way), cuts(way)
+        joined, nodes, known = dict(way), list(way), cuts(way)
         for call in self.graph.trace.calls:
             if self.graph.times[call.name] > 1 or not call.feeds or call.identity:
                 continue
             outward = _outward(joined, nodes, {self.graph.number[node] for node in call.outputs})
-            if len(outward) == 1:
-                self.ends[next(iter(outward))].append(call)
-            elif outward:
-                joint, targets = max(outward) + 1, {after for behind in outward.values() for after in behind}
-                if targets != {joint}:  # else another call joined them
-                    since = known[bisect_right(known, min(outward)) - 1] if known[0] <= min(outward) else SOURCE
-                    inside = nodes[bisect_left(nodes, since) : bisect_right(nodes, joint)]
-                    if joint in joined or min(targets) < joint or not separates(joined, inside, set(outward)):
-                        continue
-                    for out, behind in outward.items():
-                        joined[out] = [*(after for after in joined[out] if after not in behind), joint]
-                        self.behind[out] = [*self.behind[out], joint]
-                    joined[joint] = self.behind[joint] = sorted(targets)
-                    insort(nodes, joint)
-                    insort(known, joint)
-                self.ends[joint].append(call)
+            end = self._joint(joined, nodes, known, outward) if len(outward) > 1 else next(iter(outward), None)
+            if end is not None:
+                self.ends[end].append(call)
         self._prefer_exact()
         return {node: joined[node] for node in nodes}
+
+    def _joint(
+        self, joined: dict[int, Sequence[int]], nodes: list[int], known: list[int], outward: Outward
+    ) -> int | None:
+        """The node that joins the tensors of a tuple, at the free number behind them; None if they are no cut."""
+        joint, targets = max(outward) + 1, {after for behind in outward.values() for after in behind}
+        if targets == {joint}:
+            return joint  # an inner call returned the same tensors
+        since = known[bisect_right(known, min(outward)) - 1] if known[0] <= min(outward) else SOURCE
+        inside = nodes[bisect_left(nodes, since) : bisect_right(nodes, joint)]
+        if joint in joined or min(targets) < joint or not separates(joined, inside, set(outward)):
+            return None
+        for out, behind in outward.items():
+            joined[out] = [*(after for after in joined[out] if after not in behind), joint]
+            self.behind[out] = [*self.behind[out], joint]
+        joined[joint] = self.behind[joint] = sorted(targets)
+        insort(nodes, joint)
+        insort(known, joint)
+        return joint
 
     def _prefer_exact(self) -> None:
         """A branch gets a call's first tensor: where that of some call is the cut, only such calls count."""
