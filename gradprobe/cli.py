@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradprobe.options import BRANCH, COUNT, DATA, FAIL_ON, FORMAT, OUT, POLICY, RUNS
-from gradprobe.terminal import FAILED, FOUND, progress, reported, user_output
+from gradprobe.options import BRANCH, COUNT, DATA, FAIL_ON, FINDINGS, FORMAT, OUT, POLICY, RUNS
+from gradprobe.terminal import FAILED, FOUND, INTERRUPTED, progress, reported, user_output
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from gradprobe.comparison import Comparison
+    from gradprobe.difference import Difference
     from gradprobe.history import GradientHistory
     from gradprobe.policies import Placement, Policy
     from gradprobe.run import Run
+    from gradprobe.running import Result
     from gradprobe.target import Target
 
 
@@ -129,6 +131,54 @@ def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:
         _compare(demo_target(), folder, iterations, 50, seeds, {**defaults, **options, "fail_on": ()})
 
 
+@main.command(context_settings={"allow_interspersed_args": False})
+@click.argument("script")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option("-m", "module", is_flag=True, help="SCRIPT is a module, as in python -m package.module.")
+@click.option("--iterations", type=COUNT, default=50, show_default=True, help="Iterations to record.")
+@click.option("--keep-going", is_flag=True, help="Let the script train on when they are recorded.")
+@POLICY
+@OUT
+@FAIL_ON
+def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **options: Any) -> None:
+    """Run a training script as it is, with its own ARGS, and record the first iterations of every model.
+
+    It is stopped when they are recorded. Nothing in it is changed: the result ends with the lines to add. Under
+    torchrun: torchrun --nproc-per-node 2 -m gradprobe run train.py
+    """
+    with reported():
+        from gradprobe.running import Recording, conclude, findings, record
+        from gradprobe.script import Script
+
+        asked = Script(script, args, module)
+        if not asked.exists:
+            raise click.UsageError(f"{script}: no such file (a module needs -m)")
+        out = options["out"]
+        # what this imports may read the environment, which the script may still set: only where there is something
+        shown = _free(out, script, options["force"]) if out and out.exists() else out or RUNS / asked.name
+        folder = shown.absolute()  # the script may change the directory
+        started = time.perf_counter()
+        results: list[Result] = []
+
+        def told(recording: Recording) -> None:
+            if recording.rank or results:
+                return
+            timings = {"run": time.perf_counter() - started}
+            policy = _policy(options)
+            results.extend(conclude(recording, policy, folder, shown, timings=timings, force=options["force"]))
+            if results and recording.ending.code in (0, INTERRUPTED):
+                _print_results(results, options["form"])
+            if not options["quiet"] and (results or recording.sentences):
+                kept = [f"run written to {result.folder}" for result in results]
+                click.echo(f"gradprobe: {'; '.join([*recording.sentences, *kept])}", err=True)
+
+        recording = record(asked, iterations, keep_going=options["keep_going"], on_full=told)
+        told(recording)
+        if recording.ending.code:
+            raise SystemExit(recording.ending.code)
+        _end_if(findings(results), options["fail_on"])
+
+
 @main.command()
 @click.argument("target")
 @DATA
@@ -207,6 +257,60 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
             files = save_side_by_side(folder, histories, **options)
         for file in files:
             click.echo(file)
+
+
+@main.command()
+@click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--factor",
+    type=click.FloatRange(min=1, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="How many times larger or smaller a magnitude has to be to count.",
+)
+@click.option(
+    "--of",
+    type=click.Choice(["output", "weight"]),
+    help="What to compare.  [default: what the second was decided by]",
+)
+@FORMAT
+@click.option(
+    "--fail-on",
+    multiple=True,
+    type=click.Choice(FINDINGS),
+    help="End with exit code 3 if this is new in the second run. May be given several times.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for figures of both runs side by side.")
+def diff(first: Path, second: Path, out: Path | None, form: str, fail_on: Sequence[str], **options: Any) -> None:
+    """Say which layers changed from one saved run to another, and what else is different."""
+    with reported():
+        from gradprobe.difference import difference
+
+        runs = _saved(first), _saved(second)
+        try:
+            found = difference(*runs, **options)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        if out is not None:
+            _draw_both(out, runs, found)
+        if form == "json":
+            click.echo(json.dumps(found.record(), indent=2, allow_nan=False))
+        elif form == "csv":
+            click.echo(found.frame.to_csv(index=False, lineterminator="\n"), nl=False)
+        else:
+            click.echo(str(found))
+        _end_if(found.new, fail_on, "newly ")
+
+
+def _draw_both(out: Path, runs: tuple[Run, Run], found: Difference) -> None:
+    from gradprobe.plots import save_side_by_side
+
+    if out.is_file() or (out / "run.json").exists():
+        raise click.UsageError(f"{out} is {'a file' if out.is_file() else 'a run'}: choose another folder")
+    histories = {name: run.history for name, run in zip(found.names, runs, strict=True)}
+    for file in save_side_by_side(out, histories, of=found.of, threshold=runs[1].placement.threshold):
+        click.echo(f"figure written to {file}", err=True)
 
 
 def _compare(
@@ -356,13 +460,34 @@ def _console() -> Console:
     return Console(highlight=False)
 
 
+def _print_results(results: Sequence[Result], form: str) -> None:
+    from gradprobe import report, running
+
+    if form == "json":
+        click.echo(running.as_json(results))
+    elif form == "csv":
+        click.echo(running.as_csv(results), nl=False)
+    else:
+        console = _console()
+        for result in results:
+            if len(results) > 1:
+                console.print(f"\n{result.record.name}", style="bold", markup=False)
+            console.print(report.as_table(result.record.history, result.placement))
+            console.print(result.advice, markup=False, soft_wrap=True)
+
+
 def _fail_on(history: GradientHistory, placement: Placement, kinds: Sequence[str]) -> None:
     from gradprobe.policies import findings
 
-    found = {kind: layers for kind, layers in findings(history, placement).items() if kind in kinds}
+    _end_if(findings(history, placement), kinds)
+
+
+def _end_if(by_kind: Mapping[str, Sequence[str]], kinds: Sequence[str], word: str = "") -> None:
+    """Name what was asked for and found, and end with the code that says so."""
+    found = {kind: layers for kind, layers in by_kind.items() if kind in kinds}
     for kind, layers in found.items():
         more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
-        click.echo(f"found {kind}: {', '.join(map(repr, layers[:5]))}{more}", err=True)
+        click.echo(f"found {word}{kind}: {', '.join(map(repr, layers[:5]))}{more}", err=True)
     if found:
         raise SystemExit(FOUND)
 

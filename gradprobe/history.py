@@ -5,6 +5,7 @@ Plain data: no tensors, no model, no torch. Whatever decides, draws or reports n
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -236,6 +237,17 @@ class GradientHistory:
             record.get("head"),
             record.get("activation"),
         )
+
+    def log_to(self, writer: Any, placement: Any = None, **options: Any) -> None:
+        """Log the magnitudes, the figures and the decision: TensorBoard, Weights & Biases, MLflow, or a function.
+
+        Args:
+            writer: A ``SummaryWriter``, a run, ``mlflow``, a Lightning logger, or ``(name, value, step) -> None``.
+            placement: The decision; `gradprobe.place` makes it if there is none.
+            **options: See `gradprobe.integrations.loggers.log_to`, where the errors are listed as well.
+        """
+        # by name: this room is on the ground and imports nothing of what stands on it
+        importlib.import_module("gradprobe.integrations.loggers").log_to(self, writer, placement, **options)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GradientHistory):

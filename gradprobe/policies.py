@@ -213,7 +213,8 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
     """What is wrong, by kind, and the layers it is found in; only the kinds that are found.
 
     ``vanishing``: flagged by the placement. ``exploding``: mean_abs above 1e3 in some iteration. ``nonfinite``:
-    NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just frozen.
+    NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just frozen; of a layer
+    with a weight that of the weight counts, since its module may never be called (a projection in attention).
 
     Example:
         >>> from gradprobe.history import Layer, tidy
@@ -227,13 +228,27 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
         "vanishing": list(placement.flagged),
         "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
         "nonfinite": _layers(frame[frame["nonfinite"] > 0]),
-        "unreached": [
-            layer.name
-            for layer in history.layers
-            if any(not why.startswith("frozen") for why in layer.unreached.values())
-        ],
+        "unreached": unreached(history),
     }
     return {kind: layers for kind, layers in found.items() if layers}
+
+
+def unreached(history: GradientHistory) -> list[str]:
+    """Layers that nothing trains and that are not just frozen: by the weight where it was recorded, or the output.
+
+    Example:
+        >>> from gradprobe.history import Layer, tidy
+        >>> projection = Layer("out_proj", 0, "Linear", 9, {"output": "never called as a module"})
+        >>> rows = [(0, "out_proj", 0, of, value, 0, 0, 0, 0) for of, value in [("output", None), ("weight", 1.0)]]
+        >>> unreached(GradientHistory(tidy(rows), {}, (projection,), (), None))
+        []
+    """
+    weighted = set(history.frame.loc[history.frame["of"] == "weight", "layer"])
+    reasons = {
+        layer.name: layer.unreached.get("weight" if layer.name in weighted else "output")
+        for layer in history.layers
+    }
+    return [name for name, why in reasons.items() if why and not why.startswith("frozen")]
 
 
 def _layers(rows: pd.DataFrame) -> list[str]:

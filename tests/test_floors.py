@@ -13,7 +13,8 @@ FLOORS = [
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion"},
-    {"scanning", "comparing", "supervision", "plots", "report", "run"},
+    {"scanning", "comparing", "supervision", "plots", "report", "run"}
+    | {"script", "attaching", "running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "target", "options", "terminal", "demo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

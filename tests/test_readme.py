@@ -13,6 +13,20 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
+TRAIN = """
+import sys
+import torch
+from torch import nn
+
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=float(sys.argv[2]))
+for _ in range(100):
+    optimizer.zero_grad()
+    model(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+"""
+
+
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
@@ -29,10 +43,11 @@ def test_the_python_examples_run_one_after_the_other(capsys):
 def test_the_commands_run_as_they_stand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model.py").write_text(blocks("python")[0])
+    Path("train.py").write_text(TRAIN)
     commands = [
         line for block in blocks("console") for line in block.splitlines() if line.startswith("gradprobe ")
     ]
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, (command, result.output)

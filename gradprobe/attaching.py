@@ -1,0 +1,429 @@
+"""Attach to what a running script trains: a probe for each model that its optimizers hold parameters of."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import linecache
+import os
+import sys
+import sysconfig
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from gradprobe.advice import Place, Site, built_at, loss_at
+from gradprobe.history import GradientHistory
+from gradprobe.hooks import Attached, Hook
+from gradprobe.layers import unwrap
+from gradprobe.probe import GradientProbe
+from gradprobe.ranks import world_size
+from gradprobe.script import Stopped
+
+PATIENCE = 10  # windows that a model may be ahead of another one before that is no longer waited for
+_UNSEEDED = 67280421310721  # what torch.initial_seed() is without torch.manual_seed
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+class FollowingProbe(GradientProbe):
+    """A probe whose optimizers come, and take each other's place, while it is attached.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> with FollowingProbe(net) as probe:
+        ...     for optimizer in (torch.optim.SGD(net.parameters()), torch.optim.Adam(net.parameters())):
+        ...         probe.follow(optimizer)
+        ...         net(torch.ones(1, 1)).sum().backward()
+        ...         optimizer.step()
+        >>> probe.recorded
+        2
+    """
+
+    def __init__(self, model: nn.Module, iterations: int = 50) -> None:
+        super().__init__(model, iterations=iterations)
+        self.called = False
+        self.stepping = False
+        self._ever: list[Optimizer] = []
+        self._zeroed: dict[Any, Any] = {}
+
+    def _attach(self) -> None:
+        super()._attach()
+        root = unwrap(self.model)
+        self._hooks.add(root.register_forward_pre_hook(Hook(self._call)))
+
+    def _call(self, *_: Any) -> None:
+        self.called = True
+
+    def detach(self) -> None:
+        """Take every hook off, but not in the middle of a step: torch is going through the hooks of it."""
+        if not self.stepping:
+            super().detach()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the window is open."""
+        return self._attached
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """From now on its steps end the iterations, instead of those of others over the same parameters."""
+        if not self._attached or any(optimizer is own for own in self.optimizers):
+            return
+        held = _ids(optimizer)
+        self.optimizers = (*(own for own in self.optimizers if not held & _ids(own)), optimizer)
+        self._stepped &= set(map(id, self.optimizers))
+        if all(optimizer is not known for known in self._ever):
+            self._ever.append(optimizer)
+            self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
+            self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
+
+    def leave(self, optimizer: Optimizer) -> None:
+        """Its steps end no iterations any more."""
+        self.optimizers = tuple(own for own in self.optimizers if own is not optimizer)
+
+    def zeroed(self, parameters: set[int]) -> None:
+        """Gradients were set to zero: what came by before is no part of the loss that the next step minimises.
+
+        So in the discriminator of a GAN, which the generator's loss passes through as well.
+        """
+        held = set().union(*map(_ids, self.optimizers))
+        if self._attached and held and held <= parameters and not self._stepped:
+            counted = self._passes.micro_batches
+            self._zeroed = self._passes.tallies() or self._zeroed
+            self._passes.micro_batches = counted
+
+    def _close(self) -> None:
+        # zeroed behind the backward pass, and stepped with nothing: there was a gradient all the same
+        if not self._passes._count:
+            self._tallies.update(self._zeroed)
+        self._zeroed = {}
+        super()._close()
+
+    def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
+        if any(optimizer is own for own in self.optimizers):  # one that was followed once still has its hook
+            super()._step_of(optimizer, skipped)
+
+
+class Attachment:
+    """A probe on one of a script's models, and what is known of the model's place in the script.
+
+    Attributes:
+        probe: The probe; its window may be closed.
+        site: Names and lines.
+        steps: How often an optimizer of the model stepped, in the window and behind it.
+    """
+
+    def __init__(self, model: nn.Module, iterations: int) -> None:
+        self.model = model
+        self.probe = FollowingProbe(model, iterations)
+        self.probe.__enter__()
+        self.ranks = world_size()
+        self.site = Site()
+        self.steps = 0
+        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._history: GradientHistory | None = None
+        self._alone = False
+
+    @property
+    def full(self) -> bool:
+        """Whether as many iterations are recorded as were asked for."""
+        return self.probe.recorded >= self.probe.iterations
+
+    @property
+    def history(self) -> GradientHistory:
+        """The record, with what the script tells of its conditions."""
+        if self._history is not None:
+            return self._history
+        history = self.probe.history
+        seed, loss = torch.initial_seed(), self.site.loss
+        known: dict[str, Any] = {"seed": None if seed == _UNSEEDED else seed, "loss": loss and loss.function}
+        if self._alone:
+            known["ranks"] = "this rank's own numbers: the script ended before the window was full"
+        return replace(history, conditions={**history.conditions, **known})
+
+    def note(self, optimizer: Optimizer) -> None:
+        """One more optimizer of this model."""
+        self.optimizers.add(optimizer)
+        self.probe.follow(optimizer)
+
+    def see(self, frame: FrameType | None, step: bool) -> None:
+        """Read names and lines off the frames of the script, at an optimizer's construction or step."""
+        frames = list(_frames(frame))
+        site = self.site
+        if site.model is None:
+            site = _named(self.model, frames) or site
+        if frames and not step and site.optimizer is None:
+            site = replace(site, optimizer=_place(frames[0]))
+        if frames and step and site.loss is None:
+            site = replace(site, loss=loss_at(_source(frames[0]), _name(frames[0]), frames[0].f_lineno))
+        self.site = site
+
+    def close(self, alone: bool) -> None:
+        """Take the hooks off and keep the record; ``alone`` without the other ranks, which may not come here."""
+        self.probe.stepping = False
+        if self.probe.attached:
+            gone = self.ranks > 1 and world_size() == 1
+            if alone or gone:
+                self.probe.__exit__(Stopped, None, None)
+                self._alone = self.ranks > 1
+            else:
+                self.probe.detach()
+        if self.probe.recorded and self._history is None:
+            part = "" if self.probe.called else _called_part(self.probe)
+            self.site = replace(self.site, part=part)
+            self._history = self.history
+
+
+class Session:
+    """All that is attached to one run of a script.
+
+    Args:
+        iterations: Length of each window.
+        on_full: Called when all windows are full, behind the step of the optimizer.
+
+    Attributes:
+        attachments: One for each model.
+        unseen: What could not be recorded, and why.
+        rank: The number of this process among those that train together.
+    """
+
+    def __init__(self, iterations: int, on_full: Callable[[], None]) -> None:
+        self.attachments: list[Attachment] = []
+        self.unseen: list[str] = []
+        self.rank = int(os.environ.get("RANK", 0))
+        self._iterations = iterations
+        self._on_full = on_full
+        self._open = True
+        self._process = os.getpid()
+        self._composed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._hooks, self._steps = Attached(), Attached()
+        self._steps.add(register_optimizer_step_pre_hook(self._before_step))
+        self._steps.add(register_optimizer_step_post_hook(self._after_step))
+        for owner in (nn.Module, Optimizer):
+            self._hooks.add(_Told(owner, "zero_grad", self._zeroed))
+
+    def built(self, optimizer: Optimizer, frame: FrameType | None) -> None:
+        """An optimizer was built: find its models and attach, before the first forward."""
+        if self._here():
+            try:
+                self._attach(optimizer, frame)
+            except Exception as error:
+                self._refuse(f"{type(optimizer).__name__}: {error}")
+
+    def close(self, alone: bool = False) -> None:
+        """Take everything off the models; nothing more is recorded."""
+        self._open = False
+        self._hooks.remove()
+        for attachment in self.attachments:
+            attachment.close(alone)
+
+    def end(self) -> None:
+        """Take off what is left when the script has ended: in a step, torch is going through its hooks."""
+        self.close(alone=True)
+        self._steps.remove()
+
+    def _here(self) -> bool:
+        """Whether the session is open, and this is the process it belongs to, not one forked from it."""
+        return self._open and os.getpid() == self._process
+
+    def _attach(self, optimizer: Optimizer, frame: FrameType | None) -> None:
+        if dist.is_available() and dist.is_initialized():
+            self.rank = dist.get_rank()
+        models, left = owners(optimizer)
+        if left:
+            which = "its parameters belong" if not models else f"{left} of its parameters belong"
+            self._refuse(f"{type(optimizer).__name__}: {which} to no module")
+        composed = _composer(optimizer, frame)
+        if composed is not None and models:
+            self._composed.add(composed)
+            for attachment in self.attachments:
+                attachment.probe.leave(composed)
+        for model in models:
+            try:
+                attachment = self._attachment(model, optimizer)
+            except (TypeError, ValueError) as error:
+                self._refuse(f"{type(unwrap(model)).__name__}: {error}")
+                continue
+            attachment.note(optimizer)
+            attachment.see(frame, step=False)
+
+    def _attachment(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
+        """The attachment that has these parameters already, or a new one."""
+        held = _ids(optimizer) & set(map(id, model.parameters()))
+        known = next((one for one in self.attachments if held & set(map(id, one.model.parameters()))), None)
+        if known is not None and (known.probe.recorded or unwrap(known.model) is unwrap(model)):
+            return known
+        if known is None:
+            self.attachments.append(Attachment(model, self._iterations))
+            return self.attachments[-1]
+        # a module around it has come since
+        known.probe.__exit__(Stopped, None, None)
+        new = Attachment(model, self._iterations)
+        for earlier in known.optimizers:
+            new.note(earlier)
+        self.attachments[self.attachments.index(known)] = new
+        return new
+
+    def _refuse(self, why: str) -> None:
+        if why not in self.unseen:
+            self.unseen.append(why)
+
+    def _of(self, optimizer: Optimizer) -> list[Attachment]:
+        return [one for one in self.attachments if optimizer in one.optimizers]
+
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._here() and optimizer not in self._composed:
+            for attachment in self._of(optimizer):
+                if not attachment.steps:
+                    attachment.see(sys._getframe(1), step=True)
+                attachment.probe.follow(optimizer)
+                attachment.probe.stepping = True
+
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if not self._here() or optimizer in self._composed:
+            return
+        for attachment in self._of(optimizer):
+            attachment.steps += 1
+            attachment.probe.stepping = False
+            if attachment.full:
+                attachment.close(alone=False)
+        full = [attachment for attachment in self.attachments if attachment.full]
+        ahead = any(attachment.steps >= PATIENCE * self._iterations for attachment in full)
+        if full and (ahead or len(full) == len(self.attachments)):
+            for attachment in self.attachments:
+                attachment.close(alone=True)
+            self._on_full()
+
+    def _zeroed(self, owner: Any) -> None:
+        if self._here():
+            held = set(map(id, owner.parameters())) if isinstance(owner, nn.Module) else _ids(owner)
+            for attachment in self.attachments:
+                attachment.probe.zeroed(held)
+
+
+class _Told:
+    """A method of a class that tells of each call on an object before it runs; `remove` puts it back."""
+
+    def __init__(self, owner: type, name: str, tell: Callable[[Any], None]) -> None:
+        self._owner, self._name = owner, name
+        self._original = original = vars(owner)[name]
+
+        @functools.wraps(original)
+        def telling(this: Any, *args: Any, **kwargs: Any) -> Any:
+            tell(this)
+            return original(this, *args, **kwargs)
+
+        setattr(owner, name, telling)
+
+    def remove(self) -> None:
+        setattr(self._owner, self._name, self._original)
+
+
+def owners(optimizer: Optimizer) -> tuple[list[nn.Module], int]:
+    """The outermost modules that own an optimizer's parameters, and how many parameters belong to none.
+
+    Where several modules own the same ones, it is the one that owns most of them and the fewest others.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> found, left = owners(torch.optim.SGD(net[1].parameters()))
+        >>> found[0] is net, left
+        (True, 0)
+    """
+    wanted = _ids(optimizer)
+    holds = {module: set(map(id, module.parameters())) for module in _outermost()}
+    holds = {module: held for module, held in holds.items() if held & wanted}
+    found: list[nn.Module] = []
+    while wanted and holds:
+        best = max(holds, key=lambda module: (len(holds[module] & wanted), -len(holds[module])))
+        if not holds[best] & wanted:
+            break
+        found.append(best)
+        wanted -= holds.pop(best)
+    return found, len(wanted)
+
+
+def _outermost() -> list[nn.Module]:
+    # type() and not isinstance(): a lazy proxy would make up what it stands for
+    modules = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module)]
+    modules = [module for module in modules if "_modules" in vars(module)]
+    inside = {id(child) for module in modules for child in module._modules.values()}
+    return [module for module in modules if id(module) not in inside]
+
+
+def _ids(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _called_part(probe: FollowingProbe) -> str:
+    """Name of the one part that holds all points, of a model that is itself never called."""
+    parts = {point.name.partition(".")[0] for point in probe.history.points}
+    return parts.pop() if len(parts) == 1 else ""
+
+
+# names and lines ------------------------------------------------------------------------------------------------
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """The frames of the script itself, innermost first: not those of libraries, nor ours."""
+    ours = str(Path(__file__).parent)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(("<", ours, *_LIBRARIES)) and "site-packages" not in file:
+            yield frame
+        if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
+            return
+        frame = frame.f_back
+
+
+def _composer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer | None:
+    """The optimizer in whose constructor this one is built: it steps by letting this one step."""
+    while frame is not None and frame.f_code.co_name == "__init__":
+        this = frame.f_locals.get("self")
+        if isinstance(this, Optimizer) and this is not optimizer:
+            return this
+        frame = frame.f_back
+    return None
+
+
+def _named(model: nn.Module, frames: Iterable[FrameType]) -> Site | None:
+    """The script's name for a model, and where it is assigned; outer functions first, where it is built."""
+    found: Site | None = None
+    for frame in reversed(list(frames)):
+        for name in _names(model, frame):
+            built = built_at(_source(frame), _name(frame), name, frame.f_lineno)
+            if built is not None:
+                return Site(name, built)
+            found = found or Site(name)
+    return found
+
+
+def _names(model: nn.Module, frame: FrameType) -> list[str]:
+    bare, known = unwrap(model), list(frame.f_locals.items())
+    known += [
+        (f"{name}.{part}", value)
+        for name, owner in known
+        for part, value in getattr(owner, "__dict__", {}).items()
+        if name == "self" and isinstance(part, str)
+    ]
+    return [name for name, value in known if issubclass(type(value), nn.Module) and unwrap(value) is bare]
+
+
+def _source(frame: FrameType) -> str:
+    return "".join(linecache.getlines(frame.f_code.co_filename))
+
+
+def _name(frame: FrameType) -> str:
+    return Path(frame.f_code.co_filename).name
+
+
+def _place(frame: FrameType) -> Place:
+    return Place(_name(frame), frame.f_lineno)

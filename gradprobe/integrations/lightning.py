@@ -1,0 +1,90 @@
+"""Lightning (2 and newer): ``Trainer(callbacks=[GradprobeCallback()])``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradprobe.integrations.recording import Recording, Settings, bare
+from gradprobe.layers import named_layers
+from gradprobe.ranks import wrapper
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+else:
+    try:
+        from lightning.pytorch import Callback
+    except ImportError:
+        try:
+            from pytorch_lightning import Callback
+        except ImportError as error:
+            raise ImportError("this callback needs Lightning: pip install 'gradprobe[lightning]'") from error
+
+
+class GradprobeCallback(Settings, Callback):
+    """Records the first iterations, writes the run, logs it to the trainer's loggers, and is gone.
+
+    If all parameters of the LightningModule are in one of its modules, as in ``self.net``, that is the network:
+    its layers have their names in it, and the placement is one for ``gradprobe.supervise(self.net, ...)``. Else
+    the network is the LightningModule.
+
+    Args:
+        iterations: Length of the window.
+        **settings: See `gradprobe.integrations.recording.Settings`.
+
+    Attributes:
+        recording: The probe, with ``history``, ``placement`` and ``folder``; None before the training.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> callback = GradprobeCallback(iterations=20)
+        >>> trainer = Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
+        >>> # trainer.fit(model, loader); print(callback.recording.placement)
+    """
+
+    recording: Recording | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach: the optimizers are there, and no batch was seen."""
+        network = _network(pl_module)
+        self.recording = self.attach(
+            network,
+            _optimizers_of(network, [bare(optimizer) for optimizer in trainer.optimizers]),
+            lambda: trainer.loggers,
+            name=type(pl_module).__name__,
+            facts=_facts(trainer),
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what there is, if the window is not full."""
+        if self.recording is not None:
+            self.recording.detach()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what there is, without waiting for other ranks."""
+        if self.recording is not None:
+            self.recording.__exit__(type(exception), exception, None)
+
+
+def _facts(trainer: Trainer) -> dict[str, Any]:
+    seed, around = os.environ.get("PL_GLOBAL_SEED"), trainer.strategy.model
+    found = {"seed": None if seed is None else int(seed), "wrapper": around and wrapper(around)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _network(module: nn.Module) -> nn.Module:
+    parameters = {id(parameter) for parameter in module.parameters()}
+    alike = [
+        child for child in module.children() if {id(parameter) for parameter in child.parameters()} == parameters
+    ]
+    return alike[0] if len(alike) == 1 and named_layers(module) else module
+
+
+def _optimizers_of(network: nn.Module, optimizers: Sequence[Any]) -> list[Optimizer]:
+    own = {id(parameter) for parameter in network.parameters()}
+    groups = [(optimizer, optimizer.param_groups) for optimizer in optimizers]
+    return [o for o, found in groups if any(id(p) in own for group in found for p in group["params"])]

@@ -1,0 +1,269 @@
+"""For a project's own tests: hold that the gradient reaches every layer, and say where it does not.
+
+Needs no test framework. With pytest the fixture ``gradients_reach`` does the same and keeps the run of a failure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from torch import nn
+
+from gradprobe import policies
+from gradprobe.batches import Source
+from gradprobe.history import GradientHistory, Layer, describe_conditions, shorten
+from gradprobe.layers import choose, named_layers
+from gradprobe.loss import LossFunction
+from gradprobe.magnitude import label, short
+from gradprobe.policies import EXPLODING, FINDINGS, Placement, Policy, findings, place
+from gradprobe.scanning import OptimizerFactory, scan
+
+WIDTH = 28  # of a bar, in characters
+MOST_ROWS = 40
+ENDS = 4  # rows that are left at either end of a run of equal layers, where there are too many
+UNREACHED = ("fail", "ignore")
+
+Found = Mapping[str, Sequence[str]]
+
+
+class GradientReachError(AssertionError):
+    """The gradient of some layer vanishes, explodes, is not finite or never arrives.
+
+    Attributes:
+        history: What was recorded.
+        placement: What the policy decided from it.
+    """
+
+    def __init__(self, message: str, history: GradientHistory, placement: Placement) -> None:
+        super().__init__(message)
+        self.history = history
+        self.placement = placement
+
+    def with_note(self, note: str) -> GradientReachError:
+        """The same with one more line in its message."""
+        return GradientReachError(f"{self}\n{note}", self.history, self.placement)
+
+
+def assert_gradients_reach(
+    model: nn.Module,
+    batches: Source,
+    loss_fn: LossFunction,
+    iterations: int = 10,
+    *,
+    policy: Policy | None = None,
+    layers: Iterable[str] | None = None,
+    optimizer: OptimizerFactory | None = None,
+    unreached: str = "fail",
+    seed: int | None = 0,
+) -> GradientHistory:
+    """Train a little and assert that every layer gets a gradient; the model is bit-identical afterwards.
+
+    It fails where a layer is flagged by the policy (vanishing), where its mean magnitude exceeds 1e3 in some
+    iteration (exploding), where its gradient or the loss is NaN or infinite, and where no gradient arrives
+    though the layer is not frozen. A layer whose weight gets a gradient is reached, also where its output has none
+    (a projection inside attention, whose weight is used without calling the module).
+
+    Args:
+        model: Any module.
+        batches: Iterable of ``(inputs, target)`` or a function returning one; see `gradprobe.scan`.
+        loss_fn: ``(output, target) -> scalar``.
+        iterations: Optimizer steps to record.
+        policy: What counts as vanishing: by default CNDS' rule, below 1e-7 on the outputs' gradient (Wang et al.
+            2015, section 3), which depends on the batch size; `gradprobe.RelativePolicy` does not.
+        layers: Names or shell patterns of the layers to ask about; all by default. All are recorded.
+        optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
+        unreached: ``"ignore"`` lets layers pass that no gradient arrives at, as long as one arrives at some layer.
+        seed: Seeds every generator first, so that the same test gives the same result; None leaves them as they
+            are. They are put back either way.
+
+    Returns:
+        What was recorded.
+
+    Raises:
+        GradientReachError: An AssertionError whose message names the layers, shows the magnitudes by depth as bars
+            and says what to do.
+        ValueError: No layer has such a name, the model has nothing to train, or the loss depends on none of it.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+        >>> assert_gradients_reach(net, batches, nn.functional.cross_entropy).iterations
+        10
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test, not these
+    if unreached not in UNREACHED:
+        raise ValueError(f"expected unreached= to be one of {list(UNREACHED)}, got {unreached!r}")
+    asked = None if layers is None else set(choose(named_layers(model), layers))
+    history = scan(model, batches, loss_fn, iterations, optimizer=optimizer, seed=seed)
+    names = [layer.name for layer in history.layers if asked is None or layer.name in asked]
+    placement = place(history, policy)
+    found = _found(history, placement, names, unreached)
+    if found or _stopped(history):
+        how = getattr(policy, "aggregate", "median")
+        raise GradientReachError(_message(history, placement, found, names, how), history, placement)
+    return history
+
+
+def text_profile(
+    history: GradientHistory,
+    placement: Placement,
+    found: Found | None = None,
+    *,
+    layers: Iterable[str] | None = None,
+    how: str = "median",
+) -> str:
+    """The magnitude of every layer by depth, as text: a bar for each on a log scale, the threshold marked.
+
+    Long runs of layers with the same findings are folded into one line.
+
+    Args:
+        history: What to show.
+        placement: Whose quantity and threshold to show.
+        found: What to write behind the bars: layers by kind of finding; by default those of
+            `gradprobe.policies.findings`.
+        layers: Names of the layers to show; all by default.
+        how: Aggregation over the iterations.
+
+    Example:
+        >>> from gradprobe.history import tidy
+        >>> sizes = {"conv1": 1e-9, "conv2": 1e-6, "fc": 1e-2}
+        >>> rows = [(0, name, i, "output", size, 0, 0, 0, 0) for i, (name, size) in enumerate(sizes.items())]
+        >>> layers = tuple(Layer(name, i, "Linear", 9) for i, name in enumerate(sizes))
+        >>> history = GradientHistory(tidy(rows), {}, layers, (), None)
+        >>> print(text_profile(history, place(history)))
+        mean |dL/d output| by depth, median over 1 iteration, log scale, | is 1e-7
+           0 conv1     1e-9 █       |                    vanishing
+           1 conv2     1e-6 ████████|███
+           2 fc        0.01 ████████|█████████████████
+    """
+    found = findings(history, placement) if found is None else found
+    wanted = None if layers is None else set(layers)
+    shown = [layer for layer in history.layers if wanted is None or layer.name in wanted]
+    values = history.aggregate(placement.of, how).to_dict()
+    kinds = {
+        layer.name: ", ".join(kind for kind, names in found.items() if layer.name in names) for layer in shown
+    }
+    scale = _Scale([values[layer.name] for layer in shown if layer.name in values], placement.threshold)
+    width = max((len(shorten(layer.name, 24)) for layer in shown), default=0)
+    rows = [_row(layer, values.get(layer.name), kinds[layer.name], scale, width) for layer in shown]
+    count = "1 iteration" if history.iterations == 1 else f"{history.iterations} iterations"
+    mark = "" if scale.mark is None or placement.threshold is None else f", | is {short(placement.threshold)}"
+    title = f"{label(placement.of)} by depth, {how} over {count}, log scale{mark}"
+    return "\n".join([title, *_folded(rows, [kinds[layer.name] for layer in shown])])
+
+
+class _Scale:
+    """A log scale of `WIDTH` characters that holds every positive value and the threshold."""
+
+    def __init__(self, values: Sequence[float], threshold: float | None) -> None:
+        ends = [math.log10(value) for value in (*values, threshold or 0.0) if 0 < value < math.inf]
+        low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
+        pad = max(0.04 * (high - low), 0.25)  # the smallest of them gets a bar too
+        self._low, self._span = low - pad, high - low + 2 * pad
+        self.mark = None if threshold is None else self._column(threshold)
+
+    def _column(self, value: float) -> int:
+        return int(WIDTH * (math.log10(value) - self._low) / self._span)
+
+    def bar(self, value: float | None) -> str:
+        """The bar: none for no gradient or an exact zero, the whole width for NaN and inf."""
+        full = 0 if not value else WIDTH if math.isinf(value) else max(1, self._column(value))
+        cells = ["█"] * full + [" "] * (WIDTH - full)
+        if self.mark is not None:
+            cells[self.mark] = "|"
+        return "".join(cells)
+
+
+def _row(layer: Layer, value: float | None, kinds: str, scale: _Scale, width: int) -> str:
+    number = "none" if value is None else "nan, inf" if math.isinf(value) else short(value)
+    return f"{layer.depth:>4} {shorten(layer.name, 24):<{width}} {number:>8} {scale.bar(value)} {kinds}".rstrip()
+
+
+def _folded(rows: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:
+    """The rows; where there are too many, the middle of each long run of equal findings becomes one line."""
+    for kind, run in groupby(range(len(rows)), kinds.__getitem__):
+        places = list(run)
+        if len(rows) <= MOST_ROWS or len(places) <= 2 * ENDS + 1:
+            yield from (rows[place] for place in places)
+        else:
+            yield from (rows[place] for place in places[:ENDS])
+            yield f"     … {len(places) - 2 * ENDS} more {kind}".rstrip()
+            yield from (rows[place] for place in places[-ENDS:])
+
+
+def _found(
+    history: GradientHistory, placement: Placement, names: Sequence[str], unreached: str
+) -> dict[str, list[str]]:
+    """The findings in the layers asked about, by kind, in the order of `FINDINGS`."""
+    rows = history.frame[history.frame["nonfinite"].notna()]
+    arrived = set(rows["layer"]) & set(names)
+    missing = list(names) if not arrived else policies.unreached(history) if unreached == "fail" else []
+    found = {**findings(history, placement), "unreached": missing}
+    asked = {kind: [name for name in found.get(kind, []) if name in names] for kind in FINDINGS}
+    return {kind: layers for kind, layers in asked.items() if layers}
+
+
+def _stopped(history: GradientHistory) -> str | None:
+    stopped: str | None = history.conditions.get("stopped")
+    return stopped
+
+
+def _message(history: GradientHistory, placement: Placement, found: Found, names: Sequence[str], how: str) -> str:
+    heads = [f"{kind} at {_listed(layers)}" for kind, layers in found.items()]
+    heads += filter(None, [_stopped(history)])
+    return "\n".join(
+        [
+            f"the gradient is {'; '.join(heads)}" if found else f"{heads[0]}: the record ends there",
+            text_profile(history, placement, found, layers=names, how=how),
+            describe_conditions(history.conditions),
+            *_advice(history, placement, found),
+        ]
+    )
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    counted = "1 layer" if len(names) == 1 else f"{len(names)} layers"
+    return f"{counted} ({', '.join(shorten(name, 40) for name in names[:most])}{more})"
+
+
+def _advice(history: GradientHistory, placement: Placement, found: Found) -> Iterator[str]:
+    """What to do, a line or two for each kind of finding."""
+    if "vanishing" in found:
+        yield f"vanishing ({placement.policy}): {placement.reason}"
+        if placement.points:
+            yield (
+                "  look at the initialisation, normalisation and residual connections first; gradprobe.supervise "
+                "puts branches there, gradprobe.compare says whether they help"
+            )
+        if placement.disagreement:
+            yield f"  {placement.disagreement}"
+    if "exploding" in found:
+        yield (
+            f"exploding (above {EXPLODING:g}): look at the scale of the loss and of the initialisation, add "
+            "normalisation, or lower the learning rate if it begins small"
+        )
+    if "nonfinite" in found:
+        yield f"nonfinite: {_first_nonfinite(history, found['nonfinite'])}"
+    for name in list(found.get("unreached", ()))[:5]:
+        yield f"unreached: {shorten(name, 40)}: {_reasons(history, name)}"
+    if "unreached" in found:
+        yield "  use these layers in the forward, freeze or remove them, or pass unreached='ignore'"
+
+
+def _first_nonfinite(history: GradientHistory, names: Sequence[str]) -> str:
+    rows = history.frame[(history.frame["nonfinite"] > 0) & history.frame["layer"].isin(list(names))]
+    first = int(rows["iteration"].min())
+    where = rows.loc[rows["iteration"] == first, ["depth", "layer"]].sort_values("depth")["layer"].iloc[-1]
+    return (
+        f"first in iteration {first}, nearest the output at {shorten(str(where), 40)}; "
+        "torch.autograd.set_detect_anomaly(True) names the operation"
+    )
+
+
+def _reasons(history: GradientHistory, name: str) -> str:
+    reasons = history.unreached.get(name, {})
+    return "; ".join(dict.fromkeys(reasons.values())) or "no gradient was recorded"
