@@ -51,7 +51,6 @@ class FollowingProbe(GradientProbe):
     def __init__(self, model: nn.Module, iterations: int = 50) -> None:
         super().__init__(model, iterations=iterations)
         self.called = False
-        self.stepping = False
         self._ever: list[Optimizer] = []
         self._zeroed: dict[Any, Any] = {}
 
@@ -62,11 +61,6 @@ class FollowingProbe(GradientProbe):
 
     def _call(self, *_: Any) -> None:
         self.called = True
-
-    def detach(self) -> None:
-        """Take every hook off, but not in the middle of a step: torch is going through the hooks of it."""
-        if not self.stepping:
-            super().detach()
 
     @property
     def attached(self) -> bool:
@@ -133,11 +127,6 @@ class Attachment:
         self._alone = False
 
     @property
-    def full(self) -> bool:
-        """Whether as many iterations are recorded as were asked for."""
-        return self.probe.recorded >= self.probe.iterations
-
-    @property
     def history(self) -> GradientHistory:
         """The record, with what the script tells of its conditions."""
         if self._history is not None:
@@ -168,7 +157,6 @@ class Attachment:
 
     def close(self, alone: bool) -> None:
         """Take the hooks off and keep the record; ``alone`` without the other ranks, which may not come here."""
-        self.probe.stepping = False
         if self.probe.attached:
             gone = self.ranks > 1 and world_size() == 1
             if alone or gone:
@@ -285,17 +273,15 @@ class Session:
                 if not attachment.steps:
                     attachment.see(sys._getframe(1), step=True)
                 attachment.probe.follow(optimizer)
-                attachment.probe.stepping = True
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if not self._here() or optimizer in self._composed:
             return
         for attachment in self._of(optimizer):
             attachment.steps += 1
-            attachment.probe.stepping = False
-            if attachment.full:
+            if attachment.probe.full:
                 attachment.close(alone=False)
-        full = [attachment for attachment in self.attachments if attachment.full]
+        full = [attachment for attachment in self.attachments if attachment.probe.full]
         ahead = any(attachment.steps >= PATIENCE * self._iterations for attachment in full)
         if full and (ahead or len(full) == len(self.attachments)):
             for attachment in self.attachments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -43,7 +43,7 @@ class Hook:
 
 
 class Attached:
-    """The hooks that are on at the moment; `remove` takes all of them off and may be called twice."""
+    """The hooks that are on at the moment; `remove` takes them off and may be called twice."""
 
     def __init__(self) -> None:
         self._hooks: list[Removable] = []
@@ -52,10 +52,22 @@ class Attached:
         """Remember a registered hook."""
         self._hooks.append(hook)
 
-    def remove(self) -> None:
-        """Take every hook off."""
+    def remove(self, *, inside: Mapping[int, Any] | None = None) -> None:
+        """Take every hook off.
+
+        Args:
+            inside: The hooks that torch is going through at this moment. One of ours among them stays until
+                the next call if others come behind it: torch would not find the way to them.
+        """
+        before_others = set(list(inside or ())[:-1])
+        staying = []
         while self._hooks:
-            self._hooks.pop().remove()
+            hook = self._hooks.pop()
+            if getattr(hook, "id", None) in before_others:
+                staying.append(hook)
+            else:
+                hook.remove()
+        self._hooks = staying
 
 
 class Eager:

@@ -100,6 +100,7 @@ class GradientProbe:
         self._survey = Survey(unwrap(model))
         self._hooks = Attached()
         self._attached = False
+        self._inside: Mapping[int, Any] | None = None  # the hooks that torch is going through
         self._closed: list[Closed] = []
         self._table = table([], self._slots)
         self._passes = Passes(model, every=stats == "all")
@@ -123,16 +124,19 @@ class GradientProbe:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._inside = None
         if kind is None:
             self.detach()
         else:  # other ranks may not come to the end of the window: this one does not wait for them
             self._let_go()
+            self._hooks.remove()
 
     def detach(self) -> None:
         """Take every hook off. Happens by itself at the end of the window and of the ``with`` block."""
         if self._attached:
             self._let_go()
             self._table, self._combined = self._meeting.combine(self._table)
+        self._hooks.remove(inside=self._inside)
 
     def step(self) -> None:
         """End the iteration: read the weight gradients as they stand and begin the next one.
@@ -143,6 +147,12 @@ class GradientProbe:
         if self._attached:
             self._read(self._layers)
             self._close()
+            self._detach_if_full()
+
+    @property
+    def full(self) -> bool:
+        """Whether as many iterations are recorded as were asked for."""
+        return self.recorded >= self.iterations
 
     @property
     def history(self) -> GradientHistory:
@@ -208,7 +218,7 @@ class GradientProbe:
     def _let_go(self) -> None:
         self._attached = False
         self._survey.detach()
-        self._hooks.remove()
+        self._hooks.remove(inside=self._inside)
         # a graph that outlives the window still has its tensor hooks: they must neither measure nor hold
         self._passes.pause()
         self._passes.clear()
@@ -237,7 +247,9 @@ class GradientProbe:
         self.recorded += 1
         if self.recorded == 1:
             self._survey.finish()
-        if self.recorded >= self.iterations:
+
+    def _detach_if_full(self) -> None:
+        if self.full:
             self.detach()
 
     def _tap(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -272,7 +284,7 @@ class GradientProbe:
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._attached:
+        if not self._attached or self.full:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
         if callable(closure):
@@ -289,13 +301,20 @@ class GradientProbe:
             self._passes.pause()
         return loss
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if not self._attached:
+            return
         self._passes.resume()
+        self._inside = optimizer._optimizer_step_post_hooks
+        try:
+            self._detach_if_full()
+        finally:
+            self._inside = None
 
     def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
         if id(optimizer) in self._stepped:
             self._close()
-        if self._attached:
+        if not self.full:
             self._end_for(optimizer, skipped)
 
     def _end_for(self, optimizer: Optimizer, skipped: bool) -> None:
@@ -329,6 +348,7 @@ class GradientProbe:
         """A gradient scaler stepped an optimizer, or skipped it for an overflow: that is recorded as such."""
         if not called and any(optimizer is own for own in self.optimizers):
             self._step_of(optimizer, skipped=True)
+            self._detach_if_full()
 
     # what to say of it ------------------------------------------------------------------------------------------
 
@@ -349,7 +369,7 @@ class GradientProbe:
         ]
         found = {
             "window": self.iterations,
-            "complete": self.recorded >= self.iterations,
+            "complete": self.full,
             "batch_size": batch_size,
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": str(parameter.device),

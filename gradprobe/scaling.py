@@ -56,14 +56,14 @@ def _wrap() -> None:
     def scale(self: Any, outputs: Any) -> Any:
         result = _originals["scale"](self, outputs)
         if self.is_enabled() and self._scale is not None:
-            for listener in _listeners:
+            for listener in tuple(_listeners):
                 listener.scaled(self._scale.detach().clone())
         return result
 
     def unscale_(self: Any, optimizer: Optimizer) -> None:
         _originals["unscale_"](self, optimizer)
         if self.is_enabled():
-            for listener in _listeners:
+            for listener in tuple(_listeners):
                 listener.unscaled(optimizer)
 
     def step(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +74,7 @@ def _wrap() -> None:
         finally:
             hook.remove()
         if self.is_enabled():
-            for listener in _listeners:
+            for listener in tuple(_listeners):
                 listener.stepped(optimizer, bool(called))
         return result
 

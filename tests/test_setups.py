@@ -250,6 +250,27 @@ def test_several_optimizers_are_one_round():
     assert_agrees(probe.history, expected())
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_window_that_fills_among_the_hooks_of_others(scaled):
+    model = net()
+    optimizer = sgd(model)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    calls = []
+    with GradientProbe(model, optimizer=optimizer, iterations=2) as probe:
+        optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+        optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+        for x, y in data():
+            optimizer.zero_grad()
+            scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert not probe.model[0]._forward_hooks
+        assert len(optimizer._optimizer_step_pre_hooks) == 1
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    assert calls == ["before", "after"] * len(data())
+    assert_agrees(probe.history, expected(2))
+
+
 def test_an_optimizer_in_the_backward_pass():
     model = net()
     optimizers = {parameter: torch.optim.SGD([parameter], lr=0.01) for parameter in model.parameters()}
