@@ -28,6 +28,7 @@ from gradprobe.layers import unwrap
 from gradprobe.probe import GradientProbe
 from gradprobe.ranks import world_size
 from gradprobe.script import Stopped
+from gradprobe.window import Part
 
 PATIENCE = 10  # windows that a model may be ahead of another one before that is no longer waited for
 _UNSEEDED = 67280421310721  # what torch.initial_seed() is without torch.manual_seed
@@ -52,7 +53,7 @@ class FollowingProbe(GradientProbe):
         super().__init__(model, iterations=iterations)
         self.called = False
         self._ever: list[Optimizer] = []
-        self._zeroed: dict[Any, Any] = {}
+        self._zeroed: list[Part] = []
 
     def _attach(self) -> None:
         super()._attach()
@@ -91,14 +92,14 @@ class FollowingProbe(GradientProbe):
         held = set().union(*map(_ids, self.optimizers))
         if self._attached and held and held <= parameters and not self._stepped:
             counted = self._passes.micro_batches
-            self._zeroed = self._passes.tallies() or self._zeroed
+            self._zeroed = self._passes.take() or self._zeroed
             self._passes.micro_batches = counted
 
     def _close(self) -> None:
         # zeroed behind the backward pass, and stepped with nothing: there was a gradient all the same
         if not self._passes._count:
-            self._tallies.update(self._zeroed)
-        self._zeroed = {}
+            self._passes.backward.put(self._zeroed)
+        self._zeroed = []
         super()._close()
 
     def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:

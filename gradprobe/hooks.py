@@ -28,6 +28,8 @@ class Hook:
         (None, None)
     """
 
+    __slots__ = ("__weakref__", "call")
+
     def __init__(self, call: Callable[..., Any] | None = None) -> None:
         self.call = call
 

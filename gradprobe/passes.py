@@ -1,4 +1,4 @@
-"""Gradients of outputs as they come by: which backward pass they belong to, and what adds up."""
+"""Gradients of outputs as they come by: tapped, told apart by backward pass, added up where they have to be."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.magnitude import PartialSumError, Tally
-from gradprobe.window import Slot
+from gradprobe.hooks import Attached, Hook
+from gradprobe.layers import first_tensor, whole
+from gradprobe.ranks import around, averaged_over
+from gradprobe.reduction import Reducer
+from gradprobe.window import Collected, Part, Slot
 
 
 class Passes:
@@ -21,39 +24,52 @@ class Passes:
 
     Args:
         model: Its parameters tell the passes apart.
-        every: Measure all statistics, or the mean alone.
+        reducer: Reduces them.
+        refused: Where to say what could not be measured, and why.
+        hooks: Where to put a hook that torch would not let go of by itself.
+
+    Attributes:
+        averaged: Over how many ranks the loss is averaged, 0 before the first output.
+        micro_batches: How many backward passes an iteration had, at most.
     """
 
-    def __init__(self, model: nn.Module, *, every: bool) -> None:
+    def __init__(self, model: nn.Module, reducer: Reducer, refused: dict[Slot, str], hooks: Attached) -> None:
         self._model = model
-        self._every = every
+        self.hooks = hooks
+        self.averaged = 0
         self._paused = False
-        self.backward: dict[Slot, Tally] = {}
-        self._other: dict[Slot, Tally] = {}
+        self.backward = Collected(reducer, refused)
+        self._other = Collected(reducer, refused)
         self._held: list[_Output] = []
         self._task: int | None = None
         self._is_backward = False
+        self._is_transformed = False  # by torch.func
         self._count = 0
         self.micro_batches = 1
-        self.refused: dict[Slot, str] = {}
 
-    def tap(self, slot: Slot) -> Any:
-        """A tensor hook for one output of a layer."""
-        return _Output(self, slot)
+    def tap(self, tensor: Tensor, slot: Slot) -> None:
+        """Collect the gradient of an output of a layer."""
+        self.averaged = self.averaged or averaged_over(around(self._model))
+        tensor = whole(tensor)
+        handle = tensor.register_hook(_Output(self, slot))
+        if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
+            self.hooks.add(handle)
 
-    def tallies(self) -> dict[Slot, Tally]:
-        """End the iteration: its tallies; the next one begins empty."""
+    def take(self) -> list[Part]:
+        """What came by since the last time."""
         for output in self._held:
             output.flush()
-        found = self.backward or self._other
+        found = (self.backward or self._other).take()
         if self._count:
             self.micro_batches = max(self.micro_batches, self._count)
         self.clear()
         return found
 
     def clear(self) -> None:
-        """Forget what has been collected in this iteration."""
-        self.backward, self._other, self._held, self._count = {}, {}, [], 0
+        """Forget what has been collected since."""
+        self.backward.clear()
+        self._other.clear()
+        self._held, self._count = [], 0
 
     def pause(self) -> None:
         """Ignore what comes by until `resume`: an optimizer evaluates its closure again."""
@@ -73,23 +89,15 @@ class Passes:
                 self._held.append(output)
             output.held = gradient.detach().clone() if output.held is None else output.held + gradient.detach()
             return
-        total = gradient.detach() if output.held is None else output.held + gradient.detach()
         if output.held is not None:
-            output.held = None
+            gradient, output.held = output.held + gradient.detach(), None
             self._held.remove(output)
-        tallies = self.backward if self._belongs_to_backward() else self._other
-        self.measure(tallies, output.slot, total)
-
-    def measure(self, tallies: dict[Slot, Tally], slot: Slot, gradient: Tensor) -> None:
-        """Add a gradient to its layer's tally; one that cannot be measured is refused, and training goes on."""
-        if not gradient.numel():
-            self.refused[slot] = "its output had no elements"
-        try:
-            with torch.no_grad():
-                tallies.setdefault(slot, Tally()).add(gradient, every=self._every)
-        except (PartialSumError, RuntimeError, NotImplementedError) as error:
-            tallies.pop(slot, None)
-            self.refused[slot] = str(error).splitlines()[0]
+        collected = self.backward if self._belongs_to_backward() else self._other
+        if self._is_transformed:
+            with torch._C._DisableFuncTorch():
+                collected.at_once(output.slot, _unwrapped(gradient))
+        else:
+            collected.add(output.slot, gradient)
 
     def _belongs_to_backward(self) -> bool:
         """Whether the running pass accumulates into parameters, as ``backward()`` does and ``grad`` does not."""
@@ -97,15 +105,25 @@ class Passes:
         if task != self._task:
             self._task = task
             self._is_backward = self._accumulates()
+            self._is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
             self._count += self._is_backward
+            # a gradient is held no longer than its pass: afterwards torch may add to it in place
+            torch.autograd.Variable._execution_engine.queue_callback(self._end_of_pass)
         return self._is_backward
 
+    def _end_of_pass(self) -> None:
+        self.backward.flush()
+        self._other.flush()
+
     def _accumulates(self) -> bool:
-        trainable = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        trainable = False
         try:
-            nodes = (torch.autograd.graph.get_gradient_edge(parameter).node for parameter in trainable)
-            if any(map(torch._C._will_engine_execute_node, nodes)):
-                return True
+            for parameter in self._model.parameters():  # one of the first is enough
+                if parameter.requires_grad:
+                    trainable = True
+                    node = torch.autograd.graph.get_gradient_edge(parameter).node
+                    if torch._C._will_engine_execute_node(node):
+                        return True
         except (RuntimeError, AttributeError):  # in autograd.grad of such a parameter, or in torch.func
             return False
         # wholly frozen, as a discriminator in the generator's turn: then only a pass that is to be differentiated
@@ -113,8 +131,43 @@ class Passes:
         return not trainable and not torch.is_grad_enabled()
 
 
-class _Output:
+def _unwrapped(gradient: Tensor) -> Tensor:
+    """The values of a gradient inside torch.func's transforms."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+        gradient = torch._C._functorch.get_unwrapped(gradient)
+    return gradient
+
+
+class Tap(Hook):
+    """A forward hook of a layer, which taps its output.
+
+    Attributes:
+        calls: How often the layer was called.
+        tapped: How often its output required a gradient.
+    """
+
+    __slots__ = ("_passes", "_slot", "calls", "tapped")
+
+    def __init__(self, passes: Passes, name: str) -> None:
+        self._passes = passes
+        self._slot = (name, "output")
+        self.calls = self.tapped = 0
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Tap the output of a call."""
+        if torch.compiler.is_compiling():
+            return
+        self.calls += 1
+        tensor = output if type(output) is Tensor else first_tensor(output)
+        if tensor is not None and tensor.requires_grad:
+            self.tapped += 1
+            self._passes.tap(tensor, self._slot)
+
+
+class _Output(Hook):
     """One output of one call of a layer: a hook that holds a gradient only while another may be added to it."""
+
+    __slots__ = ("held", "passes", "slot")
 
     def __init__(self, passes: Passes, slot: Slot) -> None:
         self.passes = passes
@@ -127,5 +180,5 @@ class _Output:
 
     def flush(self) -> None:
         if self.held is not None:
-            self.passes.measure(self.passes.backward, self.slot, self.held)
+            self.passes.backward.add(self.slot, self.held)
             self.held = None

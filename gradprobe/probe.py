@@ -17,22 +17,21 @@ from gradprobe.history import GradientHistory, Layer, tidy
 from gradprobe.hooks import Attached, Eager, Hook
 from gradprobe.layers import (
     choose,
-    first_tensor,
     is_compiled,
     left_alone,
     named_layers,
     own_parameters,
     unwrap,
     weight_names,
-    whole,
 )
-from gradprobe.magnitude import Tally
-from gradprobe.passes import Passes
-from gradprobe.ranks import Meeting, averaged_over, world_size, wrapper
+from gradprobe.passes import Passes, Tap
+from gradprobe.ranks import Meeting, around, world_size, wrapper
 from gradprobe.reasons import Reasons, came_late
+from gradprobe.reduction import Reducer
 from gradprobe.scaling import Listening
 from gradprobe.topology import Survey
-from gradprobe.window import Closed, Slot, statistics, table
+from gradprobe.weights import Weights
+from gradprobe.window import Closed, Collected, Slot, statistics, table
 
 
 class GradientProbe:
@@ -103,11 +102,15 @@ class GradientProbe:
         self._inside: Mapping[int, Any] | None = None  # the hooks that torch is going through
         self._closed: list[Closed] = []
         self._table = table([], self._slots)
-        self._passes = Passes(model, every=stats == "all")
-        self._reasons = Reasons(self._layers, self._weights, self._passes.refused)
+        refused: dict[Slot, str] = {}
+        reducer = Reducer(every=stats == "all")
+        self._passes = Passes(model, reducer, refused, self._hooks)
+        self._taps = {name: Tap(self._passes, name) for name in self._layers}
+        self._reader = Weights(self._layers, self._weights)
+        self._collected = Collected(reducer, refused)
+        self._reasons = Reasons(self._layers, self._weights, self._taps, refused)
         self._eager = False
         self._combined = ""
-        self._outside = 0  # ranks that the loss is averaged over
         self._begin()
 
     def __enter__(self) -> GradientProbe:
@@ -145,7 +148,7 @@ class GradientProbe:
         ``clip_grad_norm_`` it records the raw gradients, behind it the clipped ones.
         """
         if self._attached:
-            self._read(self._layers)
+            self._read()
             self._close()
             self._detach_if_full()
 
@@ -209,7 +212,7 @@ class GradientProbe:
             alone = left_alone(unwrap(self.model))
             for name, module in self._layers.items():
                 if module not in alone:
-                    self._hooks.add(module.register_forward_hook(Hook(partial(self._tap, name))))
+                    self._hooks.add(module.register_forward_hook(self._taps[name]))
         for optimizer in self.optimizers:
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
             self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
@@ -222,12 +225,12 @@ class GradientProbe:
         # a graph that outlives the window still has its tensor hooks: they must neither measure nor hold
         self._passes.pause()
         self._passes.clear()
+        self._collected.clear()
         self._table = table(self._closed, self._slots)
 
     # one iteration ----------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._tallies: dict[Slot, Tally] = {}
         self._scale: Tensor | None = None
         self._taken_out: set[int] = set()
         self._weight_scale: Tensor | float = 1.0
@@ -235,14 +238,14 @@ class GradientProbe:
         self._stepped: set[int] = set()
 
     def _close(self) -> None:
-        if "output" in self.of:
-            self._tallies.update(self._passes.tallies())
-        averaged = max(1, self._outside)
+        parts = self._collected.take() + self._passes.take()
+        averaged = max(1, self._passes.averaged)
         scales = {
             "output": averaged if self._scale is None else self._scale * averaged,
             "weight": self._weight_scale,
         }
-        self._closed.append(Closed.of(self._tallies, scales, self._skipped))
+        like = self._closed[-1] if self._closed else None
+        self._closed.append(Closed.of(parts, scales, self._skipped, like))
         self._begin()
         self.recorded += 1
         if self.recorded == 1:
@@ -252,32 +255,11 @@ class GradientProbe:
         if self.full:
             self.detach()
 
-    def _tap(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self._reasons.calls[name] += 1
-        tensor = first_tensor(output)
-        if tensor is None or not tensor.requires_grad:
-            return
-        if not self._reasons.tapped:
-            self._outside = averaged_over(_around(self.model))
-        self._reasons.tapped[name] += 1
-        tensor = whole(tensor)
-        handle = tensor.register_hook(Hook(self._passes.tap((name, "output"))))
-        if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
-            self._hooks.add(handle)
-
-    def _read(self, names: Iterable[str], only: set[int] | None = None) -> None:
+    def _read(self, only: set[int] | None = None) -> None:
         """Read the weights' gradients as they stand, of all parameters or only of those with these ids."""
         if "weight" not in self.of:
             return
-        for name in names:
-            own = own_parameters(self._layers[name])
-            for local in self._weights[name]:
-                parameter = own.get(local)
-                if parameter is None or parameter.grad is None or not (only is None or id(parameter) in only):
-                    continue
-                self._passes.measure(self._tallies, (name, "weight"), parameter.grad)
+        self._reader.read(self._collected, only)
         if self._scale is not None and not self._taken_out:
             self._weight_scale = self._scale
 
@@ -326,8 +308,7 @@ class GradientProbe:
         else:
             self._taken_out.add(id(optimizer))
         alone = len(self.optimizers) == 1
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self._read(self._layers, None if alone else owned)
+        self._read(None if alone else {id(p) for group in optimizer.param_groups for p in group["params"]})
         if skipped:
             self._skipped = True
         if len(self._stepped) == len(self.optimizers):
@@ -376,21 +357,15 @@ class GradientProbe:
             "optimizer": " and ".join(map(describe_optimizer, self.optimizers)) or None,
             "torch": str(torch.__version__),
             "stats": self.stats,
-            "amp_scale": float(scales[0]) / max(1, self._outside) if scales else None,
+            "amp_scale": float(scales[0]) / max(1, self._passes.averaged) if scales else None,
             "skipped": [index for index, closed in enumerate(self._closed) if bool(closed.skipped)],
             "micro_batches": self._passes.micro_batches,
             "world_size": world_size(),
             "ranks": self._combined,
-            "wrapper": wrapper(_around(self.model)),
+            "wrapper": wrapper(around(self.model)),
             "compile": "ran eagerly during the window" if self._eager and is_compiled(self.model) else None,
         }
         return {**found, **self._given}
-
-
-def _around(model: nn.Module) -> nn.Module:
-    """The DistributedDataParallel that is in its forward around the model, or the model."""
-    active = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
-    return active if active is not None else model
 
 
 def describe_optimizer(optimizer: Optimizer) -> str:

@@ -85,6 +85,12 @@ def _all_reduce(table: Tensor) -> Tensor:
     return torch.cat([sums, peaks.unsqueeze(-1)], dim=-1).cpu()
 
 
+def around(model: nn.Module) -> nn.Module:
+    """The DistributedDataParallel that is in its forward around the model, or the model."""
+    active = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+    return active if active is not None else model
+
+
 def averaged_over(model: nn.Module) -> int:
     """Over how many ranks the gradient of the loss is averaged: the loss that is minimised is the mean of theirs.
 

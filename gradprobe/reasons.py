@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 
 from torch import nn
 
 from gradprobe.history import Layer
 from gradprobe.layers import own_parameters
+from gradprobe.passes import Tap
 from gradprobe.window import Slot
 
 
@@ -18,19 +18,18 @@ class Reasons:
     Args:
         layers: The layers by name.
         weights: Local names of each layer's parameters other than biases.
+        taps: What was seen of each layer's outputs.
         refused: What could not be measured, and why.
-
-    Attributes:
-        calls: How often each layer's forward was called.
-        tapped: How often its output required a gradient.
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], weights: Mapping[str, Sequence[str]], refused: Mapping[Slot, str]
+        self,
+        layers: Mapping[str, nn.Module],
+        weights: Mapping[str, Sequence[str]],
+        taps: Mapping[str, Tap],
+        refused: Mapping[Slot, str],
     ) -> None:
-        self._layers, self._weights, self._refused = layers, weights, refused
-        self.calls: Counter[str] = Counter()
-        self.tapped: Counter[str] = Counter()
+        self._layers, self._weights, self._taps, self._refused = layers, weights, taps, refused
 
     def unreached(self, name: str, quantities: Set[str], arrived: Set[Slot]) -> dict[str, str]:
         """The reason for each quantity of a layer that no gradient arrived at."""
@@ -42,22 +41,25 @@ class Reasons:
         }
 
     def _output(self, name: str) -> str:
-        if not self.calls[name]:
+        if not self._taps[name].calls:
             if not any(parameter.requires_grad for parameter in own_parameters(self._layers[name]).values()):
                 return "frozen, and not seen to be called"
-            compiled = "" if self.calls else ", or only inside code that was compiled while the probe was attached"
-            return f"never called as a module{compiled}"
-        if self.tapped[name]:
+            compiled = ", or only inside code that was compiled while the probe was attached"
+            return f"never called as a module{'' if self._called() else compiled}"
+        if self._taps[name].tapped:
             return "no path from its output to the loss"
         if any(parameter.requires_grad for parameter in own_parameters(self._layers[name]).values()):
             return "its output holds no tensor that requires a gradient (detached, or under no_grad)"
         return "frozen: neither it nor anything before it is trained"
 
+    def _called(self) -> bool:
+        return any(tap.calls for tap in self._taps.values())
+
     def _weight(self, name: str, output_arrived: bool) -> str:
         own = own_parameters(self._layers[name])
         if not any(own[local].requires_grad for local in self._weights[name] if local in own):
             return "frozen: requires_grad is False"
-        if self.calls and not self.calls[name]:
+        if self._called() and not self._taps[name].calls:
             return "never called as a module"
         if output_arrived:
             return "its gradient was gone when it was read: used up in the backward pass, or zeroed before"

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
-    {"magnitude", "layers", "history", "hooks", "snapshot", "cuts", "version", "zoo"},
-    {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "batches"}
+    {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo"},
+    {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"}

@@ -5,16 +5,17 @@ import pytest
 import torch
 
 from gradprobe.history import MEASURES
-from gradprobe.magnitude import QUANTITIES, STATISTICS, Tally, label
-from gradprobe.window import Closed, statistics, table
+from gradprobe.magnitude import QUANTITIES, STATISTICS, label
+from gradprobe.reduction import Reducer
+from gradprobe.window import Closed, Collected, statistics, table
 
 
 def measured(*gradients, every=True):
-    tally = Tally()
-    for gradient in gradients:
-        tally.add(gradient, every=every)
+    collected = Collected(Reducer(every=every), {})
     slot = ("layer", "weight")
-    (sums,) = table([Closed.of({slot: tally}, {}, False)], [slot])[0].tolist()
+    for gradient in gradients:
+        collected.add(slot, gradient)
+    (sums,) = table([Closed.of(collected.take(), {}, False)], [slot])[0].tolist()
     return dict(zip(MEASURES, statistics(sums), strict=True))
 
 
