@@ -95,12 +95,11 @@ class FollowingProbe(GradientProbe):
             self._zeroed = self._passes.take() or self._zeroed
             self._passes.micro_batches = counted
 
-    def _close(self) -> None:
+    def _take(self) -> list[Part]:
         # zeroed behind the backward pass, and stepped with nothing: there was a gradient all the same
-        if not self._passes._count:
-            self._passes.backward.put(self._zeroed)
+        zeroed = [] if self._passes.count else self._zeroed
         self._zeroed = []
-        super()._close()
+        return super()._take() + zeroed
 
     def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
         if any(optimizer is own for own in self.optimizers):  # one that was followed once still has its hook

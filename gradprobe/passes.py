@@ -30,6 +30,7 @@ class Passes:
 
     Attributes:
         averaged: Over how many ranks the loss is averaged, 0 before the first output.
+        count: Backward passes since what came by was taken.
         micro_batches: How many backward passes an iteration had, at most.
     """
 
@@ -44,7 +45,7 @@ class Passes:
         self._task: int | None = None
         self._is_backward = False
         self._is_transformed = False  # by torch.func
-        self._count = 0
+        self.count = 0
         self.micro_batches = 1
 
     def tap(self, tensor: Tensor, slot: Slot) -> None:
@@ -60,8 +61,8 @@ class Passes:
         for output in self._held:
             output.flush()
         found = (self.backward or self._other).take()
-        if self._count:
-            self.micro_batches = max(self.micro_batches, self._count)
+        if self.count:
+            self.micro_batches = max(self.micro_batches, self.count)
         self.clear()
         return found
 
@@ -69,7 +70,7 @@ class Passes:
         """Forget what has been collected since."""
         self.backward.clear()
         self._other.clear()
-        self._held, self._count = [], 0
+        self._held, self.count = [], 0
 
     def pause(self) -> None:
         """Ignore what comes by until `resume`: an optimizer evaluates its closure again."""
@@ -106,7 +107,7 @@ class Passes:
             self._task = task
             self._is_backward = self._accumulates()
             self._is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
-            self._count += self._is_backward
+            self.count += self._is_backward
             # a gradient is held no longer than its pass: afterwards torch may add to it in place
             torch.autograd.Variable._execution_engine.queue_callback(self._end_of_pass)
         return self._is_backward

@@ -31,7 +31,7 @@ from gradprobe.reduction import Reducer
 from gradprobe.scaling import Listening
 from gradprobe.topology import Survey
 from gradprobe.weights import Weights
-from gradprobe.window import Closed, Collected, Slot, statistics, table
+from gradprobe.window import Closed, Collected, Part, Slot, statistics, table
 
 
 class GradientProbe:
@@ -112,6 +112,7 @@ class GradientProbe:
         self._eager = False
         self._combined = ""
         self._begin()
+        self._unscaled()
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
@@ -148,8 +149,9 @@ class GradientProbe:
         ``clip_grad_norm_`` it records the raw gradients, behind it the clipped ones.
         """
         if self._attached:
-            self._read()
+            self._gather()
             self._close()
+            self._unscaled()
             self._detach_if_full()
 
     @property
@@ -231,21 +233,29 @@ class GradientProbe:
     # one iteration ----------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._scale: Tensor | None = None
-        self._taken_out: set[int] = set()
-        self._weight_scale: Tensor | float = 1.0
+        self._scales: dict[str, Tensor | float] = {}
         self._skipped: Tensor | bool = False
         self._stepped: set[int] = set()
 
+    def _gather(self, only: set[int] | None = None) -> None:
+        """Read the weights' gradients as they stand, all or only those with these ids, and take what came by."""
+        if "weight" in self.of:
+            self._reader.read(self._collected, only)
+        came_by = self._take()
+        self._collected.put(came_by)
+        if self._scale is not None:
+            if came_by:
+                self._scales["output"] = self._scale
+            if not self._taken_out:
+                self._scales["weight"] = self._scale
+
+    def _take(self) -> list[Part]:
+        return self._passes.take()
+
     def _close(self) -> None:
-        parts = self._collected.take() + self._passes.take()
-        averaged = max(1, self._passes.averaged)
-        scales = {
-            "output": averaged if self._scale is None else self._scale * averaged,
-            "weight": self._weight_scale,
-        }
+        scales = {**self._scales, "output": self._scales.get("output", 1.0) * max(1, self._passes.averaged)}
         like = self._closed[-1] if self._closed else None
-        self._closed.append(Closed.of(parts, scales, self._skipped, like))
+        self._closed.append(Closed.of(self._collected.take(), scales, self._skipped, like))
         self._begin()
         self.recorded += 1
         if self.recorded == 1:
@@ -254,14 +264,6 @@ class GradientProbe:
     def _detach_if_full(self) -> None:
         if self.full:
             self.detach()
-
-    def _read(self, only: set[int] | None = None) -> None:
-        """Read the weights' gradients as they stand, of all parameters or only of those with these ids."""
-        if "weight" not in self.of:
-            return
-        self._reader.read(self._collected, only)
-        if self._scale is not None and not self._taken_out:
-            self._weight_scale = self._scale
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -302,19 +304,25 @@ class GradientProbe:
     def _end_for(self, optimizer: Optimizer, skipped: bool) -> None:
         self._stepped.add(id(optimizer))
         fused = getattr(optimizer, "grad_scale", None)
-        if fused is not None:  # unscaled only inside the kernel (design, fact 5)
-            self._weight_scale = fused.detach().clone()
-            self._skipped = optimizer.found_inf.detach().clone()  # type: ignore[attr-defined]
-        else:
+        if fused is None:
             self._taken_out.add(id(optimizer))
         alone = len(self.optimizers) == 1
-        self._read(None if alone else {id(p) for group in optimizer.param_groups for p in group["params"]})
+        self._gather(None if alone else {id(p) for group in optimizer.param_groups for p in group["params"]})
+        if fused is not None:  # unscaled only inside the kernel (design, fact 5)
+            self._scales["weight"] = fused.detach().clone()
+            self._skipped = optimizer.found_inf.detach().clone()  # type: ignore[attr-defined]
         if skipped:
             self._skipped = True
         if len(self._stepped) == len(self.optimizers):
             self._close()
+            self._unscaled()
 
     # what a gradient scaler says --------------------------------------------------------------------------------
+
+    def _unscaled(self) -> None:
+        """No loss has been scaled since."""
+        self._scale: Tensor | None = None
+        self._taken_out: set[int] = set()
 
     def scaled(self, scale: Tensor) -> None:
         """A gradient scaler multiplied a loss by its scale."""

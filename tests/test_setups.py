@@ -251,6 +251,28 @@ def test_several_optimizers_are_one_round():
 
 
 @pytest.mark.parametrize("scaled", [True, False])
+def test_an_optimizer_that_steps_every_second_time_leaves_the_outputs_in_their_iteration(scaled):
+    model = net()
+    often = torch.optim.SGD(model[0].parameters(), lr=0.01)
+    seldom = torch.optim.SGD([*model[2].parameters(), *model[4].parameters()], lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    exact = {}
+    with GradientProbe(model, optimizer=[often, seldom]) as probe:
+        for index, (x, y) in enumerate(data(6)):
+            model.zero_grad()
+            output = model(x)
+            output.retain_grad()
+            scaler.scale(nn.functional.cross_entropy(output, y)).backward()
+            exact[index] = (output.grad / scaler.get_scale()).abs().mean().item()
+            scaler.step(often)
+            if index % 2:
+                scaler.step(seldom)
+            scaler.update()
+    # every step of the first one is an iteration: the second one steps in every second
+    assert values(probe.history, "output", "4") == pytest.approx(list(exact.values()))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
 def test_a_window_that_fills_among_the_hooks_of_others(scaled):
     model = net()
     optimizer = sgd(model)
