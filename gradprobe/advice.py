@@ -97,11 +97,10 @@ def advise(placement: Placement, site: Site, run: str) -> str:
         In training model(...) then returns (output, auxiliary): .output is what it returned before.
         In eval() it returns just that. Whether it helps is not known before it is tried: often it does not.
         >>> advise(Placement("by hand", (), (), "None needed: all is well."), Site("model"), "runs/train")
-        'Nothing to add: none needed: all is well.'
+        'Nothing to add.'
     """
     if not placement.points:
-        reason = placement.reason
-        return f"Nothing to add: {reason[:1].lower()}{reason[1:]}"
+        return "Nothing to add."
     name = site.model or "model"
     where = [f"behind {site.built}" if site.built else f"where {name} is built"]
     where += [f"before the optimizer ({site.optimizer})" if site.optimizer else "before the optimizer"]

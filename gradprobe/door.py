@@ -22,6 +22,11 @@ def check_trainable(model: nn.Module) -> None:
             "DataParallel copies the model in every forward, where no hook can follow: probe model.module on one "
             "device, or use DistributedDataParallel"
         )
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise ValueError(
+            "FullyShardedDataParallel (FSDP1) joins the parameters of several layers into one, where they cannot "
+            "be told apart: use FSDP2 (fully_shard)"
+        )
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ValueError(
             "a scripted module (torch.jit.script) takes no hooks: probe the model before scripting it"

@@ -50,8 +50,10 @@ def short(value: float) -> str:
     Example:
         >>> short(1e-7), short(0.3), short(2.5e-12), short(1e-4)
         ('1e-7', '0.3', '2.5e-12', '1e-4')
+        >>> short(1234.5), short(31000)
+        ('1230', '3.1e4')
     """
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}"
+        return f"{float(f'{value:.3g}'):g}"
     digits, exponent = f"{value:.2e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"

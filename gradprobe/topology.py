@@ -100,6 +100,7 @@ class Survey:
         self._entries = Entries()
         self._following = contextlib.ExitStack()
         self._result: Any = None
+        self._inner: Any = None
         self._batch_size: int | None = None
         self._hooks = Attached()
 
@@ -116,7 +117,7 @@ class Survey:
         self.detach()
         if self.topology is None:
             self.topology = self._concluded()
-            self._calls, self._result, self._entries = [], None, Entries()
+            self._calls, self._result, self._inner, self._entries = [], None, None, Entries()
         return self.topology
 
     def detach(self) -> None:
@@ -148,9 +149,13 @@ class Survey:
                 break
         if module is not self.model:
             self._calls.append(_call(name, module, inputs, output))
+        if self._open and module is self.model:
+            self._inner = output
         if not self._open:
             self._following.close()
-            self._result = output
+            # under DDP, Lightning calls the training step as the root, which calls itself and returns the loss
+            is_loss = not any(tensor.dim() for tensor in tensors(output))
+            self._result = self._inner if is_loss and self._inner is not None else output
             if module is self.model and output is not None:
                 self.finish()
 

@@ -1588,3 +1588,20 @@ def test_a_model_without_layers_has_no_points():
 
 def test_a_single_layer_makes_the_output():
     assert gp.points(nn.Linear(3, 2), torch.randn(2, 3)).unserved == {"": OUTPUT}
+
+
+class CallsItself(nn.Sequential):
+    """As a LightningModule under DDP, whose training step is called as its forward."""
+
+    def forward(self, x, y=None):
+        return super().forward(x) if y is None else nn.functional.mse_loss(self(x), y)
+
+
+def test_a_root_that_calls_itself_for_the_loss_has_the_output_of_the_inner_call():
+    net = CallsItself(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    x = torch.randn(5, 3)
+    with gp.GradientProbe(net) as probe:
+        net(x, torch.randn(5, 2)).backward()
+        probe.step()
+    assert probe.history.output_shape == (5, 2)
+    assert probe.history.points == gp.points(net, x)

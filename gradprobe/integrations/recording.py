@@ -79,7 +79,6 @@ class Settings:
             FileExistsError: There is a run already, and it may not be replaced.
             ValueError: The model cannot be probed, or the policy looks at what is not recorded.
         """
-        _check_wrapped(model)
         name = name or type(unwrap(model)).__name__
         folder = Path(self.out) if self.out is not None else free_folder(RUNS, name)
         if _first_rank():
@@ -208,13 +207,3 @@ def bare(optimizer: Any) -> Any:
 
 def _first_rank() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-
-
-def _check_wrapped(model: nn.Module) -> None:
-    """Refuse what would be recorded wrongly."""
-    kinds = {type(module).__name__ for module in model.modules()}
-    if "FullyShardedDataParallel" in kinds:
-        raise ValueError(
-            "FullyShardedDataParallel (FSDP1) joins the parameters of several layers into one, where they cannot "
-            "be told apart: use FSDP2 (fully_shard)"
-        )
