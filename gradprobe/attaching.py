@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import functools
-import gc
-import linecache
 import os
 import sys
-import sysconfig
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,89 +17,18 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradprobe.advice import Place, Site, built_at, loss_at
+from gradprobe.advice import Site, loss_at
+from gradprobe.following import FollowingProbe
+from gradprobe.frames import composer, file_name, named, place_of, script_frames, source
 from gradprobe.history import GradientHistory
-from gradprobe.hooks import Attached, Hook
+from gradprobe.hooks import Attached
 from gradprobe.layers import unwrap
-from gradprobe.probe import GradientProbe
+from gradprobe.owners import ids, owners
 from gradprobe.ranks import world_size
 from gradprobe.script import Stopped
-from gradprobe.window import Part
 
 PATIENCE = 10  # windows that a model may be ahead of another one before that is no longer waited for
 _UNSEEDED = 67280421310721  # what torch.initial_seed() is without torch.manual_seed
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
-class FollowingProbe(GradientProbe):
-    """A probe whose optimizers come, and take each other's place, while it is attached.
-
-    Example:
-        >>> net = nn.Linear(1, 1)
-        >>> with FollowingProbe(net) as probe:
-        ...     for optimizer in (torch.optim.SGD(net.parameters()), torch.optim.Adam(net.parameters())):
-        ...         probe.follow(optimizer)
-        ...         net(torch.ones(1, 1)).sum().backward()
-        ...         optimizer.step()
-        >>> probe.recorded
-        2
-    """
-
-    def __init__(self, model: nn.Module, iterations: int = 50) -> None:
-        super().__init__(model, iterations=iterations)
-        self.called = False
-        self._ever: list[Optimizer] = []
-        self._zeroed: list[Part] = []
-
-    def _attach(self) -> None:
-        super()._attach()
-        root = unwrap(self.model)
-        self._hooks.add(root.register_forward_pre_hook(Hook(self._call)))
-
-    def _call(self, *_: Any) -> None:
-        self.called = True
-
-    @property
-    def attached(self) -> bool:
-        """Whether the window is open."""
-        return self._attached
-
-    def follow(self, optimizer: Optimizer) -> None:
-        """From now on its steps end the iterations, instead of those of others over the same parameters."""
-        if not self._attached or any(optimizer is own for own in self.optimizers):
-            return
-        held = _ids(optimizer)
-        self.optimizers = (*(own for own in self.optimizers if not held & _ids(own)), optimizer)
-        self._stepped &= set(map(id, self.optimizers))
-        if all(optimizer is not known for known in self._ever):
-            self._ever.append(optimizer)
-            self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
-            self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
-
-    def leave(self, optimizer: Optimizer) -> None:
-        """Its steps end no iterations any more."""
-        self.optimizers = tuple(own for own in self.optimizers if own is not optimizer)
-
-    def zeroed(self, parameters: set[int]) -> None:
-        """Gradients were set to zero: what came by before is no part of the loss that the next step minimises.
-
-        So in the discriminator of a GAN, which the generator's loss passes through as well.
-        """
-        held = set().union(*map(_ids, self.optimizers))
-        if self._attached and held and held <= parameters and not self._stepped:
-            counted = self._passes.micro_batches
-            self._zeroed = self._passes.take() or self._zeroed
-            self._passes.micro_batches = counted
-
-    def _take(self) -> list[Part]:
-        # zeroed behind the backward pass, and stepped with nothing: there was a gradient all the same
-        zeroed = [] if self._passes.count else self._zeroed
-        self._zeroed = []
-        return super()._take() + zeroed
-
-    def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
-        if any(optimizer is own for own in self.optimizers):  # one that was followed once still has its hook
-            super()._step_of(optimizer, skipped)
 
 
 class Attachment:
@@ -145,14 +70,14 @@ class Attachment:
 
     def see(self, frame: FrameType | None, step: bool) -> None:
         """Read names and lines off the frames of the script, at an optimizer's construction or step."""
-        frames = list(_frames(frame))
+        frames = list(script_frames(frame))
         site = self.site
         if site.model is None:
-            site = _named(self.model, frames) or site
+            site = named(self.model, frames) or site
         if frames and not step and site.optimizer is None:
-            site = replace(site, optimizer=_place(frames[0]))
+            site = replace(site, optimizer=place_of(frames[0]))
         if frames and step and site.loss is None:
-            site = replace(site, loss=loss_at(_source(frames[0]), _name(frames[0]), frames[0].f_lineno))
+            site = replace(site, loss=loss_at(source(frames[0]), file_name(frames[0]), frames[0].f_lineno))
         self.site = site
 
     def close(self, alone: bool) -> None:
@@ -229,7 +154,7 @@ class Session:
         if left:
             which = "its parameters belong" if not models else f"{left} of its parameters belong"
             self._refuse(f"{type(optimizer).__name__}: {which} to no module")
-        composed = _composer(optimizer, frame)
+        composed = composer(optimizer, frame)
         if composed is not None and models:
             self._composed.add(composed)
             for attachment in self.attachments:
@@ -245,7 +170,7 @@ class Session:
 
     def _attachment(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
         """The attachment that has these parameters already, or a new one."""
-        held = _ids(optimizer) & set(map(id, model.parameters()))
+        held = ids(optimizer) & set(map(id, model.parameters()))
         known = next((one for one in self.attachments if held & set(map(id, one.model.parameters()))), None)
         if known is not None and (known.probe.recorded or unwrap(known.model) is unwrap(model)):
             return known
@@ -290,7 +215,7 @@ class Session:
 
     def _zeroed(self, owner: Any) -> None:
         if self._here():
-            held = set(map(id, owner.parameters())) if isinstance(owner, nn.Module) else _ids(owner)
+            held = set(map(id, owner.parameters())) if isinstance(owner, nn.Module) else ids(owner)
             for attachment in self.attachments:
                 attachment.probe.zeroed(held)
 
@@ -313,103 +238,7 @@ class _Told:
         setattr(self._owner, self._name, self._original)
 
 
-def owners(optimizer: Optimizer) -> tuple[list[nn.Module], int]:
-    """The outermost modules that own an optimizer's parameters, and how many parameters belong to none.
-
-    Where several modules own the same ones, it is the one that owns most of them and the fewest others.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        >>> found, left = owners(torch.optim.SGD(net[1].parameters()))
-        >>> found[0] is net, left
-        (True, 0)
-    """
-    wanted = _ids(optimizer)
-    holds = {module: set(map(id, module.parameters())) for module in _outermost()}
-    holds = {module: held for module, held in holds.items() if held & wanted}
-    found: list[nn.Module] = []
-    while wanted and holds:
-        best = max(holds, key=lambda module: (len(holds[module] & wanted), -len(holds[module])))
-        if not holds[best] & wanted:
-            break
-        found.append(best)
-        wanted -= holds.pop(best)
-    return found, len(wanted)
-
-
-def _outermost() -> list[nn.Module]:
-    # type() and not isinstance(): a lazy proxy would make up what it stands for
-    modules = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module)]
-    modules = [module for module in modules if "_modules" in vars(module)]
-    inside = {id(child) for module in modules for child in module._modules.values()}
-    return [module for module in modules if id(module) not in inside]
-
-
-def _ids(optimizer: Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-
-
 def _called_part(probe: FollowingProbe) -> str:
     """Name of the one part that holds all points, of a model that is itself never called."""
     parts = {point.name.partition(".")[0] for point in probe.history.points}
     return parts.pop() if len(parts) == 1 else ""
-
-
-# names and lines ------------------------------------------------------------------------------------------------
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """The frames of the script itself, innermost first: not those of libraries, nor ours."""
-    ours = str(Path(__file__).parent)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(("<", ours, *_LIBRARIES)) and "site-packages" not in file:
-            yield frame
-        if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
-            return
-        frame = frame.f_back
-
-
-def _composer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer | None:
-    """The optimizer in whose constructor this one is built: it steps by letting this one step."""
-    while frame is not None and frame.f_code.co_name == "__init__":
-        this = frame.f_locals.get("self")
-        if isinstance(this, Optimizer) and this is not optimizer:
-            return this
-        frame = frame.f_back
-    return None
-
-
-def _named(model: nn.Module, frames: Iterable[FrameType]) -> Site | None:
-    """The script's name for a model, and where it is assigned; outer functions first, where it is built."""
-    found: Site | None = None
-    for frame in reversed(list(frames)):
-        for name in _names(model, frame):
-            built = built_at(_source(frame), _name(frame), name, frame.f_lineno)
-            if built is not None:
-                return Site(name, built)
-            found = found or Site(name)
-    return found
-
-
-def _names(model: nn.Module, frame: FrameType) -> list[str]:
-    bare, known = unwrap(model), list(frame.f_locals.items())
-    known += [
-        (f"{name}.{part}", value)
-        for name, owner in known
-        for part, value in getattr(owner, "__dict__", {}).items()
-        if name == "self" and isinstance(part, str)
-    ]
-    return [name for name, value in known if issubclass(type(value), nn.Module) and unwrap(value) is bare]
-
-
-def _source(frame: FrameType) -> str:
-    return "".join(linecache.getlines(frame.f_code.co_filename))
-
-
-def _name(frame: FrameType) -> str:
-    return Path(frame.f_code.co_filename).name
-
-
-def _place(frame: FrameType) -> Place:
-    return Place(_name(frame), frame.f_lineno)

@@ -14,7 +14,8 @@ FLOORS = [
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"}
-    | {"script", "attaching", "running", "advice", "integrations", "testing", "plugin", "difference"},
+    | {"script", "frames", "owners", "following", "attaching"}
+    | {"running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "target", "options", "terminal", "demo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
