@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import pickle
-import platform
 import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from report import Report
 from torch import Tensor, nn
 from zoo import ZOO, Architecture
 
@@ -55,8 +52,9 @@ class Row:
             self.cells[column] = "NO"
             self.problems.append(f"{column}: {type(error).__name__}: {lines[-1]}")
 
-    def __str__(self) -> str:
-        return "| " + " | ".join(self.cells.get(heading, "-") for heading in HEADINGS) + " |"
+    def all_cells(self) -> list[str]:
+        """A word for every column, a dash where nothing was found."""
+        return [self.cells.get(heading, "-") for heading in HEADINGS]
 
 
 @dataclass
@@ -400,32 +398,11 @@ Random weights, tiny sizes. A row fails where a check says NO; the errors stand 
 """
 
 
-def preamble(arguments: Sequence[str]) -> str:
-    """When, on what, with what, and how."""
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    command = " ".join(["python benchmarks/architectures.py", *arguments])
-    return (
-        "# Deep supervision on many architectures\n\n"
-        f"{date.today()}, {os.cpu_count()} CPU cores ({torch.get_num_threads()} used by torch), "
-        f"Python {platform.python_version()}, {versions}.\n\nCommand: `{command}`\n\n{LEGEND}\n"
-        "| " + " | ".join(HEADINGS) + " |\n|" + "---|" * len(HEADINGS)
-    )
-
-
-def version(package: str) -> str:
-    """The installed version, or that there is none."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[Row]) -> list[str]:
     """How many rows fail, and why."""
     failing = [row for row in rows if row.problems]
-    lines = [f"\n{len(rows)} architectures, {len(failing)} failing."]
-    lines += [f"- **{row.architecture.name}** {problem}" for row in failing for problem in row.problems]
-    return "\n".join(lines)
+    problems = [f"- **{row.architecture.name}** {problem}" for row in failing for problem in row.problems]
+    return ["", f"{len(rows)} architectures, {len(failing)} failing.", *problems]
 
 
 def chosen(names: Sequence[str]) -> list[Architecture]:
@@ -444,16 +421,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    lines, rows = [preamble(arguments)], []
-    print(lines[0], flush=True)
+    report, rows = Report("Deep supervision on many architectures", LEGEND, packages=PACKAGES), []
+    report.columns(*HEADINGS)
     for architecture in chosen(options.names):
         rows.append(examine(architecture))
-        lines.append(str(rows[-1]))
-        print(lines[-1], flush=True)
-    lines.append(summary(rows))
-    print(lines[-1])
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+        report.row(*rows[-1].all_cells())
+    report.add(*summary(rows))
+    report.write(options.out)
     return int(any(row.problems for row in rows))
 
 

@@ -6,12 +6,11 @@ python benchmarks/points.py [--layers 1000] [--out benchmarks/results/points.md]
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import time
 from pathlib import Path
 
 import torch
+from report import Report
 from torch import Tensor, nn
 
 import gradprobe as gp
@@ -109,18 +108,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    lines = [
-        "# How long it takes to find the points",
-        "",
-        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}",
-        "",
-        f"`python benchmarks/points.py --layers {options.layers}`: seconds, fastest of five, batch 4.",
-        "",
-        "| network | layers | points | forward | points beyond it |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    print("\n".join(lines))
+    report = Report(
+        "How long it takes to find the points", f"Seconds, the fastest of five; batch 4, width {WIDTH}."
+    )
+    report.columns("network", "layers", "points", "forward", "points beyond it")
     for name, build in NETS.items():
         torch.manual_seed(0)
         net, width = build(options.layers)
@@ -129,10 +120,8 @@ def main() -> None:
         layers = sum(len(point.layers) for point in found) + len(found.unserved)
         forward = fastest(lambda net=net, x=x: net(x))
         beyond = fastest(lambda net=net, x=x: gp.points(net, x)) - forward
-        lines.append(f"| {name} | {layers} | {len(found)} | {forward:.3f} | {beyond:.2f} |")
-        print(lines[-1], flush=True)
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+        report.row(name, layers, len(found), f"{forward:.3f}", f"{beyond:.2f}")
+    report.write(options.out)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from report import Report
 from torch import Tensor, nn
 
 import gradprobe as gp
+
+EXPLANATION = """\
+Medians in ms of {repeats} interleaved training steps; ratio of the medians with its 95 % bootstrap interval. The
+last column is by hand against itself: the noise."""
 
 Step = Callable[[], None]
 
@@ -125,8 +128,8 @@ def interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(b) / np.median(a)), float(low), float(high)
 
 
-def measure(name: str, branches: int, repeats: int) -> str:
-    """One row of the table."""
+def measure(name: str, branches: int, repeats: int) -> list[str]:
+    """The times and ratios of one row of the table."""
     torch.manual_seed(0)
     chain, x = MODELS[name]()
     points = [f"blocks.{index}" for index in np.linspace(0, len(chain.blocks) - 2, branches).round().astype(int)]
@@ -144,11 +147,9 @@ def measure(name: str, branches: int, repeats: int) -> str:
             if round_ >= 0:
                 times[round_, index] = time.perf_counter() - started
     hand, ours, again = times.T
-    cells = [f"{1e3 * np.median(hand):.1f}", f"{1e3 * np.median(ours):.1f}"]
-    cells += [
-        f"{ratio:.3f} ({low:.3f}-{high:.3f})" for ratio, low, high in (interval(hand, ours), interval(hand, again))
-    ]
-    return f"| {name} | {branches} | {' | '.join(cells)} |"
+    medians = [f"{1e3 * np.median(hand):.1f}", f"{1e3 * np.median(ours):.1f}"]
+    ratios = [interval(hand, other) for other in (ours, again)]
+    return medians + [f"{ratio:.3f} ({low:.3f}-{high:.3f})" for ratio, low, high in ratios]
 
 
 def main() -> None:
@@ -158,26 +159,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    lines = [
-        "# What supervising costs",
-        "",
-        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}",
-        "",
-        f"`python benchmarks/supervise.py --repeats {options.repeats}`: medians in ms of interleaved training",
-        "steps; ratio of the medians with its 95 % bootstrap interval. The last column is by hand against itself:",
-        "the noise.",
-        "",
-        "| model | branches | by hand | gradprobe | ratio | by hand again |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    print("\n".join(lines))
+    report = Report("What supervising costs", EXPLANATION.format(repeats=options.repeats))
+    report.columns("model", "branches", "by hand", "gradprobe", "ratio", "by hand again")
     for name in options.models or MODELS:
         for branches in (1, 4):
-            lines.append(measure(name, branches, options.repeats))
-            print(lines[-1], flush=True)
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+            report.row(name, branches, *measure(name, branches, options.repeats))
+    report.write(options.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""The page that a benchmark prints as it goes and writes to ``--out``: what, when, on what, by which command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+class Report:
+    """A page in Markdown; every line is printed when it is added.
+
+    Args:
+        title: What the numbers are about.
+        text: How they were taken and how to read them; may have several lines.
+        packages: Distributions whose versions matter.
+        device: Where the networks are, as torch names it.
+
+    Example:
+        >>> report = Report("What a step costs", "Seconds, the fastest of five.")  # doctest: +SKIP
+        >>> report.columns("network", "step")  # doctest: +SKIP
+        | network | step |
+        | --- | --- |
+        >>> report.row("plain", 0.25)  # doctest: +SKIP
+        | plain | 0.25 |
+        >>> report.write(Path("step.md"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, title: str, text: str, *, packages: Sequence[str] = ("torch",), device: str = "cpu"
+    ) -> None:
+        self.lines: list[str] = []
+        self.add(*head(title, packages, device), "", *text.splitlines(), "")
+
+    def add(self, *lines: str) -> None:
+        """Lines as they are."""
+        self.lines += lines
+        print(*lines, sep="\n", flush=True)
+
+    def columns(self, *names: str) -> None:
+        """The head of a table."""
+        self.row(*names)
+        self.row(*["---"] * len(names))
+
+    def row(self, *cells: object) -> None:
+        """One row of the table."""
+        self.add(f"| {' | '.join(map(str, cells))} |")
+
+    def write(self, path: Path | None) -> None:
+        """Everything into the file; nowhere if there is none."""
+        if path is not None:
+            path.write_text("\n".join(self.lines).rstrip("\n") + "\n")
+
+
+def head(title: str, packages: Sequence[str] = ("torch",), device: str = "cpu") -> list[str]:
+    """Title, date, machine, versions and the command that this process was started with."""
+    machine = [
+        *([torch.cuda.get_device_name(device)] if torch.device(device).type == "cuda" else []),
+        f"{processor()}, {os.cpu_count()} CPU cores ({torch.get_num_threads()} used by torch)",
+        f"Python {platform.python_version()}",
+        *(f"{package} {version(package)}" for package in packages),
+    ]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return [f"# {title}", "", f"{datetime.now(timezone.utc):%Y-%m-%d}, {', '.join(machine)}.", "", f"`{command}`"]
+
+
+def processor() -> str:
+    """The name of the processor, or its kind where the system does not tell."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def version(package: str) -> str:
+    """The installed version, or that there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
