@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from awkward import CASES, MEASURES, Bare, Recorder, data, mlp, run, sgd, squared
+from awkward import CASES, MEASURES, Bare, Recorder, data, mlp, one_thread, run, sgd, squared
 
 from gradprobe import GradientProbe
 from gradprobe.hooks import Hook
@@ -26,14 +26,6 @@ def cases(shown):
         return pytest.mark.xfail(strict=True, reason=reason) if shown in where.split() else ()
 
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in CASES])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Probed(GradientProbe):
@@ -177,6 +169,7 @@ def test_an_output_without_elements_is_not_said_to_be_without_a_path():
     assert "no path" not in probe.history.unreached["b"]["output"]
 
 
+@one_thread()
 def test_training_by_torch_func_has_the_numbers_of_training_by_autograd():
     torch.manual_seed(0)
     net = mlp(4, 5, 2)

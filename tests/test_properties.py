@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from awkward import Recorder
+from awkward import Recorder, one_thread
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from test_awkward import bits
@@ -138,6 +138,7 @@ OPTIMIZERS = {
 }
 
 
+@one_thread()
 def train(net, images, optimizer, accumulation, manual, clear, attach=None):
     """Five iterations from one seed: the losses and the state of the generator afterwards."""
     torch.manual_seed(7)
@@ -163,14 +164,6 @@ def train(net, images, optimizer, accumulation, manual, clear, attach=None):
 
 def attached(net, optimizer):
     return GradientProbe(net, optimizer=optimizer)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
