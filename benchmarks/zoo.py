@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,11 +24,11 @@ class Architecture:
 
     Attributes:
         name: How the row is called.
-        library: ``"transformers"``, ``"monai"`` or ``"torch"``.
         build: Builds the network, in training mode; draws its weights from torch's global generator.
         inputs: What it is called with: a tensor, a tuple of positional or a dict of keyword arguments.
         target: The target of one batch.
         loss: ``(output, target) -> scalar``.
+        library: ``"transformers"``, ``"monai"`` or ``"torch"``.
         expected: Each of these patterns has to match a point's whole name.
         forbidden: None of these patterns may match a point's whole name.
         long_skips: Whether long bypasses cross most of it (U-Nets, encoder-decoders; several inputs, streams or
@@ -36,11 +37,11 @@ class Architecture:
     """
 
     name: str
-    library: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Any]
     target: Callable[[], Any]
-    loss: Callable[[Any, Any], Tensor]
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy
+    library: str = "torch"
     expected: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     long_skips: bool = False
@@ -103,6 +104,13 @@ def first(loss: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
 TEXT = {"vocab_size": 120, "max_position_embeddings": 64}
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 PICTURE = {"image_size": 32, "patch_size": 8}
+TWO_STACKS = {
+    "d_model": 16,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+}
 
 
 def transformer(
@@ -111,7 +119,6 @@ def transformer(
     inputs: Mapping[str, Callable[[], Any]],
     labels: Callable[[], Any],
     *,
-    name: str = "",
     loss: Callable[[Any, Any], Tensor] = own_loss,
     long_skips: bool = False,
 ) -> Architecture:
@@ -125,15 +132,7 @@ def transformer(
         made = {key: make() for key, make in inputs.items()}
         return {**made, "labels": labels()} if loss is own_loss else made
 
-    return Architecture(
-        name or kind,
-        "transformers",
-        build,
-        keywords,
-        labels,
-        loss,
-        long_skips=long_skips,
-    )
+    return Architecture(kind, build, keywords, labels, loss, "transformers", long_skips=long_skips)
 
 
 def resnet_config(layer_type: str = "bottleneck", **changes: Any) -> Any:
@@ -149,13 +148,9 @@ def detr() -> nn.Module:
         use_pretrained_backbone=False,
         backbone_config=resnet_config(out_features=["stage4"], depths=[1, 1, 2, 1]),
         num_queries=6,
-        d_model=16,
+        **TWO_STACKS,
         encoder_layers=2,
         decoder_layers=3,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
         num_labels=4,
     )
     model: nn.Module = hf.DetrForObjectDetection(config)
@@ -223,14 +218,15 @@ IMAGES64 = {"pixel_values": normal(2, 3, 64, 64)}
 FIVE = integers(5, 4)
 NEXT = IDS["input_ids"]
 
+text_classifier = partial(transformer, inputs=IDS, labels=FIVE)
+language_model = partial(transformer, inputs=IDS, labels=NEXT)
+image_classifier = partial(transformer, inputs=IMAGES, labels=FIVE)
 
 TRANSFORMERS = [
-    transformer("BertForSequenceClassification", lambda: hf.BertConfig(**TINY, **TEXT, num_labels=5), IDS, FIVE),
-    transformer(
+    text_classifier("BertForSequenceClassification", lambda: hf.BertConfig(**TINY, **TEXT, num_labels=5)),
+    text_classifier(
         "DistilBertForSequenceClassification",
         lambda: hf.DistilBertConfig(**TEXT, dim=16, n_layers=3, n_heads=2, hidden_dim=32, num_labels=5),
-        IDS,
-        FIVE,
     ),
     transformer(
         "RobertaForTokenClassification",
@@ -238,107 +234,62 @@ TRANSFORMERS = [
         IDS,
         integers(5, 4, 12),
     ),
-    transformer(
+    text_classifier(
         "DebertaV2ForSequenceClassification",
         lambda: hf.DebertaV2Config(
             **TINY, **TEXT, num_labels=5, relative_attention=True, pos_att_type=["p2c", "c2p"]
         ),
-        IDS,
-        FIVE,
     ),
-    transformer(
+    text_classifier(
         "ElectraForSequenceClassification",
         lambda: hf.ElectraConfig(**TINY, **TEXT, embedding_size=12, num_labels=5),
-        IDS,
-        FIVE,
     ),
-    transformer(
-        "AlbertForSequenceClassification",
-        lambda: hf.AlbertConfig(**TINY, **TEXT, embedding_size=12, num_labels=5),
-        IDS,
-        FIVE,
+    text_classifier(
+        "AlbertForSequenceClassification", lambda: hf.AlbertConfig(**TINY, **TEXT, embedding_size=12, num_labels=5)
     ),
-    transformer("BertForMaskedLM", lambda: hf.BertConfig(**TINY, **TEXT), IDS, NEXT),
-    transformer(
-        "GPT2LMHeadModel",
-        lambda: hf.GPT2Config(vocab_size=120, n_positions=64, n_embd=16, n_layer=3, n_head=2),
-        IDS,
-        NEXT,
+    language_model("BertForMaskedLM", lambda: hf.BertConfig(**TINY, **TEXT)),
+    language_model(
+        "GPT2LMHeadModel", lambda: hf.GPT2Config(vocab_size=120, n_positions=64, n_embd=16, n_layer=3, n_head=2)
     ),
-    transformer("GPTNeoXForCausalLM", lambda: hf.GPTNeoXConfig(**TINY, **TEXT), IDS, NEXT),
-    transformer("LlamaForCausalLM", lambda: hf.LlamaConfig(**small_llama()), IDS, NEXT),
-    transformer("MistralForCausalLM", lambda: hf.MistralConfig(**small_llama()), IDS, NEXT),
-    transformer("Qwen2ForCausalLM", lambda: hf.Qwen2Config(**small_llama()), IDS, NEXT),
-    transformer(
-        "MixtralForCausalLM",
-        lambda: hf.MixtralConfig(**small_llama(num_local_experts=4, num_experts_per_tok=2)),
-        IDS,
-        NEXT,
+    language_model("GPTNeoXForCausalLM", lambda: hf.GPTNeoXConfig(**TINY, **TEXT)),
+    language_model("LlamaForCausalLM", lambda: hf.LlamaConfig(**small_llama())),
+    language_model("MistralForCausalLM", lambda: hf.MistralConfig(**small_llama())),
+    language_model("Qwen2ForCausalLM", lambda: hf.Qwen2Config(**small_llama())),
+    language_model(
+        "MixtralForCausalLM", lambda: hf.MixtralConfig(**small_llama(num_local_experts=4, num_experts_per_tok=2))
     ),
-    transformer(
+    language_model(
         "OPTForCausalLM",
         lambda: hf.OPTConfig(
             **TEXT, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16
         ),
-        IDS,
-        NEXT,
     ),
-    transformer(
+    language_model(
         "T5ForConditionalGeneration",
         lambda: hf.T5Config(
             vocab_size=120, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2, decoder_start_token_id=0
         ),
-        IDS,
-        NEXT,
         long_skips=True,
     ),
-    transformer(
+    language_model(
         "BartForConditionalGeneration",
-        lambda: hf.BartConfig(
-            **TEXT,
-            d_model=16,
-            encoder_layers=3,
-            decoder_layers=3,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_ffn_dim=32,
-        ),
-        IDS,
-        NEXT,
+        lambda: hf.BartConfig(**TEXT, **TWO_STACKS, encoder_layers=3, decoder_layers=3),
         long_skips=True,
     ),
-    transformer(
+    language_model(
         "MarianMTModel",
         lambda: hf.MarianConfig(
-            **TEXT,
-            d_model=16,
-            encoder_layers=2,
-            decoder_layers=3,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_ffn_dim=32,
-            decoder_start_token_id=1,
-            pad_token_id=1,
+            **TEXT, **TWO_STACKS, encoder_layers=2, decoder_layers=3, decoder_start_token_id=1, pad_token_id=1
         ),
-        IDS,
-        NEXT,
         long_skips=True,
     ),
-    transformer(
+    language_model(
         "MambaForCausalLM",
         lambda: hf.MambaConfig(vocab_size=120, hidden_size=16, state_size=4, num_hidden_layers=3),
-        IDS,
-        NEXT,
     ),
-    transformer("ViTForImageClassification", lambda: hf.ViTConfig(**TINY, **PICTURE, num_labels=5), IMAGES, FIVE),
-    transformer(
-        "DeiTForImageClassification", lambda: hf.DeiTConfig(**TINY, **PICTURE, num_labels=5), IMAGES, FIVE
-    ),
-    transformer(
-        "BeitForImageClassification", lambda: hf.BeitConfig(**TINY, **PICTURE, num_labels=5), IMAGES, FIVE
-    ),
+    image_classifier("ViTForImageClassification", lambda: hf.ViTConfig(**TINY, **PICTURE, num_labels=5)),
+    image_classifier("DeiTForImageClassification", lambda: hf.DeiTConfig(**TINY, **PICTURE, num_labels=5)),
+    image_classifier("BeitForImageClassification", lambda: hf.BeitConfig(**TINY, **PICTURE, num_labels=5)),
     transformer(
         "SwinForImageClassification",
         lambda: hf.SwinConfig(
@@ -347,40 +298,30 @@ TRANSFORMERS = [
         {"pixel_values": normal(4, 3, 64, 64)},
         FIVE,
     ),
-    transformer(
+    image_classifier(
         "ConvNextForImageClassification",
         lambda: hf.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[2, 2, 3, 2], num_labels=5),
-        IMAGES,
-        FIVE,
     ),
-    transformer(
+    image_classifier(
         "ConvNextV2ForImageClassification",
         lambda: hf.ConvNextV2Config(hidden_sizes=[8, 16, 24, 32], depths=[2, 2, 3, 2], num_labels=5),
-        IMAGES,
-        FIVE,
     ),
-    transformer(
+    image_classifier(
         "RegNetForImageClassification",
         lambda: hf.RegNetConfig(
             embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 3, 1], groups_width=8, num_labels=5
         ),
-        IMAGES,
-        FIVE,
     ),
-    transformer(
+    image_classifier(
         "MobileNetV2ForImageClassification",
         lambda: hf.MobileNetV2Config(image_size=32, depth_multiplier=0.25, num_labels=5),
-        IMAGES,
-        FIVE,
     ),
-    transformer("ResNetForImageClassification", resnet_config, IMAGES, FIVE),
-    transformer(
+    image_classifier("ResNetForImageClassification", resnet_config),
+    image_classifier(
         "BitForImageClassification",
         lambda: hf.BitConfig(
             embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 2, 1], num_groups=4, num_labels=5
         ),
-        IMAGES,
-        FIVE,
     ),
     transformer(
         "MobileViTForImageClassification",
@@ -395,11 +336,9 @@ TRANSFORMERS = [
         FIVE,
         long_skips=True,  # each block joins its input to the map that came through its transformer
     ),
-    transformer(
+    image_classifier(
         "PoolFormerForImageClassification",
         lambda: hf.PoolFormerConfig(hidden_sizes=[8, 16, 24, 32], depths=[2, 2, 2, 2], num_labels=5),
-        IMAGES,
-        FIVE,
     ),
     transformer(
         "SegformerForSemanticSegmentation",
@@ -425,20 +364,20 @@ TRANSFORMERS = [
     ),
     Architecture(
         "DetrForObjectDetection",
-        "transformers",
         detr,
         lambda: {"pixel_values": normal(2, 3, 64, 64)()},
         integers(5, 2, 6),
         boxes_and_classes,
+        "transformers",
         long_skips=True,
     ),
     Architecture(
         "Mask2FormerForUniversalSegmentation",
-        "transformers",
         mask2former,
         lambda: {"pixel_values": normal(2, 3, 64, 64)()},
         integers(5, 2, 6),
         lambda output, target: last_axis(output.class_queries_logits, target),
+        "transformers",
         long_skips=True,
     ),
     transformer(
@@ -464,13 +403,9 @@ TRANSFORMERS = [
         lambda: hf.WhisperConfig(
             vocab_size=120,
             num_mel_bins=8,
-            d_model=16,
+            **TWO_STACKS,
             encoder_layers=2,
             decoder_layers=3,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_ffn_dim=32,
             max_source_positions=20,
             max_target_positions=24,
             pad_token_id=1,
@@ -511,26 +446,7 @@ TRANSFORMERS = [
 # --------------------------------------------------------------------------------------------------------- monai
 
 
-def medical(
-    kind: str,
-    arguments: Mapping[str, Any],
-    inputs: Callable[[], Any],
-    target: Callable[[], Any],
-    loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
-    *,
-    name: str = "",
-    long_skips: bool = False,
-) -> Architecture:
-    """A network of `monai`."""
-    return Architecture(
-        name or kind,
-        "monai",
-        lambda: getattr(nets, kind)(**arguments),
-        inputs,
-        target,
-        loss,
-        long_skips=long_skips,
-    )
+medical = partial(Architecture, library="monai")
 
 
 class PatchesOfABag(nn.Module):
@@ -556,7 +472,6 @@ def bag_of_patches() -> nn.Module:
 ENCODER = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2}
 FOUR_LEVELS = {"channels": (4, 8, 12, 16), "strides": (2, 2, 2)}
 SLICE, SLICE_TARGET = normal(2, 1, 32, 32), integers(2, 2, 32, 32)
-VOLUME, VOLUME_TARGET = normal(1, 1, 32, 32, 32), integers(2, 1, 32, 32, 32)
 DYN = {
     **ENCODER,
     "kernel_size": [3, 3, 3, 3],
@@ -564,6 +479,9 @@ DYN = {
     "upsample_kernel_size": [2, 2, 2],
     "filters": [4, 8, 12, 16],
 }
+
+medical_classifier = partial(medical, inputs=IMAGES["pixel_values"], target=FIVE)
+segmenter = partial(medical, inputs=SLICE, target=SLICE_TARGET, long_skips=True)
 
 
 def every_head(output: Tensor, target: Tensor) -> Tensor:
@@ -573,189 +491,156 @@ def every_head(output: Tensor, target: Tensor) -> Tensor:
 
 
 MONAI = [
-    medical(
-        "ResNet",
-        {
-            "block": "basic",
-            "layers": [2, 2, 2, 2],
-            "block_inplanes": [8, 16, 24, 32],
-            "spatial_dims": 2,
-            "num_classes": 5,
-        },
-        normal(4, 3, 32, 32),
-        FIVE,
-        name="monai ResNet-18",
+    medical_classifier(
+        "monai ResNet-18",
+        lambda: nets.ResNet(
+            block="basic", layers=[2, 2, 2, 2], block_inplanes=[8, 16, 24, 32], spatial_dims=2, num_classes=5
+        ),
     ),
-    medical(
-        "ResNet",
-        {
-            "block": "bottleneck",
-            "layers": [3, 4, 6, 3],
-            "block_inplanes": [4, 8, 12, 16],
-            "spatial_dims": 2,
-            "num_classes": 5,
-        },
-        normal(4, 3, 32, 32),
-        FIVE,
-        name="monai ResNet-50",
+    medical_classifier(
+        "monai ResNet-50",
+        lambda: nets.ResNet(
+            block="bottleneck", layers=[3, 4, 6, 3], block_inplanes=[4, 8, 12, 16], spatial_dims=2, num_classes=5
+        ),
     ),
-    medical(
-        "DenseNet",
-        {
-            "spatial_dims": 2,
-            "in_channels": 3,
-            "out_channels": 5,
-            "init_features": 8,
-            "growth_rate": 4,
-            "block_config": (6, 12, 24, 16),
-        },
-        normal(4, 3, 32, 32),
-        FIVE,
-        name="monai DenseNet-121",
+    medical_classifier(
+        "monai DenseNet-121",
+        lambda: nets.DenseNet(
+            spatial_dims=2,
+            in_channels=3,
+            out_channels=5,
+            init_features=8,
+            growth_rate=4,
+            block_config=(6, 12, 24, 16),
+        ),
     ),
-    medical(
-        "EfficientNetBN",
-        {"model_name": "efficientnet-b0", "pretrained": False, "num_classes": 5},
-        normal(4, 3, 32, 32),
-        FIVE,
-        name="monai EfficientNet-B0",
+    medical_classifier(
+        "monai EfficientNet-B0",
+        lambda: nets.EfficientNetBN(model_name="efficientnet-b0", pretrained=False, num_classes=5),
     ),
-    medical(
-        "SENet",
-        {
-            "spatial_dims": 2,
-            "in_channels": 3,
-            "block": "se_resnet_bottleneck",
-            "layers": (1, 1, 2, 1),
-            "groups": 1,
-            "reduction": 16,
-            "downsample_kernel_size": 1,
-            "inplanes": 16,
-            "num_classes": 5,
-        },
-        normal(4, 3, 32, 32),
-        FIVE,
-        name="monai SEResNet",
+    medical_classifier(
+        "monai SEResNet",
+        lambda: nets.SENet(
+            spatial_dims=2,
+            in_channels=3,
+            block="se_resnet_bottleneck",
+            layers=(1, 1, 2, 1),
+            groups=1,
+            reduction=16,
+            downsample_kernel_size=1,
+            inplanes=16,
+            num_classes=5,
+        ),
     ),
-    medical("UNet", {**ENCODER, **FOUR_LEVELS, "num_res_units": 2}, SLICE, SLICE_TARGET, long_skips=True),
-    medical("BasicUNet", {**ENCODER, "features": (4, 4, 8, 12, 16, 4)}, SLICE, SLICE_TARGET, long_skips=True),
-    medical(
+    segmenter("UNet", lambda: nets.UNet(**ENCODER, **FOUR_LEVELS, num_res_units=2)),
+    segmenter("BasicUNet", lambda: nets.BasicUNet(**ENCODER, features=(4, 4, 8, 12, 16, 4))),
+    segmenter(
         "BasicUNetPlusPlus",
-        {**ENCODER, "features": (4, 4, 8, 12, 16, 4)},
-        SLICE,
-        SLICE_TARGET,
-        first(F.cross_entropy),
-        long_skips=True,
+        lambda: nets.BasicUNetPlusPlus(**ENCODER, features=(4, 4, 8, 12, 16, 4)),
+        loss=first(F.cross_entropy),
     ),
-    medical("DynUNet", DYN, SLICE, SLICE_TARGET, long_skips=True),
-    medical(
-        "DynUNet",
-        {**DYN, "deep_supervision": True, "deep_supr_num": 2},
-        SLICE,
-        SLICE_TARGET,
-        every_head,
-        name="DynUNet (deep supervision)",
-        long_skips=True,
+    segmenter("DynUNet", lambda: nets.DynUNet(**DYN)),
+    segmenter(
+        "DynUNet (deep supervision)",
+        lambda: nets.DynUNet(**DYN, deep_supervision=True, deep_supr_num=2),
+        loss=every_head,
     ),
     medical(
         "SegResNet",
-        {"spatial_dims": 3, "init_filters": 8, "blocks_down": (1, 2, 2, 2)},
+        lambda: nets.SegResNet(spatial_dims=3, init_filters=8, blocks_down=(1, 2, 2, 2)),
         normal(1, 1, 16, 16, 16),
         integers(2, 1, 16, 16, 16),
         long_skips=True,
     ),
-    medical("AttentionUnet", {**ENCODER, **FOUR_LEVELS}, SLICE, SLICE_TARGET, long_skips=True),
-    medical(
-        "VNet",
-        {"spatial_dims": 2, "out_channels": 2, "dropout_prob_down": 0.5, "dropout_dim": 2},
-        SLICE,
-        SLICE_TARGET,
-        long_skips=True,
-    ),
-    medical(
+    segmenter("AttentionUnet", lambda: nets.AttentionUnet(**ENCODER, **FOUR_LEVELS)),
+    segmenter("VNet", lambda: nets.VNet(spatial_dims=2, out_channels=2, dropout_prob_down=0.5, dropout_dim=2)),
+    segmenter(
         "UNETR",
-        {**ENCODER, "img_size": 32, "feature_size": 4, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2},
-        SLICE,
-        SLICE_TARGET,
-        long_skips=True,
+        lambda: nets.UNETR(**ENCODER, img_size=32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2),
     ),
     medical(
         "SwinUNETR",
-        {**ENCODER, "feature_size": 12, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)},
+        lambda: nets.SwinUNETR(**ENCODER, feature_size=12, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
         normal(2, 1, 64, 64),
         integers(2, 2, 64, 64),
         long_skips=True,
     ),
     medical(
-        "HighResNet", {"spatial_dims": 3, "out_channels": 2}, normal(1, 1, 12, 12, 12), integers(2, 1, 12, 12, 12)
+        "HighResNet",
+        lambda: nets.HighResNet(spatial_dims=3, out_channels=2),
+        normal(1, 1, 12, 12, 12),
+        integers(2, 1, 12, 12, 12),
     ),
     medical(
         "AutoEncoder",
-        {
-            **ENCODER,
-            "out_channels": 1,
-            **FOUR_LEVELS,
-            "strides": (2, 2, 2, 2),
-            "num_res_units": 2,
-            "inter_channels": [16, 16],
-            "inter_dilations": [1, 2],
-        },
+        lambda: nets.AutoEncoder(
+            spatial_dims=2,
+            in_channels=1,
+            out_channels=1,
+            channels=(4, 8, 12, 16),
+            strides=(2, 2, 2, 2),
+            num_res_units=2,
+            inter_channels=[16, 16],
+            inter_dilations=[1, 2],
+        ),
         SLICE,
         SLICE,
         F.mse_loss,
     ),
     medical(
         "VarAutoEncoder",
-        {
-            "spatial_dims": 2,
-            "in_shape": (1, 32, 32),
-            "out_channels": 1,
-            "use_mean_at_inference": True,
-            "latent_size": 6,
-            "channels": (4, 8, 12),
-            "strides": (2, 2, 2),
-            "num_res_units": 1,
-        },
+        lambda: nets.VarAutoEncoder(
+            spatial_dims=2,
+            in_shape=(1, 32, 32),
+            out_channels=1,
+            use_mean_at_inference=True,
+            latent_size=6,
+            channels=(4, 8, 12),
+            strides=(2, 2, 2),
+            num_res_units=1,
+        ),
         SLICE,
         lambda: SLICE().sigmoid(),
         first(F.binary_cross_entropy),
     ),
     medical(
         "Generator",
-        {"latent_shape": (10,), "start_shape": (8, 4, 4), "channels": (8, 8, 4, 1), "strides": (2, 2, 2, 1)},
+        lambda: nets.Generator(
+            latent_shape=(10,), start_shape=(8, 4, 4), channels=(8, 8, 4, 1), strides=(2, 2, 2, 1)
+        ),
         normal(4, 10),
         normal(4, 1, 32, 32),
         F.mse_loss,
     ),
     medical(
         "Discriminator",
-        {"in_shape": (1, 32, 32), "channels": (4, 8, 12), "strides": (2, 2, 2)},
+        lambda: nets.Discriminator(in_shape=(1, 32, 32), channels=(4, 8, 12), strides=(2, 2, 2)),
         normal(4, 1, 32, 32),
         lambda: torch.tensor([[0.0], [1.0], [0.0], [1.0]]),
         F.binary_cross_entropy,
     ),
     medical(
         "FlexibleUNet",
-        {"in_channels": 3, "out_channels": 2, "backbone": "resnet10", "decoder_channels": (32, 16, 16, 8, 8)},
+        lambda: nets.FlexibleUNet(
+            in_channels=3, out_channels=2, backbone="resnet10", decoder_channels=(32, 16, 16, 8, 8)
+        ),
         normal(2, 3, 32, 32),
         SLICE_TARGET,
         long_skips=True,
     ),
     medical(
         "PatchDiscriminator",
-        {"spatial_dims": 2, "channels": 8, "in_channels": 1},
+        lambda: nets.PatchDiscriminator(spatial_dims=2, channels=8, in_channels=1),
         normal(4, 1, 32, 32),
         lambda: torch.ones(4, 1, 1, 1),
         lambda output, target: torch.stack([(made - target).square().mean() for made in output]).mean(),
         long_skips=True,  # every map is an output
     ),
-    Architecture(
+    medical(
         "MILModel",
-        "monai",
         bag_of_patches,
         normal(4, 3, 3, 16, 16),
         FIVE,
-        F.cross_entropy,
         # the batch of its points is one of patches: whose they are, only the user knows
         branch=lambda point, output: PatchesOfABag(point[1], output),
     ),
@@ -1161,41 +1046,33 @@ def both_maps(output: list[Tensor], target: list[Tensor]) -> Tensor:
 PLAIN = [
     Architecture(
         "VGG",
-        "torch",
         vgg,
         normal(4, 3, 32, 32),
         FIVE,
-        F.cross_entropy,
         expected=(r"1", r"3", r"6", r"8", r"11", r"13", r"17"),
         forbidden=(r"0", r"2", r"4", r"5", r"7", r"9", r"10", r"12", r"14", r"15", r"16", r"19"),
     ),
     Architecture(
         "CNDS-8",
-        "torch",
         CNDS8,
         normal(2, 3, 96, 96),
         integers(5, 2),
-        F.cross_entropy,
         expected=(r"relu1", r"relu2", r"relu3_1", r"relu3_2", r"relu4_2", r"relu5_2", r"relu6", r"relu7"),
         forbidden=(r"conv.*", r"pool", r"fc8"),
     ),
     Architecture(
         "GoogLeNet",
-        "torch",
         GoogLeNet,
         normal(2, 3, 64, 64),
         integers(5, 2),
-        F.cross_entropy,
         expected=(r"conv1(\.bn)?", *(rf"inception{block}" for block in INCEPTIONS)),
         forbidden=(r"inception\d.\..*", r"maxpool\d", r"fc"),
     ),
     Architecture(
         "DenseNet (list of features)",
-        "torch",
         DenseNet,
         normal(4, 3, 16, 16),
         FIVE,
-        F.cross_entropy,
         expected=(
             r"features\.relu0",
             *(rf"features\.denseblock{block}" for block in (1, 2, 3)),
@@ -1206,27 +1083,22 @@ PLAIN = [
     ),
     Architecture(
         "LSTM, out[:, -1]",
-        "torch",
         lambda: LSTMClassifier("out"),
         integers(120, 4, 9),
         FIVE,
-        F.cross_entropy,
         expected=(r"lstm1", r"lstm2"),
         forbidden=(r"fc",),
     ),
     Architecture(
         "LSTM, h_n[-1]",
-        "torch",
         lambda: LSTMClassifier("hidden"),
         integers(120, 4, 9),
         FIVE,
-        F.cross_entropy,
         expected=(r"lstm1",),
         forbidden=(r"fc",),
     ),
     Architecture(
         "GRU language model",
-        "torch",
         GRULanguageModel,
         integers(120, 4, 9),
         integers(120, 4, 9),
@@ -1236,11 +1108,9 @@ PLAIN = [
     ),
     Architecture(
         "HRNet",
-        "torch",
         HRNet,
         normal(2, 3, 32, 32),
         integers(4, 2, 32, 32),
-        F.cross_entropy,
         expected=(
             r"stem(\.2)?",
             r"stage1\.0(\.relu)?",
@@ -1253,17 +1123,14 @@ PLAIN = [
     ),
     Architecture(
         "Graph net",
-        "torch",
         GraphNet,
         lambda: (normal(4, 6, 6)(), adjacency()),
         FIVE,
-        F.cross_entropy,
         expected=(r"encode", r"steps\.0", r"steps\.1", r"steps\.2", r"steps\.3"),
         forbidden=(r"steps\.\d\..*", r"readout"),
     ),
     Architecture(
         "Siamese",
-        "torch",
         Siamese,
         lambda: (normal(4, 3, 16, 16)(), normal(4, 3, 16, 16)().flip(0)),
         lambda: torch.tensor([0.0, 1.0, 0.0, 1.0]),
@@ -1273,17 +1140,14 @@ PLAIN = [
     ),
     Architecture(
         "MLP, 24 ReLU layers",
-        "torch",
         relu_mlp,
         normal(8, 12),
         integers(5, 8),
-        F.cross_entropy,
         expected=(r"1", r"23", r"47"),
         forbidden=(r"\d*[02468]",),
     ),
     Architecture(
         "Detector, list of maps",
-        "torch",
         Detector,
         normal(2, 3, 32, 32),
         lambda: [integers(5, 2, 16, 16)(), integers(5, 2, 8, 8)()],
@@ -1294,31 +1158,25 @@ PLAIN = [
     ),
     Architecture(
         "TCN, weight norm",
-        "torch",
         TemporalNet,
         normal(4, 4, 20),
         FIVE,
-        F.cross_entropy,
         expected=(r"blocks\.0", r"blocks\.1", r"blocks\.2", r"blocks\.3|blocks"),
         forbidden=(r"blocks\.\d\.(conv|down).*", r".*parametrizations.*"),
     ),
     Architecture(
         "nn.TransformerEncoder, pre-norm",
-        "torch",
         lambda: EncoderClassifier(True),
         normal(4, 7, 6),
         FIVE,
-        F.cross_entropy,
         expected=(r"project", r"encoder\.layers\.0", r"encoder\.layers\.1", r"encoder\.layers\.2|encoder"),
         forbidden=(r"encoder\.layers\.\d\..*",),
     ),
     Architecture(
         "nn.TransformerEncoder, post-norm",
-        "torch",
         lambda: EncoderClassifier(False),
         normal(4, 7, 6),
         FIVE,
-        F.cross_entropy,
         expected=(
             r"project",
             r"encoder\.layers\.0(\.norm2)?",
