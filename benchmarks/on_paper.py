@@ -1,0 +1,141 @@
+"""What probing a sharded network of 70 billion parameters comes to, counted on its shapes: nothing is computed.
+
+The network is on the meta device, sharded by `fully_shard` over a process group that talks to nobody; the probe is
+the one that anybody would use, and what it calls is counted. The scratch buffers have their accelerator's size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import gradprobe as gp
+
+TOKENS = 4096  # of a rank's micro-batch: one sequence
+WINDOW = 50
+
+
+class Count(TorchDispatchMode):
+    """Counts what becomes a kernel: operator calls other than views and allocations, and the bytes they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.bytes = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and "empty" not in str(func):
+            self.kernels += 1
+            self.bytes += sum(leaf.nbytes for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+class Counted(NamedTuple):
+    """What a probe does in an iteration on one rank, and once in a window of 50.
+
+    Attributes:
+        ranks: Over how many the network is sharded.
+        of: Whose gradients.
+        stats: Which statistics.
+        gigabytes: The gradients.
+        kernels: Operator calls.
+        read: Gigabytes that these read, most of them again and again from a scratch in the cache.
+        collective: Megabytes of the window's one table.
+    """
+
+    ranks: str
+    of: str
+    stats: str
+    gigabytes: float
+    kernels: int
+    read: float
+    collective: float
+
+
+def llama() -> nn.Module:
+    """The shapes of Llama 3 70B in bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=8192,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        intermediate_size=28672,
+        vocab_size=128256,
+    )
+    with torch.device("meta"):
+        return LlamaForCausalLM(config).to(torch.bfloat16)
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that own parameters."""
+    return [module for module in model.modules() if list(module.parameters(recurse=False))]
+
+
+def of_weights(ranks: int, stats: str) -> Counted:
+    """One rank's share of the gradients of all weights."""
+    model = llama()
+    dist.init_process_group("fake", store=dist.HashStore(), rank=0, world_size=ranks)
+    try:
+        mesh = dist.init_device_mesh("cpu", (ranks,))
+        for block in model.model.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        with numberless(), gp.GradientProbe(model, of="weight", stats=stats) as probe, Count() as count:
+            probe.step()
+    finally:
+        dist.destroy_process_group()
+    local = sum(parameter.grad.to_local().nbytes for parameter in model.parameters())
+    return Counted(str(ranks), "weight", stats, local / 1e9, count.kernels, count.bytes / 1e9, table(model))
+
+
+def of_outputs(stats: str) -> Counted:
+    """The gradients of the outputs of one sequence; they are not sharded."""
+    model = llama()
+    sizes: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda module, args, output: sizes.append(output.nbytes))
+        for layer in layers_of(model)
+    ]
+    bare = count_pass(model)
+    for hook in hooks:
+        hook.remove()
+    with numberless(), gp.GradientProbe(model, of="output", stats=stats) as probe:
+        count_pass(model)  # in the first one the probe looks at the network
+        probe.step()
+        count = count_pass(model)
+    ours = count.kernels - bare.kernels, (count.bytes - bare.bytes) / 1e9
+    return Counted("any", "output", stats, sum(sizes) / 1e9, *ours, table(model))
+
+
+def count_pass(model: nn.Module) -> Count:
+    """Count one pass forward and backward."""
+    tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
+    # given, so that the model need not look at values to find out what it masks
+    mask = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool, device="meta")
+    with Count() as count:
+        model(input_ids=tokens, labels=tokens, attention_mask=mask, use_cache=False).loss.backward()
+    model.zero_grad()
+    return count
+
+
+def table(model: nn.Module) -> float:
+    """Megabytes that the ranks add up once in a window: six float64 for every iteration and layer."""
+    return WINDOW * len(layers_of(model)) * 6 * 8 / 1e6
+
+
+@contextlib.contextmanager
+def numberless() -> Iterator[None]:
+    """At the end of its window the probe wants numbers, which there are none of."""
+    with contextlib.suppress(NotImplementedError):
+        yield
