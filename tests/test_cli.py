@@ -70,26 +70,26 @@ STYLES = {
 }
 
 
+def recorded(seed, iterations):
+    """What a loop that has nothing of gradprobe in it comes to."""
+    torch.manual_seed(seed)
+    space = {"__name__": "somewhere"}
+    exec(HEAD + NET + BATCHES, space)
+    return record(space["Net"](), space["batches"], nn.functional.cross_entropy, iterations)
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_targets_of_every_style_agree_with_an_independent_loop(style, gradprobe):
     write("torch.manual_seed(0)\n" + STYLES[style] + BATCHES)
     result = gradprobe("scan", "model.py", "--iterations", 5, "--out", "run")
     assert result.exit_code == 0, result.output
-    torch.manual_seed(0)
-    space = {"__name__": "somewhere"}
-    exec(HEAD + NET + BATCHES, space)
-    expected = record(space["Net"](), space["batches"], nn.functional.cross_entropy, 5)
-    assert_agrees(gp.load("run").history, expected)
+    assert_agrees(gp.load("run").history, recorded(seed=0, iterations=5))
 
 
 def test_a_script_with_the_same_seed_has_the_same_numbers(gradprobe):
     write(NET + BATCHES)
     assert gradprobe("scan", "model.py", "--seed", 7, "--iterations", 3, "--out", "run").exit_code == 0
-    torch.manual_seed(7)
-    space = {"__name__": "somewhere"}
-    exec(HEAD + NET + BATCHES, space)
-    expected = record(space["Net"](), space["batches"], nn.functional.cross_entropy, 3)
-    assert_agrees(gp.load("run").history, expected)
+    assert_agrees(gp.load("run").history, recorded(seed=7, iterations=3))
 
 
 def test_attributes_and_modules(gradprobe):

@@ -481,12 +481,8 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     def __init__(self, size=4, norm_first=True):
         super().__init__()
-        self.norm1, self.attn, self.norm2, self.mlp = (
-            nn.LayerNorm(size),
-            Attention(size),
-            nn.LayerNorm(size),
-            Mlp(size),
-        )
+        self.norm1, self.attn = nn.LayerNorm(size), Attention(size)
+        self.norm2, self.mlp = nn.LayerNorm(size), Mlp(size)
         self.norm_first = norm_first
 
     def forward(self, x):
@@ -609,17 +605,11 @@ def convnext():
     ), images()  # fmt: skip
 
 
-class WindowBlock(nn.Module):
+class WindowBlock(Layer):
     """Attention in windows of 2x2, the channels last."""
 
     def __init__(self, size, shift):
-        super().__init__()
-        self.norm1, self.attn, self.norm2, self.mlp = (
-            nn.LayerNorm(size),
-            Attention(size),
-            nn.LayerNorm(size),
-            Mlp(size),
-        )
+        super().__init__(size)
         self.shift = shift
 
     def forward(self, x):

@@ -16,6 +16,8 @@ from gradprobe.history import read_csv
 
 WORKER = Path(__file__).parent / "distributed.py"
 WORLDS = [2, 3]
+pytestmark = pytest.mark.slow
+in_each_world = pytest.mark.parametrize("world", WORLDS)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,6 @@ AS_ONE = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "world"), AS_ONE)
 def test_ranks_agree_with_one_process(name, world, ran):
     whole = 2 if name == "sharded_and_tensor_parallel" else world  # ranks that have different data
@@ -72,8 +73,7 @@ def test_ranks_agree_with_one_process(name, world, ran):
         assert facts["conditions"]["ranks"] == f"combined over {world} ranks"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
+@in_each_world
 def test_mixed_precision_agrees_to_its_own_rounding(world, ran):
     oracle = expected(world, setups.Net)
     measured, _ = read(ran(world), "fsdp2_mixed", 0)
@@ -82,8 +82,7 @@ def test_mixed_precision_agrees_to_its_own_rounding(world, ran):
         assert measured[key] == pytest.approx(value, rel=1e-4), key
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
+@in_each_world
 def test_accumulation_without_synchronisation(world, ran):
     oracle = expected(world, setups.Net)
     measured, facts = read(ran(world), "ddp_no_sync", 0)
@@ -92,23 +91,20 @@ def test_accumulation_without_synchronisation(world, ran):
     assert facts["conditions"]["micro_batches"] == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
+@in_each_world
 def test_unused_parameters_are_unreached(world, ran):
     measured, facts = read(ran(world), "ddp_unused", 0)
     assert (0, "sometimes", "output") not in measured
     assert facts["unreached"]["sometimes"]["output"] == "never called as a module"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
+@in_each_world
 def test_a_probe_on_one_rank_waits_for_nobody(world, ran):
     _, facts = read(ran(world), "only_rank_0", 0)
     assert "not every rank attached" in facts["conditions"]["ranks"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
+@in_each_world
 @pytest.mark.parametrize(("name", "wrapper"), [("ddp", "DistributedDataParallel"), ("fsdp2", "fully_shard")])
 def test_the_conditions_say_how_it_was_distributed(name, wrapper, world, ran):
     _, facts = read(ran(world), name, 0)
@@ -116,15 +112,13 @@ def test_the_conditions_say_how_it_was_distributed(name, wrapper, world, ran):
     assert facts["conditions"]["wrapper"] == wrapper
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
+@in_each_world
 def test_a_rank_that_leaves_does_not_hang_the_others(world, ran):
     _, facts = read(ran(world), "one_leaves", 0)
     assert "not every rank recorded 2 iterations" in facts["conditions"]["ranks"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
+@in_each_world
 def test_only_rank_0_writes(world, ran):
     measured, _ = read(ran(world), "saving", world - 1)
     assert load(ran(world) / "run").history.frame["mean_abs"].dropna().tolist() == list(measured.values())

@@ -369,6 +369,13 @@ def numbers(text, iterations=3):
     return result
 
 
+def magnitudes(of):
+    """Those of the only layer of the run."""
+    frame = gp.load("run").history.frame
+    return frame[frame["of"] == of]["mean_abs"].tolist()
+
+
+MODEL = "model = nn.Linear(1, 1)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
 STEPS = """
 def steps(model, optimizer, scales):
     for scale in scales:
@@ -395,9 +402,8 @@ def test_optimizers_that_take_over_from_each_other():
         "steps(model, sgd, [3.0])\nsteps(model, torch.optim.SGD(model.parameters(), lr=0.1), [4.0, 5.0])\n",
         iterations=4,
     )
-    frame = gp.load("run").history.frame
     for of in ("output", "weight"):
-        assert frame[frame["of"] == of]["mean_abs"].tolist() == [1.0, 2.0, 3.0, 4.0]
+        assert magnitudes(of) == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_an_optimizer_that_steps_by_another_one():
@@ -410,30 +416,24 @@ def test_an_optimizer_that_steps_by_another_one():
         "        self.inner.step()\n"
         "model = nn.Linear(1, 1)\n" + STEPS + "steps(model, Outer(model.parameters()), [1.0, 2.0, 3.0])\n"
     )
-    frame = gp.load("run").history.frame
-    assert frame[frame["of"] == "output"]["mean_abs"].tolist() == [1.0, 2.0, 3.0]
+    assert magnitudes("output") == [1.0, 2.0, 3.0]
 
 
 def test_a_model_compiled_behind_its_optimizer():
-    numbers(
-        "model = nn.Linear(1, 1)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "model = torch.compile(model, backend='eager')\n" + STEPS + "steps(model, optimizer, [1.0, 2.0, 3.0])\n"
-    )
-    frame = gp.load("run").history.frame
-    assert frame[frame["of"] == "output"]["mean_abs"].tolist() == [1.0, 2.0, 3.0]
+    compiled = "model = torch.compile(model, backend='eager')\n"
+    numbers(MODEL + compiled + STEPS + "steps(model, optimizer, [1.0, 2.0, 3.0])\n")
+    assert magnitudes("output") == [1.0, 2.0, 3.0]
 
 
 def test_gradients_zeroed_before_the_step_are_seen_all_the_same():
     numbers(
-        "model = nn.Linear(1, 1)\noptimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "for scale in (1.0, 2.0, 3.0):\n"
+        MODEL + "for scale in (1.0, 2.0, 3.0):\n"
         "    (scale * model(torch.ones(1, 1))).sum().backward()\n"
         "    optimizer.zero_grad()\n"
         "    optimizer.step()\n"
     )
-    history = gp.load("run").history
-    assert history.frame[history.frame["of"] == "output"]["mean_abs"].tolist() == [1.0, 2.0, 3.0]
-    assert "zeroed before" in history.unreached[""]["weight"]
+    assert magnitudes("output") == [1.0, 2.0, 3.0]
+    assert "zeroed before" in gp.load("run").history.unreached[""]["weight"]
 
 
 def test_what_cannot_be_recorded_is_said_with_the_reason():
