@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,20 @@ class Training(NamedTuple):
     target: Tensor
 
     def loss(self) -> Tensor:
-        """Cross-entropy of one forward pass."""
-        output = self.model(self.inputs)
-        scores = getattr(output, "logits", output)  # transformers' models return more than the scores
-        if scores.dim() == 3:  # (sequence, token, class)
-            return nn.functional.cross_entropy(scores.flatten(0, 1), self.target.flatten())
-        return nn.functional.cross_entropy(scores, self.target)
+        """That of one forward pass."""
+        return criterion(self.model(self.inputs), self.target)
 
     def to(self, device: torch.device) -> Training:
         """The same on another device."""
         return Training(self.model.to(device), self.inputs.to(device), self.target.to(device))
+
+
+def criterion(output: Any, target: Tensor) -> Tensor:
+    """Cross-entropy."""
+    scores = getattr(output, "logits", output)  # transformers' models return more than the scores
+    if scores.dim() == 3:  # (sequence, token, class)
+        scores, target = scores.flatten(0, 1), target.flatten()
+    return nn.functional.cross_entropy(scores, target)
 
 
 def cnn() -> Training:
