@@ -6,8 +6,18 @@ import torch
 
 from gradprobe.history import MEASURES
 from gradprobe.magnitude import QUANTITIES, STATISTICS, label
-from gradprobe.reduction import Reducer
+from gradprobe.reduction import Reducer, native
 from gradprobe.window import Closed, Collected, statistics, table
+
+
+@pytest.fixture(autouse=True, params=["native", "torch"])
+def engine(request, monkeypatch):
+    """Every number is the same by the compiled code and by torch's own kernels."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("not compiled: pip install gradprobe again where there is a C compiler")
+    return request.param
 
 
 def measured(*gradients, every=True):
@@ -19,14 +29,48 @@ def measured(*gradients, every=True):
     return dict(zip(MEASURES, statistics(sums), strict=True))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-7, 1.0, 1e4, 1e15])
-def test_every_statistic_agrees_with_float64(scale):
-    gradient = torch.randn(200, 317, generator=torch.Generator().manual_seed(0)) * scale
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-13, 1e-7, 1.0, 1e4, 1e15])
+@pytest.mark.parametrize("shape", [(3,), (200, 317), (5, 4096), (1_000_003,)])
+def test_every_statistic_agrees_with_float64(scale, shape):
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * scale
     exact = gradient.double().numpy()
     found = measured(gradient)
     assert found["mean_abs"] == pytest.approx(np.abs(exact).mean(), rel=1e-6)
     assert found["rms"] == pytest.approx(np.sqrt((exact**2).mean()), rel=1e-6)
     assert found["max_abs"] == pytest.approx(np.abs(exact).max(), rel=1e-6)
+    assert (found["zero_fraction"], found["nonfinite"]) == (0, 0)
+
+
+def test_rows_of_zeros_and_of_tiny_values_beside_large_ones_keep_their_norm():
+    gradient = torch.zeros(4, 4096 * 20)
+    gradient[1] = 1e-30
+    gradient[2] = 1e-12
+    found = measured(*gradient)
+    assert found["rms"] == pytest.approx(1e-12 / 2, rel=1e-6)
+    assert found["zero_fraction"] == 0.5
+    assert measured(gradient[1])["rms"] == pytest.approx(1e-30, rel=1e-6)
+
+
+def test_a_transposed_and_a_channels_last_gradient_are_read_as_they_lie():
+    gradient = torch.arange(24.0).view(2, 3, 2, 2)
+    for other in (gradient.permute(3, 0, 2, 1), gradient.to(memory_format=torch.channels_last)):
+        assert measured(other) == measured(gradient)
+
+
+def test_an_expanded_gradient_counts_every_element():
+    assert measured(torch.full((1, 1), 2.0).expand(5, 3))["mean_abs"] == 2
+
+
+def test_the_two_engines_agree_on_gradients_of_any_size(monkeypatch):
+    drawn = torch.Generator().manual_seed(1)
+    gradients = [torch.randn(size, generator=drawn).relu_() for size in (1, 7, 4095, 4097, 65_537, 700_000)]
+    for every in (True, False):
+        one = [Reducer(every=every).one(gradient) for gradient in gradients]
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "library", lambda: None)
+            other = [Reducer(every=every).one(gradient) for gradient in gradients]
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
 
 
 def test_half_precision_is_summed_in_float32():

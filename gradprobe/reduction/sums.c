@@ -1,0 +1,113 @@
+/* One pass over gradients in float32: everything that a row of sums holds. See gradprobe/reduction/native.py.
+
+   Compiled when gradprobe is installed, if there is a compiler. The loops are over whole parts of tensors, so that
+   all threads have work with one large tensor as with many small ones. */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SUM, NORM, PEAK, ZEROS, NONFINITE, NUMBERS };
+enum { BLOCK = 4096, PART = 16 * BLOCK, FEW = 32768 };
+static const uint32_t MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000;
+
+/* one function for each kind of processor, chosen when the library is loaded */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+typedef struct {
+    const float *values;
+    size_t count;
+    size_t tensor;
+    double sums[NUMBERS];
+} Part;
+
+FOR_EACH_PROCESSOR
+static double sum_of(const float *values, size_t count) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < count; i++) sum += fabsf(values[i]);
+    return sum;
+}
+
+FOR_EACH_PROCESSOR
+static void all_of(const float *values, size_t count, double *sums) {
+    float sum = 0, squares = 0;
+    uint32_t peak = 0, filled = 0;
+#pragma omp simd reduction(+ : sum, squares, filled) reduction(max : peak)
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        float size = fabsf(values[i]);
+        memcpy(&bits, &size, sizeof bits);
+        sum += size;
+        squares += size * size;
+        peak = bits > peak ? bits : peak; /* sizes are ordered as their bits are, NaN above all */
+        filled += bits != 0;
+    }
+    float largest;
+    memcpy(&largest, &peak, sizeof largest);
+    sums[SUM] += sum;
+    sums[ZEROS] += count - filled;
+    if (largest > sums[PEAK] || peak > INFINITE) sums[PEAK] = largest;
+    if (peak >= INFINITE)
+        for (size_t i = 0; i < count; i++) sums[NONFINITE] += !isfinite(values[i]);
+    if (peak != 0 && !(squares > 1e-24f && squares < 1e30f)) { /* they vanished in float32, or were too large */
+        double wide = 0;
+        for (size_t i = 0; i < count; i++) wide += (double)values[i] * values[i];
+        sums[NORM] += wide;
+    } else
+        sums[NORM] += squares;
+}
+
+static void measure(Part *part, int every) {
+    for (size_t start = 0; start < part->count; start += BLOCK) {
+        size_t left = part->count - start, count = left < BLOCK ? left : BLOCK;
+        if (every)
+            all_of(part->values + start, count, part->sums);
+        else
+            part->sums[SUM] += sum_of(part->values + start, count);
+    }
+}
+
+/* Rows of sums of so many tensors: shape (tensors, 5), or (tensors, 1). Gives 0, or 1 if there is no memory. */
+int gradprobe_sums(const float *const *tensors, const size_t *counts, size_t n, int every, int threads, float *rows) {
+    size_t number = 0, elements = 0, at = 0;
+    for (size_t t = 0; t < n; t++) {
+        number += (counts[t] + PART - 1) / PART;
+        elements += counts[t];
+    }
+    Part *parts = calloc(number ? number : 1, sizeof *parts);
+    double *sums = calloc(n ? n * NUMBERS : 1, sizeof *sums);
+    if (!parts || !sums) {
+        free(parts);
+        free(sums);
+        return 1;
+    }
+    for (size_t t = 0; t < n; t++)
+        for (size_t start = 0; start < counts[t]; start += PART, at++) {
+            size_t left = counts[t] - start;
+            parts[at].values = tensors[t] + start;
+            parts[at].count = left < PART ? left : PART;
+            parts[at].tensor = t;
+        }
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (elements > FEW)
+    for (size_t i = 0; i < number; i++) measure(&parts[i], every);
+    for (size_t i = 0; i < number; i++) {
+        double *to = sums + parts[i].tensor * NUMBERS, *from = parts[i].sums;
+        for (int k = 0; k < NUMBERS; k++)
+            if (k != PEAK) to[k] += from[k];
+        if (from[PEAK] > to[PEAK] || isnan(from[PEAK])) to[PEAK] = from[PEAK];
+    }
+    for (size_t t = 0; t < n; t++) {
+        double *from = sums + t * NUMBERS;
+        from[NORM] = sqrt(from[NORM]);
+        for (int k = 0; k < (every ? NUMBERS : 1); k++) rows[t * (every ? NUMBERS : 1) + k] = (float)from[k];
+    }
+    free(parts);
+    free(sums);
+    return 0;
+}
