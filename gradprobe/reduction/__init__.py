@@ -63,6 +63,9 @@ class Reducer:
         Raises:
             PartialSumError: It is a distributed tensor that no rank has the values of.
         """
+        rows = native.sums([gradient], every=self.every)
+        if rows is not None:
+            return rows
         gradient = local(gradient)
         if gradient.is_sparse:
             # implicit zeros count as zeros: they are what the optimizer sees
@@ -74,8 +77,7 @@ class Reducer:
         if gradient.is_complex():
             gradient = gradient.abs()
         elements = _in_memory_order(gradient)
-        rows = native.sums([elements], every=self.every)
-        if rows is not None:
+        if elements is not gradient and (rows := native.sums([elements], every=self.every)) is not None:
             return rows
         if elements.numel() <= _ONE_ROW:
             return self._reduced([elements.view(1, -1)], elements, rows=1).t()

@@ -25,9 +25,14 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get(OFF) == "0" or not LIBRARY.exists():
         return None
     try:
-        return ctypes.CDLL(str(LIBRARY))  # its threads are those of torch's own OpenMP, which is loaded already
+        compiled = ctypes.CDLL(
+            str(LIBRARY)
+        )  # its threads are those of torch's own OpenMP, which is loaded already
     except OSError:
         return None
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    compiled.gradprobe_sums.argtypes = [pointer, pointer, size, number, number, pointer]
+    return compiled
 
 
 def sums(gradients: Sequence[Tensor], *, every: bool) -> Tensor | None:
@@ -54,14 +59,14 @@ def sums(gradients: Sequence[Tensor], *, every: bool) -> Tensor | None:
     done = compiled.gradprobe_sums(
         (ctypes.c_void_p * count)(*[gradient.data_ptr() for gradient in gradients]),
         (ctypes.c_size_t * count)(*[gradient.numel() for gradient in gradients]),
-        ctypes.c_size_t(count),
-        ctypes.c_int(every),
-        ctypes.c_int(torch.get_num_threads()),
-        ctypes.c_void_p(rows.data_ptr()),
+        count,
+        every,
+        torch.get_num_threads(),
+        rows.data_ptr(),
     )
     return rows if done == 0 else None
 
 
 def _fits(gradient: Tensor) -> bool:
     ordinary = type(gradient) is Tensor and gradient.dtype is torch.float32 and gradient.is_cpu
-    return ordinary and gradient.is_contiguous()
+    return ordinary and gradient.layout is torch.strided and gradient.is_contiguous()
