@@ -13,6 +13,18 @@ from gradprobe.ranks import around, averaged_over
 from gradprobe.reduction import Reducer
 from gradprobe.window import Collected, Part, Slot
 
+CAPTURED = "captured in a CUDA graph, which is replayed without Python: attach the probe to eager steps"
+
+
+def is_captured() -> bool:
+    """Whether a CUDA graph is made of what runs at the moment: a hook in it would run once, and never again.
+
+    Example:
+        >>> is_captured()
+        False
+    """
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
 
 class Passes:
     """Collects the gradients of one iteration's outputs.
@@ -36,6 +48,7 @@ class Passes:
 
     def __init__(self, model: nn.Module, reducer: Reducer, refused: dict[Slot, str], hooks: Attached) -> None:
         self._model = model
+        self._refused = refused
         self.hooks = hooks
         self.averaged = 0
         self._paused = False
@@ -55,6 +68,10 @@ class Passes:
         handle = tensor.register_hook(_Output(self, slot))
         if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
             self.hooks.add(handle)
+
+    def refuse(self, slot: Slot, why: str) -> None:
+        """Say why an output is not measured."""
+        self._refused[slot] = why
 
     def take(self) -> list[Part]:
         """What came by since the last time."""
@@ -159,6 +176,9 @@ class Tap(Hook):
         if torch.compiler.is_compiling():
             return
         self.calls += 1
+        if is_captured():
+            self._passes.refuse(self._slot, CAPTURED)
+            return
         tensor = output if type(output) is Tensor else first_tensor(output)
         if tensor is not None and tensor.requires_grad:
             self.tapped += 1

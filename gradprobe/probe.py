@@ -24,7 +24,7 @@ from gradprobe.layers import (
     unwrap,
     weight_names,
 )
-from gradprobe.passes import Passes, Tap
+from gradprobe.passes import CAPTURED, Passes, Tap, is_captured
 from gradprobe.ranks import Meeting, around, world_size, wrapper
 from gradprobe.reasons import Reasons, came_late
 from gradprobe.reduction import Reducer
@@ -102,7 +102,7 @@ class GradientProbe:
         self._inside: Mapping[int, Any] | None = None  # the hooks that torch is going through
         self._closed: list[Closed] = []
         self._table = table([], self._slots)
-        refused: dict[Slot, str] = {}
+        refused = self._refused = dict[Slot, str]()
         reducer = Reducer(every=stats == "all")
         self._passes = Passes(model, reducer, refused, self._hooks)
         self._taps = {name: Tap(self._passes, name) for name in self._layers}
@@ -173,13 +173,16 @@ class GradientProbe:
             for depth, name in enumerate(order)
             for of in self._quantities_of(name)
         ]
+        looked = bool(self._closed or self._refused)
         layers = tuple(
             Layer(
                 name,
                 depth,
                 type(self._layers[name]).__name__.removeprefix("FSDP"),
                 sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
-                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if self._closed else {},
+                self._reasons.unreached(name, set(self._quantities_of(name)), arrived)
+                if self._closed or self._refused
+                else {},
                 topology.points.unserved.get(name),
             )
             for depth, name in enumerate(order)
@@ -269,6 +272,9 @@ class GradientProbe:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not self._attached or self.full:
+            return None
+        if is_captured():
+            self._refused.update(dict.fromkeys(self._slots, CAPTURED))
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
         if callable(closure):

@@ -276,3 +276,21 @@ def test_a_model_without_gradients_is_refused(model, message):
 def test_something_that_is_no_model_is_refused():
     with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got str"):
         GradientProbe("resnet50")
+
+
+@pytest.mark.parametrize("step_too", [False, True])
+def test_what_a_cuda_graph_captures_is_refused_with_the_reason(monkeypatch, step_too):
+    net, capturing = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)), [False]
+    monkeypatch.setattr("gradprobe.passes.is_captured", lambda: capturing[0])
+    monkeypatch.setattr("gradprobe.probe.is_captured", lambda: capturing[0])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with GradientProbe(net, optimizer=optimizer, iterations=3) as probe:
+        capturing[0] = True
+        net(torch.ones(2, 3)).mean().backward()
+        capturing[0] = step_too
+        optimizer.step()
+    assert probe.recorded == (0 if step_too else 1)
+    for reasons in probe.history.unreached.values():
+        assert "CUDA graph" in reasons["output"]
+        assert step_too == ("weight" in reasons)
+    assert set(probe.history.unreached) == {"0", "1"}

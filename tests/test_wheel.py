@@ -1,6 +1,7 @@
 """The wheel, installed alone in an empty environment, does its job."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -34,10 +35,14 @@ def test_the_archives_hold_what_they_should(built):
     (source,) = built.glob("*.tar.gz")
     inside = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "gradprobe").rglob("*.py")}
-    assert modules | {"gradprobe/py.typed"} <= set(inside)
+    assert modules | {"gradprobe/py.typed", "gradprobe/reduction/sums.c"} <= set(inside)
+    has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
+    assert has_compiler == ("gradprobe/reduction/_sums.so" in inside)
     assert not [name for name in inside if name.startswith(("tests", "notebooks"))]
     with tarfile.open(source) as archive:
         names = archive.getnames()
+    assert any(name.endswith("/hatch_build.py") for name in names)
+    assert not any(name.endswith(".so") for name in names)
     assert any(name.endswith("tests/test_wheel.py") for name in names)
     assert any(name.endswith("/LICENSE") for name in names)
 
