@@ -180,9 +180,7 @@ class GradientProbe:
                 depth,
                 type(self._layers[name]).__name__.removeprefix("FSDP"),
                 sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
-                self._reasons.unreached(name, set(self._quantities_of(name)), arrived)
-                if self._closed or self._refused
-                else {},
+                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if looked else {},
                 topology.points.unserved.get(name),
             )
             for depth, name in enumerate(order)
