@@ -141,7 +141,8 @@ def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:
         folder = _free(out, "demo", options["force"])
         from gradprobe.demo import demo_target
 
-        defaults = compare.make_context("compare", ["TARGET"]).params
+        parent = click.get_current_context().parent
+        defaults = compare.make_context("compare", ["TARGET"], parent=parent).params
         _compare(demo_target(), folder, iterations, 50, seeds, {**defaults, **options, "fail_on": ()})
 
 

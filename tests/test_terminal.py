@@ -432,6 +432,16 @@ def test_a_run_is_completed_to_the_runs_there_are(command, project):
     assert completed([command, "elsewhere"], project) == [("dir", "elsewhere")]
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_documented_line_of_every_shell_gets_its_script(shell):
+    recipes = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+    assert f"_GRADPROBE_COMPLETE={shell}_source gradprobe" in recipes
+    code = "from gradprobe.cli import main; main(prog_name='gradprobe')"
+    settings = {**os.environ, "_GRADPROBE_COMPLETE": f"{shell}_source"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=settings)
+    assert f"{shell}_complete" in done.stdout
+
+
 def test_the_second_run_is_completed_as_the_first(project):
     assert ("plain", "gradprobe_runs/train") in completed(
         ["diff", "gradprobe_runs/model", "gradprobe_runs/t"], project
