@@ -48,6 +48,7 @@ CHAPTERS = {
 }
 # what is imported from a module of its own
 MODULES = {
+    "gradprobe.scanning": ["Reached"],
     "gradprobe.testing": ["assert_gradients_reach", "text_profile", "GradientReachError"],
     "gradprobe.plugin": ["gradients_reach"],
     "gradprobe.integrations.lightning": ["GradprobeCallback"],

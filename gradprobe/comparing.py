@@ -106,7 +106,7 @@ def compare(
         weight: ``a_0`` of the joint loss.
         schedule: Of the joint loss.
         conditions: Facts to keep with the record.
-        on_iteration: Called after each iteration of each training with what was reached.
+        on_iteration: Called after each iteration of each training, with a `gradprobe.scanning.Reached`.
 
     Raises:
         Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.

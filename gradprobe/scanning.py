@@ -87,7 +87,7 @@ def scan(
         layers: See `GradientProbe`.
         seed: Seeds every generator before the first iteration; None leaves them as they are.
         conditions: Facts to keep with the record.
-        on_iteration: Called after each iteration with what was reached.
+        on_iteration: Called after each iteration, with a `Reached`.
 
     Raises:
         TypeError: The loss is not a scalar tensor, or a batch is no ``(inputs, target)``.
