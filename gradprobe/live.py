@@ -38,12 +38,7 @@ class Display:
         self._policy = policy
         self._of = str(getattr(policy, "of", "output"))
         self._trainings, self._begun = trainings, 0
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(True),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, expand=True)
         self._task = self._progress.add_task("starting", total=None)
         self._live = Live(self._progress, console=console, auto_refresh=False, transient=True)
@@ -80,10 +75,13 @@ class Display:
 
     def _begin(self, reached: Reached) -> None:
         self._training = reached.arm, reached.seed
-        self._begun += 1
-        of_several = f" ({self._begun} of {self._trainings})" if 1 < self._trainings >= self._begun else ""
-        called = "scanning" if self._trainings == 1 and reached.arm == "plain" else _called(reached)
-        self._progress.reset(self._task, total=reached.total, description=f"{called}{of_several}")
+        called = _called(reached)
+        if self._trainings == 1 and reached.arm == "plain":
+            called = "scanning"
+        elif self._trainings > 1 and reached.arm != "repeated":
+            self._begun += 1
+            called += f" ({self._begun} of {self._trainings})"
+        self._progress.reset(self._task, total=reached.total, description=called)
 
     def _draw(self, reached: Reached, glimpse: Glimpse) -> None:
         magnitudes = list(glimpse.magnitudes.values())

@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import nn
 
 import gradprobe as gp
+from gradprobe.glimpse import Glimpse
 from gradprobe.history import GradientHistory, Layer, Point, tidy
 from gradprobe.live import Display
 from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
@@ -246,6 +247,33 @@ def test_it_draws_at_most_four_times_a_second_and_counts_what_it_costs():
     assert 0 < display.seconds < 0.5
 
 
+def test_what_has_not_arrived_is_neither_read_nor_waited_for(monkeypatch):
+    made, asked = [], []
+
+    class Slow(Glimpse):
+        """One whose copies take three iterations."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+        @property
+        def arrived(self):
+            asked.append(len(made))
+            return len(asked) % 3 == 0
+
+        @property
+        def magnitudes(self):
+            assert len(asked) % 3 == 0
+            return super().magnitudes
+
+    monkeypatch.setattr("gradprobe.probe.Glimpse", Slow)
+    text, _ = lived(ThresholdPolicy())  # five iterations
+    assert asked == [1, 1, 1, 2, 2]
+    assert "(iteration 1)" in text  # drawn at the third, and says whose numbers they are
+    assert "(iteration 4)" not in text
+
+
 def test_a_glimpse_is_what_the_history_says():
     net, batches = a_net()
     seen = []
@@ -280,12 +308,14 @@ def test_a_comparison_says_which_of_its_trainings_runs():
             batches,
             nn.functional.cross_entropy,
             policy=ThresholdPolicy(1e-6),
+            repeat=True,
             iterations=3,
             seeds=(0, 1),
             on_iteration=unhurried(display),
         )
     text = ESCAPE.sub("", terminal.file.getvalue())
     assert "without branches, seed 0 (1 of 4)" in text
+    assert "again, with branches, seed 0 " in text
     assert "with branches, seed 1 (4 of 4)" in text
 
 
