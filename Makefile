@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types unit notebooks wheel clean
+.PHONY: demo test lint types unit notebooks wheel docs clean
 
 demo: .venv/demo
 	$(BIN)/gradprobe demo
@@ -35,6 +35,9 @@ wheel: .venv/dev
 .venv/dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+docs: .venv/dev
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .coverage

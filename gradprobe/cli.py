@@ -10,15 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradprobe.options import BRANCH, COUNT, DATA, FAIL_ON, FINDINGS, FORMAT, OUT, POLICY, RUNS
-from gradprobe.terminal import FAILED, FOUND, INTERRUPTED, progress, reported, user_output
+from gradprobe.options import (
+    ALL,
+    BRANCH,
+    COUNT,
+    DATA,
+    FAIL_ON,
+    FINDINGS,
+    FORMAT,
+    OUT,
+    POLICY,
+    RUNS,
+    PythonFile,
+    RunFolder,
+)
+from gradprobe.terminal import FAILED, FOUND, INTERRUPTED, console, reported, shown, user_output
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gradprobe.comparison import Comparison
     from gradprobe.difference import Difference
     from gradprobe.history import GradientHistory
+    from gradprobe.live import Display
     from gradprobe.policies import Placement, Policy
     from gradprobe.run import Run
     from gradprobe.running import Result
@@ -38,7 +50,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("target")
+@click.argument("target", type=PythonFile())
 @click.option("--iterations", type=COUNT, default=50, show_default=True, help="Iterations to record.")
 @POLICY
 @BRANCH
@@ -57,7 +69,8 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
         started = time.perf_counter()
         interrupted: KeyboardInterrupt | None = None
         first: GradientHistory | None = None
-        with progress(options["quiet"], {"scanning": iterations}) as advance, user_output():
+        what = f"scanning {loaded.name}: {iterations} iterations"
+        with shown(options["quiet"], policy, what) as display, user_output():
             try:
                 first = history = scanning.scan(
                     loaded.model,
@@ -66,7 +79,7 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
                     iterations,
                     optimizer=loaded.optimizer,
                     conditions=_facts(loaded, options),
-                    on_iteration=lambda done: advance("scanning", done),
+                    on_iteration=display,
                 )
                 placement = place(history, policy)
                 if options["repeat"]:
@@ -81,18 +94,19 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
                         optimizer=loaded.optimizer,
                         seed=options["seed"],
                         history=history,
+                        on_iteration=display,
                     )
             except scanning.Interrupted as error:
                 # in a later round the first one is complete and stands
                 interrupted = error
                 history = first or error.history
                 placement = place(history, policy)
-        timings = {"scan": time.perf_counter() - started}
+        timings = _timings("scan", started, display)
         _finish(folder, history, placement, None, timings, options, interrupted)
 
 
 @main.command()
-@click.argument("target")
+@click.argument("target", type=PythonFile())
 @click.option("--iterations", type=COUNT, default=300, show_default=True, help="Length of each training.")
 @click.option(
     "--window", type=COUNT, default=50, show_default=True, help="Iterations whose gradients are recorded."
@@ -127,12 +141,13 @@ def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:
         folder = _free(out, "demo", options["force"])
         from gradprobe.demo import demo_target
 
-        defaults = compare.make_context("compare", ["TARGET"]).params
+        parent = click.get_current_context().parent
+        defaults = compare.make_context("compare", ["TARGET"], parent=parent).params
         _compare(demo_target(), folder, iterations, 50, seeds, {**defaults, **options, "fail_on": ()})
 
 
 @main.command(context_settings={"allow_interspersed_args": False})
-@click.argument("script")
+@click.argument("script", type=PythonFile())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("-m", "module", is_flag=True, help="SCRIPT is a module, as in python -m package.module.")
 @click.option("--iterations", type=COUNT, default=50, show_default=True, help="Iterations to record.")
@@ -167,7 +182,7 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
             policy = _policy(options)
             results.extend(conclude(recording, policy, folder, shown, timings=timings, force=options["force"]))
             if results and recording.ending.code in (0, INTERRUPTED):
-                _print_results(results, options["form"])
+                _print_results(results, options)
             if not options["quiet"] and (results or recording.sentences):
                 kept = [f"run written to {result.folder}" for result in results]
                 click.echo(f"gradprobe: {'; '.join([*recording.sentences, *kept])}", err=True)
@@ -180,7 +195,7 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
 
 
 @main.command()
-@click.argument("target")
+@click.argument("target", type=PythonFile())
 @DATA
 @FORMAT
 def points(target: str, form: str, **options: Any) -> None:
@@ -204,13 +219,14 @@ def points(target: str, form: str, **options: Any) -> None:
             click.echo(report.points_csv(found), nl=False)
         else:
             kinds = {name: type(module).__name__ for name, module in named_modules(loaded.model)}
-            _console().print(report.points_tree(found, kinds))
+            console().print(report.points_tree(found, kinds))
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunFolder())
 @POLICY
 @FORMAT
+@ALL
 @FAIL_ON
 @click.option("--save", "keep", is_flag=True, help="Write the new placement into the run.")
 def place(run: Path, keep: bool, **options: Any) -> None:
@@ -225,12 +241,12 @@ def place(run: Path, keep: bool, **options: Any) -> None:
             if saved.comparison is not None:
                 raise click.UsageError(f"{run} holds a comparison of its own placement: it is not rewritten")
             save(run, saved.history, placement, timings=saved.timings, force=True)
-        _print(saved.history, placement, None, options["form"])
+        _print(saved.history, placement, None, options)
         _fail_on(saved.history, placement, options["fail_on"])
 
 
 @main.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, type=RunFolder())
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures.  [default: the run's own]")
 @click.option("--of", type=click.Choice(["output", "weight"]), help="What to draw.  [default: output]")
 @click.option(
@@ -260,8 +276,8 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("first", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("second", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("first", metavar="RUN", type=RunFolder())
+@click.argument("second", metavar="RUN", type=RunFolder())
 @click.option(
     "--factor",
     type=click.FloatRange(min=1, min_open=True),
@@ -323,9 +339,9 @@ def _compare(
     seed_range = range(options["seed"], options["seed"] + seeds)
     policy = _policy(options)
     started = time.perf_counter()
-    steps = {f"{arm}, seed {seed}": iterations for seed in seed_range for arm in ("plain", "supervised")}
     interrupted, comparison = None, None
-    with progress(options["quiet"], steps) as advance, user_output():
+    what = f"comparing {loaded.name}: {'1 seed' if seeds == 1 else f'{seeds} seeds'}, {iterations} iterations each"
+    with shown(options["quiet"], policy, what, 2 * seeds) as display, user_output():
         try:
             comparison = comparing.compare(
                 loaded.build or loaded.model,
@@ -342,13 +358,18 @@ def _compare(
                 weight=options["weight"],
                 schedule=options["schedule"],
                 conditions=_facts(loaded, options),
-                on_iteration=lambda arm, seed, done, total: advance(f"{arm}, seed {seed}", done),
+                on_iteration=display,
             )
             history, placement = comparison.plain, comparison.placement
         except Interrupted as error:
             interrupted, history, placement = error, error.history, place(error.history, policy)
-    timings = {"compare": time.perf_counter() - started}
+    timings = _timings("compare", started, display)
     _finish(folder, history, placement, comparison, timings, options, interrupted)
+
+
+def _timings(what: str, started: float, display: Display | None) -> dict[str, float]:
+    """Seconds, by what they were spent on; the display's are among those of the training."""
+    return {what: time.perf_counter() - started} | ({"display": display.seconds} if display else {})
 
 
 def _finish(
@@ -365,10 +386,11 @@ def _finish(
 
     if interrupted is not None and not history.iterations:
         raise KeyboardInterrupt
-    _print(history, placement, comparison, options["form"])
+    _print(history, placement, comparison, options)
     save(folder, history, placement, comparison, timings=timings, force=options["force"])
     if not options["quiet"]:
-        click.echo(f"run written to {folder}", err=True)
+        page = folder / "report.html"
+        click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)
     if interrupted is not None:
         raise interrupted
     _fail_on(history, placement, options["fail_on"])
@@ -383,6 +405,7 @@ def _load(target: str, options: dict[str, Any]) -> Target:
     import torch
 
     # all of ours before the target's folder is on the import path: it may hold a matplotlib.py
+    import gradprobe.live
     import gradprobe.plots
     import gradprobe.report
     import gradprobe.run  # noqa: F401
@@ -443,37 +466,35 @@ def _free(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:
     return folder
 
 
-def _print(history: GradientHistory, placement: Placement, comparison: Comparison | None, form: str) -> None:
+def _print(
+    history: GradientHistory, placement: Placement, comparison: Comparison | None, options: dict[str, Any]
+) -> None:
     from gradprobe import report
 
+    form, every_layer = options["form"], options["every_layer"]
     if form == "json":
         click.echo(report.as_json(history, placement, comparison))
     elif form == "csv":
         click.echo(report.as_csv(history, placement), nl=False)
     else:
-        _console().print(report.as_table(history, placement, comparison))
+        console().print(report.as_table(history, placement, comparison, every_layer=every_layer))
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _print_results(results: Sequence[Result], form: str) -> None:
+def _print_results(results: Sequence[Result], options: dict[str, Any]) -> None:
     from gradprobe import report, running
 
+    form, every_layer = options["form"], options["every_layer"]
     if form == "json":
         click.echo(running.as_json(results))
     elif form == "csv":
         click.echo(running.as_csv(results), nl=False)
     else:
-        console = _console()
+        terminal = console()
         for result in results:
             if len(results) > 1:
-                console.print(f"\n{result.record.name}", style="bold", markup=False)
-            console.print(report.as_table(result.record.history, result.placement))
-            console.print(result.advice, markup=False, soft_wrap=True)
+                terminal.print(f"\n{result.record.name}", style="bold", markup=False)
+            terminal.print(report.as_table(result.record.history, result.placement, every_layer=every_layer))
+            terminal.print(result.advice, markup=False, soft_wrap=True)
 
 
 def _fail_on(history: GradientHistory, placement: Placement, kinds: Sequence[str]) -> None:

@@ -20,7 +20,9 @@ from gradprobe.policies import Placement, Policy, place
 from gradprobe.probe import GradientProbe
 from gradprobe.scanning import (
     Interrupted,
+    OnIteration,
     OptimizerFactory,
+    Reached,
     concluded,
     loss_name,
     make_optimizer,
@@ -31,7 +33,6 @@ from gradprobe.snapshot import preserved, seed_everything
 from gradprobe.supervision import supervise
 
 ModelSource = nn.Module | Callable[[], nn.Module]
-OnArm = Callable[[str, int, int, int], None]
 EPOCHS = 60  # the paper's N: the schedule sees the run as so many equal slices
 CHECKPOINTS = 10
 
@@ -60,7 +61,7 @@ class _Plan:
     schedule: str
     branch: str | BranchFactory
     conditions: Mapping[str, Any]
-    on_iteration: OnArm | None
+    on_iteration: OnIteration | None
 
 
 def compare(
@@ -80,7 +81,7 @@ def compare(
     weight: float = 0.3,
     schedule: str = "cnds",
     conditions: Mapping[str, Any] | None = None,
-    on_iteration: OnArm | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> Comparison:
     """Train with and without deep supervision and say whether it helped.
 
@@ -105,7 +106,7 @@ def compare(
         weight: ``a_0`` of the joint loss.
         schedule: Of the joint loss.
         conditions: Facts to keep with the record.
-        on_iteration: Called with the arm, the seed, the iterations done and their total.
+        on_iteration: Called after each iteration of each training, with a `gradprobe.scanning.Reached`.
 
     Raises:
         Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.
@@ -182,6 +183,7 @@ def _decide(
         optimizer=plan.optimizer,
         seed=seed,
         history=history,
+        on_iteration=plan.on_iteration,
     )
 
 
@@ -213,7 +215,7 @@ def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed:
                     if plan.held_out is not None and _is_checkpoint(done, plan.iterations):
                         accuracies[step.iteration] = accuracy(model, plan.held_out)
                     if plan.on_iteration:
-                        plan.on_iteration(arm, seed, done, plan.iterations)
+                        plan.on_iteration(Reached(arm, seed, done, plan.iterations, step.main, probe))
         except KeyboardInterrupt:
             history = concluded(probe.history, main[: plan.window], plan.loss_fn, seed)
             stopped = f"interrupted after {len(main)} of {plan.iterations} iterations of the {arm} training"

@@ -359,10 +359,10 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
 
 
 def shorten(name: str, width: int) -> str:
-    """Shorten a layer name so that it still tells which one it is; the root is ``(root)``.
+    r"""Shorten a layer name so that it still tells which one it is; the root is ``(root)``.
 
     Leading parts are cut to their first letter and their number, from the left, as far as it takes; if that is
-    not enough the rest is cut in the middle.
+    not enough the rest is cut in the middle. What cannot be printed (a line break, an escape) becomes ``\ufffd``.
 
     Example:
         >>> shorten("encoder.layers.11.attention.output.dense", 24)
@@ -370,7 +370,7 @@ def shorten(name: str, width: int) -> str:
         >>> shorten("features.denseblock4.denselayer16.norm1", 20)
         'f.d4.d16.norm1'
     """
-    name = name or "(root)"
+    name = "".join(char if char.isprintable() else "\ufffd" for char in name) or "(root)"
     parts = name.split(".")
     for i, part in enumerate(parts[:-1]):
         if len(".".join(parts)) <= width:

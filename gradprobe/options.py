@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import glob
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+from click.types import StringParamType
 
 RUNS = Path("gradprobe_runs")
 # spelt out here, because --help must not wait for torch; a test holds them equal to the originals
@@ -35,6 +39,36 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
     if not sizes or min(sizes) < 1:
         raise click.BadParameter(f"expected whole numbers such as 3,224,224, got {value!r}")
     return sizes
+
+
+class RunFolder(click.Path):
+    """A run's folder; a shell completes to those in `RUNS`, else as for any folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The runs that begin so."""
+        runs = sorted(str(file.parent) for file in RUNS.glob("*/run.json"))
+        return [CompletionItem(incomplete, type="dir"), *_beginning(runs, incomplete)]
+
+
+class PythonFile(StringParamType):
+    """A TARGET or SCRIPT; a shell completes to Python files, or as for any file where a folder begins so too."""
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The Python files that begin so."""
+        found = sorted(glob.glob(f"{glob.escape(incomplete)}*"))  # noqa: PTH207 (keeps "./" as it was typed)
+        scripts = [] if any(map(os.path.isdir, found)) else [name for name in found if name.endswith(".py")]
+        return [CompletionItem(incomplete, type="file"), *_beginning(scripts, incomplete)]
+
+
+def _beginning(names: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 FORMAT = click.option(
@@ -75,6 +109,9 @@ POLICY = _options(
     ),
 )
 COUNT = click.IntRange(min=1)
+ALL = click.option(
+    "--all", "every_layer", is_flag=True, help="Every layer in the table, also where there are many."
+)
 DATA = _options(
     click.option(
         "--data", help="digits, FILE.npz (arrays x and y) or module:callable. Default: what TARGET defines."
@@ -94,6 +131,7 @@ OUT = _options(
     click.option("--out", type=click.Path(path_type=Path), help=f"Folder of the run.  [default: {RUNS}/NAME]"),
     click.option("--force", is_flag=True, help="Replace an existing run."),
     FORMAT,
+    ALL,
     click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks on standard error."),
 )
 FAIL_ON = click.option(

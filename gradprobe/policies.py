@@ -72,7 +72,8 @@ class Placement:
         names = ", ".join(shorten(point.name, 40) for point in self.points)
         head = {0: "no branch", 1: f"a branch after {names}"}.get(len(self.points), f"branches after {names}")
         lines = [f"placement ({self.policy}): {head}", self.reason]
-        lines += [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
+        skipped = [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
+        lines += skipped[:10] + ([f"skipped {len(skipped) - 10} more"] if len(skipped) > 10 else [])
         return "\n".join([*lines, *filter(None, [self.disagreement])])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradprobe.door import as_optimizers, as_quantities, check_trainable, check_window
+from gradprobe.glimpse import Glimpse
 from gradprobe.history import GradientHistory, Layer, tidy
 from gradprobe.hooks import Attached, Eager, Hook
 from gradprobe.layers import (
@@ -204,6 +205,16 @@ class GradientProbe:
             topology.head,
             topology.activation,
         )
+
+    def glimpse(self, loss: Tensor, of: str = "output") -> Glimpse:
+        """The newest iteration and a loss on their way to the host; unlike `history` it waits for nothing.
+
+        Args:
+            loss: A scalar on any device.
+            of: The quantity.
+        """
+        order = self._survey.finish().order if self.recorded else ()
+        return Glimpse(self._closed[-1:], [name for name in order if name in self._layers], of, loss)
 
     def _attach(self) -> None:
         # hooks do not run in compiled code: it runs eagerly while the window is open (design, fact 4)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
-from gradprobe.magnitude import label
+from gradprobe.magnitude import QUANTITIES, label, short
 from gradprobe.policies import Placement
+from gradprobe.sparkline import sparkline
+
+MOST_ROWS = 40  # of layers; where there are more
+EXCERPT = 24  # of them are shown
+PROFILED = 8  # layers make a profile
 
 
 def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame:
@@ -34,10 +42,29 @@ def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame
 
 
 def as_table(
-    history: GradientHistory, placement: Placement, comparison: Comparison | None = None
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None = None,
+    *,
+    every_layer: bool = False,
 ) -> RenderableType:
-    """The report for a terminal."""
-    parts: list[RenderableType] = [_layer_table(history, placement)]
+    """The report for a terminal; what it comes to is last, because it stays on the screen.
+
+    Args:
+        history: The record.
+        placement: The decision.
+        comparison: With and without, if it was done.
+        every_layer: A row for every layer, also where there are more than a person reads.
+    """
+    table = result_frame(history, placement)
+    chosen = list(range(len(table))) if every_layer else excerpt(table, placement)
+    parts: list[RenderableType] = [_Layers(table, chosen, placement)]
+    if len(chosen) < len(table):
+        hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
+        parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
+    if len(table) >= PROFILED:
+        values = [None if pd.isna(value) else float(value) for value in table.get(placement.of, ())]
+        parts += ["", Profile(values, placement.threshold, placement.of), ""]
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
     parts.append(Text(str(placement), style="bold" if placement.flagged else ""))
     if comparison is not None:
@@ -110,25 +137,122 @@ def points_csv(points: Points) -> str:
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
-def _layer_table(history: GradientHistory, placement: Placement) -> Table:
-    title = f"{' and '.join(label(of) for of in history.of)}, median over the iterations"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("layer", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    for of in history.of:
-        table.add_column(of, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    points = {point.layers[-1] for point in placement.points}
-    for row in result_frame(history, placement).to_dict("records"):
-        name = str(row["layer"])
-        mark = f"{'flagged' if row['flagged'] else ''}{' +branch' if name in points else ''}"
-        numbers = [f"{row[of]:.2e}" if not pd.isna(row[of]) else "unreached" for of in history.of]
-        # 78 columns with both quantities
-        cells = [str(row["depth"]), shorten(name, 24), shorten(str(row["kind"]), 11), *numbers, mark.strip()]
+class Profile:
+    """The magnitude of every layer by depth as a line of bars, which stand above or below the threshold."""
+
+    def __init__(self, values: Sequence[float | None], threshold: float | None, of: str) -> None:
+        self._values, self._threshold, self._of = values, threshold, of
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        if options.ascii_only or not self._values:
+            return
+        limit = f" {short(self._threshold)} " if self._threshold is not None else ""
+        marks = (f"above{limit}", f"below{limit}") if limit else ("", "")
+        upper, lower = sparkline(self._values, self._threshold, options.max_width - len(marks[0]))
+        title = f"{label(self._of)} by depth, first layer to last, log scale"
+        yield Text(title, style="dim", no_wrap=True, overflow="ellipsis")
+        below = "red" if limit else "cyan"
+        styles = ["cyan" if char != " " else below for char in upper]
+        for mark, row in zip(marks, (upper, lower), strict=True):
+            yield Text.assemble((mark, "dim"), *zip(row, styles, strict=True), no_wrap=True, overflow="crop")
+
+
+class _Name:
+    """A name that is shortened to the room there is for it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = fit(name, 10**6)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         # Text, so that a layer called "[red]" is a name and no markup
-        table.add_row(*map(Text, cells), style="red" if row["flagged"] else "")
-    return table
+        yield Text(fit(self._name, options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(6, cell_len(self._name)).with_maximum(options.max_width)
+
+
+class _Layers:
+    """The table of the layers, with the columns that there is room for."""
+
+    def __init__(self, table: pd.DataFrame, chosen: Sequence[int], placement: Placement) -> None:
+        self._table, self._chosen, self._placement = table, chosen, placement
+        self._of = [of for of in QUANTITIES if of in table.columns]
+        self._branched = {point.layers[-1] for point in placement.points}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        wide = options.max_width >= 72
+        shown = self._of if wide else [of for of in self._of if of == self._placement.of]
+        yield Text(f"{' and '.join(label(of) for of in shown)}, median over the iterations", style="italic")
+        table = Table(box=None, pad_edge=False)
+        if wide:
+            table.add_column("", justify="right", no_wrap=True)
+        for name in ("layer", "kind") if wide else ("layer",):
+            table.add_column(name)
+        for of in shown:
+            table.add_column(of, justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        before = -1
+        rows = self._table.iloc[list(self._chosen)].to_dict("records")
+        for index, row in zip(self._chosen, rows, strict=True):
+            if index > before + 1:
+                gap = (self._left_out(before + 1, index),)
+                table.add_row(*(("", *gap) if wide else gap), style="dim")
+            table.add_row(*self._row(row, shown, wide), style="red" if row["flagged"] else "")
+            before = index
+        yield table
+
+    def _row(self, row: Mapping[Any, Any], shown: Sequence[str], wide: bool) -> list[RenderableType]:
+        name, kind = _Name(str(row["layer"])), _Name(str(row["kind"]))
+        marks = ("flagged", row["flagged"]), ("+branch", row["layer"] in self._branched)
+        first: list[RenderableType] = [str(row["depth"]), name, kind] if wide else [name]
+        magnitudes = ("unreached" if pd.isna(row[of]) else f"{row[of]:.2e}" for of in shown)
+        return [*first, *magnitudes, " ".join(word for word, holds in marks if holds)]
+
+    def _left_out(self, start: int, end: int) -> str:
+        flagged = int(self._table["flagged"].iloc[start:end].sum())
+        which = ", all flagged" if flagged == end - start else f", {flagged} flagged" if flagged else ""
+        return f"… {end - start} more{which}"
+
+
+def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
+    """The rows of a `result_frame` that a person needs to see: all, or those that matter most.
+
+    These are the first and last layer, the least and the best fed, those that branches serve, those on either side
+    of where the flagged begin and end, and the unreached; of each kind the first ones where there are too many.
+
+    Returns:
+        Their positions, in order.
+    """
+    if len(table) <= MOST_ROWS:
+        return list(range(len(table)))
+    flagged = table["flagged"].tolist()
+    branched = {point.layers[-1] for point in placement.points}
+    magnitudes = table[placement.of].to_numpy() if placement.of in table else np.full(len(table), np.nan)
+    measured = np.flatnonzero(~np.isnan(magnitudes))
+    extremes = [int(measured[pick(magnitudes[measured])]) for pick in (np.argmin, np.argmax) if len(measured)]
+    wanted: list[list[int]] = [
+        [0, len(table) - 1, *extremes],
+        [index for index, name in enumerate(table["layer"]) if name in branched],
+        [near for i in range(1, len(table)) if flagged[i - 1] != flagged[i] for near in (i - 1, i, i - 2, i + 1)],
+        np.flatnonzero(np.isnan(magnitudes)).tolist(),
+    ]
+    ranked = dict.fromkeys(index for group in wanted for index in group if 0 <= index < len(table))
+    return sorted(list(ranked)[:EXCERPT])
+
+
+def fit(name: str, width: int) -> str:
+    """A layer's name, shortened in the middle to a number of columns of a terminal.
+
+    Example:
+        >>> fit("encoder.layers.11.attention.output.dense", 24)
+        'e.l.11.a.output.dense'
+        >>> fit("\u5c42" * 8, 7), fit("abc", 0)
+        ('\u5c42\u5c42\u2026\u5c42', '')
+    """
+    short = shorten(name, width) if width > 0 else ""
+    while cell_len(short) > max(0, width):  # a Chinese character takes two
+        short = shorten(name, len(short) - 1) if len(short) > 1 else ""
+    return short
 
 
 def _notes(history: GradientHistory, placement: Placement) -> list[str]:

@@ -22,7 +22,30 @@ from gradprobe.snapshot import preserved, seed_everything
 from gradprobe.supervision import supervise
 
 OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
-OnIteration = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a training is: what ``on_iteration`` is called with. Nothing of it has left the device.
+
+    Attributes:
+        arm: ``"plain"``, ``"supervised"``, or ``"repeated"`` in a round of `place_repeatedly`.
+        seed: Of this training.
+        done: Iterations done.
+        total: Of so many.
+        loss: The main output's at the last of them, detached.
+        probe: What records it.
+    """
+
+    arm: str
+    seed: int | None
+    done: int
+    total: int
+    loss: Tensor
+    probe: GradientProbe
+
+
+OnIteration = Callable[[Reached], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,7 +87,7 @@ def scan(
         layers: See `GradientProbe`.
         seed: Seeds every generator before the first iteration; None leaves them as they are.
         conditions: Facts to keep with the record.
-        on_iteration: Called with the number of iterations done.
+        on_iteration: Called after each iteration, with a `Reached`.
 
     Raises:
         TypeError: The loss is not a scalar tensor, or a batch is no ``(inputs, target)``.
@@ -107,6 +130,7 @@ def place_repeatedly(
     seed: int = 0,
     rounds: int = 10,
     history: GradientHistory | None = None,
+    on_iteration: OnIteration | None = None,
 ) -> Placement:
     """Apply a policy again with the branches in place until it places no new one.
 
@@ -125,6 +149,7 @@ def place_repeatedly(
         seed: Seeds each round.
         rounds: At most so many.
         history: The record without branches, if it was taken already.
+        on_iteration: See `scan`; called in the rounds with branches.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -150,6 +175,7 @@ def place_repeatedly(
             weight=weight,
             optimizer=optimizer,
             seed=seed,
+            on_iteration=on_iteration,
         )
         found = place(again, policy)
         new = [point for point in found.points if point not in placement.points]
@@ -172,6 +198,7 @@ def scan_supervised(
     weight: float,
     optimizer: OptimizerFactory | None,
     seed: int,
+    on_iteration: OnIteration | None = None,
 ) -> GradientHistory:
     """Scan the trunk with the placement's branches and the joint loss; the trunk is left as it was."""
     with preserved(model):
@@ -180,7 +207,15 @@ def scan_supervised(
         net = supervise(model, placement, branch=branch)
         criterion = DeepSupervisionLoss(loss_fn, weight, "constant")
         return _record(
-            model, net, batches, criterion, iterations=iterations, optimizer=optimizer, seed=seed, probe={}
+            model,
+            net,
+            batches,
+            criterion,
+            iterations=iterations,
+            optimizer=optimizer,
+            seed=seed,
+            probe={},
+            on_iteration=on_iteration,
         )
 
 
@@ -206,7 +241,8 @@ def _record(
             for step in train(net, batches, criterion, steps, iterations):
                 losses.append(step.loss)
                 if on_iteration:
-                    on_iteration(step.iteration + 1)
+                    arm = "plain" if net is trunk else "repeated"
+                    on_iteration(Reached(arm, seed, step.iteration + 1, iterations, step.main, attached))
     except KeyboardInterrupt:
         history = concluded(attached.history, losses, criterion, seed)
         stopped = f"interrupted after {history.iterations} of {iterations} iterations"

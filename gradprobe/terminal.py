@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gradprobe.live import Display
+    from gradprobe.policies import Policy
 
 FAILED, FOUND, INTERRUPTED = 1, 3, 130
 
@@ -48,22 +55,34 @@ def user_output() -> Iterator[None]:
         yield
 
 
+def console(*, stderr: bool = False) -> Console:
+    """Standard output or error for rich text, plain where it is no terminal; ``NO_COLOR`` and ``TERM`` count."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
 @contextlib.contextmanager
-def progress(quiet: bool, steps: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
-    """Progress bars on standard error, one for each of the steps, where that is a terminal.
+def shown(quiet: bool, policy: Policy, what: str, trainings: int = 1) -> Iterator[Display | None]:
+    """Show a training on standard error while it runs: live in a terminal, else one line, or nothing if quiet.
 
     Args:
-        quiet: No bars at all.
-        steps: How many iterations each step has, by its description.
+        quiet: Nothing at all.
+        policy: Whose quantity and threshold to show.
+        what: What is done, in a few words.
+        trainings: How many trainings there will be, at most.
 
     Yields:
-        A function that takes a description and the number of iterations done.
+        What to call after each iteration, or None.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    terminal = console(stderr=True)
+    # FORCE_COLOR makes rich take a log file for a terminal
+    if quiet or not (terminal.is_interactive and terminal.file.isatty()):
+        if not quiet:
+            click.echo(what, err=True)
+        yield None
+        return
+    from gradprobe.live import Display
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        tasks = {name: progress.add_task(name, total=total) for name, total in steps.items()}
-        yield lambda name, done: progress.update(tasks[name], completed=done)
+    with Display(terminal, policy, trainings) as display:
+        yield display

@@ -9,14 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
-    {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo"},
+    {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
-    | {"loss", "own_loss", "stand_in", "companion"},
+    | {"loss", "own_loss", "stand_in", "companion", "glimpse"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
-    {"cli", "__main__", "target", "options", "terminal", "demo"},
+    {"cli", "__main__", "target", "options", "terminal", "live", "demo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]

@@ -47,7 +47,7 @@ def test_the_commands_run_as_they_stand(tmp_path, monkeypatch):
     commands = [
         line for block in blocks("console") for line in block.splitlines() if line.startswith("gradprobe ")
     ]
-    assert len(commands) == 7
+    assert {command.split()[1] for command in commands} == set(main.commands) - {"demo"}
     for command in commands:
         result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, (command, result.output)
@@ -61,8 +61,3 @@ def test_the_two_commands_are_targets_of_the_makefile():
     ]
     assert commands == ["demo", "test"]
     assert set(commands) <= set(targets)
-
-
-def test_every_file_it_points_at_exists():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target

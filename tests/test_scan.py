@@ -169,8 +169,8 @@ def test_ctrl_c_keeps_what_was_recorded():
     net = nn.Linear(1, 1)
     before = copy.deepcopy(net.state_dict())
 
-    def interrupt(done):
-        if done == 3:
+    def interrupt(reached):
+        if reached.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:

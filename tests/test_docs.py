@@ -1,0 +1,160 @@
+"""What the documentation says can be typed can be typed; what it points at is there; and it is not stale."""
+
+import importlib.util
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from gradprobe.cli import main
+from gradprobe.testing import assert_gradients_reach
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+A_TEST = "A test in continuous integration"  # of the recipes
+WRITTEN = [page for page in PAGES if page.name != "reference.md"]
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def sections(page):
+    """The parts under a heading of the second level, by heading; code is not looked at for headings."""
+    parts = re.split(r"^## (.*)$", page.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def by_section(page):
+    """The Python of a page, one parameter for each section that has some."""
+    found = {title: blocks(text, "python") for title, text in sections(ROOT / page).items()}
+    return [pytest.param(code, id=title) for title, code in found.items() if code and title != A_TEST]
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """An empty folder, and a process group of one for whoever asks for it."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    alone = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    return {**os.environ, **alone, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", by_section("docs/recipes.md"))
+def test_every_recipe_runs_as_it_stands(code, alone):
+    program = "\n".join(code)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=alone, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_test_in_the_recipes_is_one():
+    (code,) = blocks(sections(ROOT / "docs/recipes.md")[A_TEST], "python")
+    space = {}
+    exec(code, space)
+    space["test_the_gradient_reaches_every_layer"](assert_gradients_reach)
+
+
+@pytest.mark.parametrize("page", ["docs/how-it-works.md", "docs/limits.md", "docs/other-tools.md"])
+def test_the_other_pages_run_too(page, alone, monkeypatch):
+    space = {}
+    for code in blocks((ROOT / page).read_text(), "python"):
+        exec(code, space)
+
+
+# commands -------------------------------------------------------------------------------------------------------
+
+
+def commands(page):
+    """Every line of a shell that calls gradprobe, as the words behind its name."""
+    for block in blocks(page.read_text(), "console"):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if "-m" in words[:-1] and words[words.index("-m") + 1] == "gradprobe":
+                yield words[words.index("-m") + 2 :]
+            elif words[:1] == ["gradprobe"]:
+                yield words[1:]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_command_in_a_shell_is_one_that_gradprobe_takes(page):
+    for words in commands(page):
+        command = main.commands[words[0]]
+        parent = click.Context(main, **main.context_settings)
+        command.make_context(words[0], words[1:], parent=parent)  # raises UsageError at what is not known
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_option_that_is_named_exists(page):
+    known = {name for command in main.commands.values() for option in command.params for name in option.opts}
+    known |= {"--help", "--version"}
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    codes = re.findall(r"`([^`\n]*)`", text)
+    named = {option for code in codes for option in re.findall(r"(?<!\S)--[a-z-]+", code)}
+    others = {"--nproc-per-node"}  # of torchrun
+    assert named - known - others == set()
+
+
+def test_the_help_names_every_command_it_is_asked_for():
+    text = (ROOT / "docs" / "reference.md").read_text()
+    assert all(f"### gradprobe {name}\n" in text for name in main.commands)
+
+
+# links ----------------------------------------------------------------------------------------------------------
+
+
+def anchors(page):
+    """What GitHub calls the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        aimed = page.parent / file if file else page
+        assert aimed.exists(), target
+        if anchor and aimed.suffix == ".md":
+            assert anchor in anchors(aimed), target
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", (ROOT / "README.md").read_text()))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+
+
+# the reference --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_not_stale(build):
+    assert build.reference() == build.PAGE.read_text(), "run `make docs`"
+
+
+def test_the_reference_has_every_public_name(build):
+    import gradprobe as gp
+
+    headings = set(re.findall(r"^#### (\w+)$", build.PAGE.read_text(), re.MULTILINE))
+    assert set(gp.__all__) - {"__version__"} <= headings
