@@ -21,7 +21,10 @@ class Chart {
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     CHARTS.push(this);
     listen((what) => this.told(what));
-    new ResizeObserver(() => this.fit()).observe(this.plot); // also the first time, when all of it is set up
+    // both also call the first time, when all of it is set up
+    new ResizeObserver(() => this.fit()).observe(this.plot);
+    const seen = new IntersectionObserver(([entry]) => this.see(entry.isIntersecting), { rootMargin: "300px" });
+    seen.observe(this.plot);
   }
 
   frame(plot) {
@@ -30,21 +33,35 @@ class Chart {
 
   told(what) {
     if (touches(what, "of", "how", "threshold", "dragging", "theme")) this.redraw();
-    else if (touches(what, "layer", "iteration")) this.remark();
+    else if (touches(what, "layer", "iteration") && !this.isStale) this.remark();
   }
 
   fit() {
     if (this.plot.clientWidth !== this.width) this.redraw();
   }
 
+  see(isNear) {
+    this.isNear = isNear;
+    if (isNear && this.isStale) this.draw();
+  }
+
+  // takes its place and says what it shows; it is drawn only where it can be seen
   redraw() {
     this.width = this.plot.clientWidth;
     if (this.width < 60) return;
     this.arrange();
     const { left, right, top, bottom } = this.margin;
     this.inner = { left, top, width: this.width - left - right, height: this.height - top - bottom };
-    const sharp = Math.max(window.devicePixelRatio || 1, 2); // at least 2, for paper
     this.plot.style.height = `${this.height}px`;
+    this.describe();
+    this.isStale = true;
+    if (this.isNear) this.draw();
+  }
+
+  draw() {
+    if (!this.inner) return;
+    this.isStale = false;
+    const sharp = Math.max(window.devicePixelRatio || 1, 2); // at least 2, for paper
     Object.assign(this.canvas, { width: this.width * sharp, height: this.height * sharp });
     Object.assign(this.canvas.style, { width: `${this.width}px`, height: `${this.height}px` });
     this.svg.setAttribute("width", this.width);
@@ -53,7 +70,6 @@ class Chart {
     pen.setTransform(sharp, 0, 0, sharp, 0, 0);
     this.axes.replaceChildren();
     this.paint(pen);
-    this.describe();
     this.remark();
   }
 

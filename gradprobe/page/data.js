@@ -5,7 +5,10 @@ const QUANTITIES = Object.keys(DATA.quantities);
 const LAYERS = DATA.names.length;
 
 function unpack(text, Numbers) {
-  return new Numbers(Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer);
+  const packed = atob(text);
+  const bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < packed.length; i += 1) bytes[i] = packed.charCodeAt(i);
+  return new Numbers(bytes.buffer);
 }
 
 function unpackAll(record, Numbers) {

@@ -71,23 +71,30 @@ class Curves extends Chart {
     return record(this.arm).logs[row * DATA.arms[this.arm].iterations.length + column];
   }
 
-  path(row) {
+  // a layer's line into a pen; it has gaps where there is nothing finite, and a lonely value is a dot
+  trace(row, pen) {
     const { iterations } = DATA.arms[this.arm];
-    const path = new Path2D();
-    let [open, text] = [false, ""];
+    let open = false;
     for (let column = 0; column < iterations.length; column += 1) {
       const log = this.log(row, column);
-      if (!Number.isFinite(log)) {
-        open = false;
-        continue;
+      if (Number.isFinite(log)) {
+        const [x, y] = [this.x(iterations[column]), this.y(log)];
+        if (open) pen.lineTo(x, y);
+        else {
+          pen.moveTo(x, y);
+          pen.lineTo(x + 0.01, y);
+        }
       }
-      const [x, y] = [this.x(iterations[column]), this.y(log)];
-      const lonely = !open && !Number.isFinite(column + 1 < iterations.length ? this.log(row, column + 1) : NaN);
-      text += `${open ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}${lonely ? "h0.01" : ""}`;
-      open = true;
+      open = Number.isFinite(log);
     }
-    path.addPath(new Path2D(text));
-    return { path, text };
+  }
+
+  // the same as SVG has it
+  line(row) {
+    const steps = [];
+    const step = (letter) => (x, y) => steps.push(`${letter}${x.toFixed(2)} ${y.toFixed(2)}`);
+    this.trace(row, { moveTo: step("M"), lineTo: step("L") });
+    return steps.join("");
   }
 
   paint(pen) {
@@ -100,7 +107,9 @@ class Curves extends Chart {
     for (const row of shown) {
       pen.strokeStyle = pen.fillStyle = depthColour(row);
       pen.lineWidth = width * (isFlagged(row) ? 1.7 : 1);
-      pen.stroke(this.path(row).path);
+      pen.beginPath();
+      this.trace(row, pen);
+      pen.stroke();
       this.lanes(pen, row);
     }
     this.shade(pen);
@@ -156,7 +165,7 @@ class Curves extends Chart {
     const row = state.layer;
     if (row === null) return;
     const look = { fill: "none", "stroke-linecap": "round", "stroke-linejoin": "round" };
-    const d = this.path(row).text;
+    const d = this.line(row);
     this.marks.append(
       drawn("path", { d, stroke: "var(--page)", "stroke-width": 6, opacity: 0.85, ...look }),
       drawn("path", { d, class: "current", stroke: "var(--ink)", "stroke-width": 2.6, ...look }),
@@ -209,7 +218,7 @@ class Profile extends Chart {
     const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
     this.branches = DATA.points.filter((point) => point.branch);
     this.rowsOfNames = this.branches.length && this.branches.length <= 6 ? Math.min(this.branches.length, 3) : 0;
-    const bottom = Math.min(longest, 24) * 6.6 + 28;
+    const bottom = Math.min(longest, 24) * 6.8 + 36;
     this.margin = { left: 48, right: 12, top: 22 + 15 * this.rowsOfNames, bottom };
     this.height = (this.width < 420 ? 240 : 320) + bottom + this.margin.top;
   }
@@ -257,20 +266,23 @@ class Profile extends Chart {
     const size = clamp(150 / LAYERS, 1.3, 4.5);
     const { min, max } = record(arm).aggregates;
     const colours = [themed("fine"), themed("flagged"), themed("branch")];
-    const page = themed("page");
+    const aside = DATA.arms.length > 1 ? (arm - 0.5) * clamp(this.inner.width / LAYERS / 3, 0, 14) : 0;
     for (const row of reached(arm)) {
-      const [x, low, high] = [this.x(row), this.level(min[row]), this.level(max[row])];
+      const [x, low, high] = [this.x(row) + aside, this.level(min[row]), this.level(max[row])];
       const y = this.level(magnitude(row, arm));
       pen.strokeStyle = pen.fillStyle = arm ? colours[2] : colours[isFlagged(row) ? 1 : 0];
       pen.globalAlpha = 0.25;
-      pen.lineWidth = clamp(this.inner.width / LAYERS / 3, 0.8, 7) * (arm ? 0.5 : 1);
-      pen.stroke(new Path2D(`M${x} ${low}V${high}`));
+      pen.lineWidth = clamp(this.inner.width / LAYERS / 3, 0.8, 7);
+      pen.beginPath();
+      pen.moveTo(x, low);
+      pen.lineTo(x, high);
+      pen.stroke();
       pen.globalAlpha = 1;
-      this.dot(pen, row, arm, x, y, size, page);
+      this.dot(pen, row, arm, x, y, size);
     }
   }
 
-  dot(pen, row, arm, x, y, size, page) {
+  dot(pen, row, arm, x, y, size) {
     const value = magnitude(row, arm);
     const path = new Path2D();
     if (value === 0) path.addPath(new Path2D(triangle(x, y)));
@@ -286,8 +298,6 @@ class Profile extends Chart {
       pen.fill(path);
       return;
     }
-    pen.fillStyle = page;
-    pen.fill(path);
     pen.lineWidth = clamp(size / 2, 0.8, 2);
     pen.stroke(path);
   }
@@ -363,9 +373,11 @@ function colourSpan() {
 }
 
 // from a log to a colour; black stays free for exact zeros
+const SHADES = Array.from({ length: 256 }, (_, i) => ramp(0.08 + (0.92 * i) / 255));
+
 function colourScale() {
   const [low, high] = colourSpan();
-  return (log) => (log === -Infinity ? [0, 0, 0] : ramp(0.08 + (0.92 * (log - low)) / (high - low)));
+  return (log) => (log === -Infinity ? [0, 0, 0] : SHADES[clamp(Math.round((255 * (log - low)) / (high - low)), 0, 255)]);
 }
 
 class HeatMap extends Chart {
@@ -410,9 +422,10 @@ class HeatMap extends Chart {
     const { logs } = record(this.arm);
     const colour = colourScale();
     for (let i = 0; i < logs.length; i += 1) {
-      if (Number.isNaN(logs[i])) continue;
+      if (Number.isNaN(logs[i])) continue; // stays transparent
       const cell = logs[i] === Infinity ? bad : colour(logs[i]);
-      image.data.set([cell[0], cell[1], cell[2], 255], 4 * i);
+      for (let channel = 0; channel < 3; channel += 1) image.data[4 * i + channel] = cell[channel];
+      image.data[4 * i + 3] = 255;
     }
     cells.getContext("2d").putImageData(image, 0, 0);
     pen.fillStyle = hatched(pen);
@@ -542,7 +555,8 @@ class Learning extends Chart {
     for (let value = Math.ceil(low / step) * step; value <= high; value += step) this.ruleY(value, String(Number(value.toFixed(6))));
     this.iterationAxis("iteration");
     this.nameY(this.curve.label);
-    this.curve.arms.forEach((arm, i) => this.line(pen, arm, i));
+    this.line(pen, this.curve.arms[1], 1);
+    this.line(pen, this.curve.arms[0], 0); // dashed, so that where both are equal both are seen
     if (this.curve.chance === null) return;
     const { left, width } = this.inner;
     const y = this.y(this.curve.chance);
@@ -565,8 +579,9 @@ class Learning extends Chart {
       const [x, y] = [this.x(arm.iterations[at]), this.y(value)];
       const path = new Path2D();
       if (i) path.arc(x, y, 3.5, 0, 7);
-      else path.rect(x - 3, y - 3, 6, 6);
-      pen.fill(path);
+      else path.rect(x - 5, y - 5, 10, 10);
+      if (i) pen.fill(path);
+      else pen.stroke(path);
     });
   }
 

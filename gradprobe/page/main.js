@@ -1,5 +1,7 @@
 // The page comes to life: controls, theme, copying, printing, and the figures where there is something to draw.
 
+let table = null;
+
 function byId(name) {
   return document.getElementById(name);
 }
@@ -82,8 +84,12 @@ function setUpPrinting() {
       closed = [...document.querySelectorAll("details:not([open])")];
       for (const details of closed) details.open = true;
     } else for (const details of closed) details.open = false;
+    if (paper.matches) table?.showAll();
     isDarkNow = isDark();
-    for (const chart of CHARTS) chart.redraw();
+    for (const chart of CHARTS) {
+      chart.redraw();
+      chart.draw();
+    }
   });
 }
 
@@ -94,7 +100,7 @@ function setUpFigures() {
   for (let arm = 0; arm < DATA.arms.length; arm += 1) new HeatMap(byId("heat"), arm);
   for (const curve of DATA.learning) new Learning(byId("learning"), curve);
   new Tree(byId("tree"));
-  new LayerTable(byId("table"));
+  table = new LayerTable(byId("table"));
 }
 
 setUpTheme();

@@ -1,5 +1,7 @@
 // All statistics of every layer: sorted by any column, filtered by name and kind.
 
+const MOST_LINES = 200; // until all are asked for: a browser takes long to lay out a large table
+const TEXTS = { rms: aligned, max_abs: aligned, zero_fraction: percent, nonfinite: whole };
 const STATISTICS = { rms: "rms", max_abs: "largest", zero_fraction: "zeros", nonfinite: "not finite" };
 
 class LayerTable {
@@ -11,6 +13,8 @@ class LayerTable {
     this.sorted = { column: "depth", down: false };
     this.filter = document.getElementById("filter");
     this.only = document.getElementById("only-flagged");
+    this.all = document.getElementById("all-lines");
+    this.all.addEventListener("click", () => this.showAll());
     for (const input of [this.filter, this.only]) input.addEventListener("input", () => this.show());
     this.body.addEventListener("keydown", (event) => this.key(event));
     listen((what) => this.told(what));
@@ -32,9 +36,9 @@ class LayerTable {
       { name: "layer", title: "layer", value: nameOf, text: String },
       { name: "kind", title: "kind", value: (row) => DATA.kinds[row], text: String },
       number("parameters", "parameters", (row) => DATA.parameters[row], (value) => value.toLocaleString("en")),
-      number("magnitude", several ? "without" : "magnitude", (row) => magnitude(row)),
-      ...(several ? [number("with", "with", (row) => magnitude(row, 1)), number("times", "times", ratio)] : []),
-      ...statistics.map((name) => number(name, STATISTICS[name], (row) => record().statistics[name][row], plainly)),
+      number("magnitude", several ? "without" : "magnitude", (row) => magnitude(row), aligned),
+      ...(several ? [number("with", "with", (row) => magnitude(row, 1), aligned), number("times", "times", ratio)] : []),
+      ...statistics.map((name) => number(name, STATISTICS[name], (row) => record().statistics[name][row], TEXTS[name])),
       { name: "status", title: "status", value: (row) => this.status(row), text: String },
     ];
   }
@@ -54,7 +58,7 @@ class LayerTable {
       `${DATA.quantities[state.of]}${several}, ${state.how} over the iterations. Beside it the median of rms, of the ` +
       "largest absolute value and of the share of exact zeros; not finite: how many elements in all.";
     this.head.replaceChildren(...this.shown.map((column) => this.header(column)));
-    this.lines = rows(() => true).map((row) => this.line(row));
+    this.lines = new Map();
     this.show();
   }
 
@@ -64,7 +68,13 @@ class LayerTable {
     return element("th", { scope: "col", className: column.number ? "number" : "" }, button);
   }
 
+  // made when it is first shown
   line(row) {
+    if (!this.lines.has(row)) this.lines.set(row, this.made(row));
+    return this.lines.get(row);
+  }
+
+  made(row) {
     const cells = this.shown.map((column) => {
       const head = column.name === "layer";
       const looks = { layer: "", status: "status" }[column.name] ?? (column.number ? "number" : "");
@@ -82,11 +92,11 @@ class LayerTable {
   }
 
   flag() {
-    this.lines.forEach((line, row) => {
+    for (const [row, line] of this.lines) {
       const text = this.status(row);
       line.classList.toggle("is-flagged", isFlagged(row));
       if (line.lastChild.textContent !== text) line.lastChild.textContent = text;
-    });
+    }
     if (this.only.checked || this.sorted.column === "status") this.show();
   }
 
@@ -103,32 +113,41 @@ class LayerTable {
     const found = rows((row) => holds(row) && (!this.only.checked || isFlagged(row)));
     const { value } = this.shown.find(({ name }) => name === column) ?? this.shown[0];
     found.sort((a, b) => inOrder(value(a), value(b), down) || a - b);
-    this.body.replaceChildren(...found.map((row) => this.lines[row]));
-    this.visible = found;
-    for (const line of this.lines) line.tabIndex = -1;
-    if (found.length) this.lines[found[0]].tabIndex = 0;
+    this.visible = this.isWhole ? found : found.slice(0, MOST_LINES);
+    const lines = this.visible.map((row) => this.line(row));
+    this.body.replaceChildren(...lines);
+    lines.forEach((line, i) => (line.tabIndex = i ? -1 : 0));
+    this.all.hidden = this.visible.length === found.length;
     this.shown.forEach(({ name }, i) => {
       const sort = name !== column ? "none" : down ? "descending" : "ascending";
       this.head.children[i].setAttribute("aria-sort", sort);
     });
-    document.getElementById("shown").textContent = `${found.length} of ${counted(LAYERS, "layer")} shown`;
+    document.getElementById("shown").textContent =
+      `${this.visible.length} of ${counted(LAYERS, "layer")} shown`;
+  }
+
+  showAll() {
+    this.isWhole = true;
+    this.show();
   }
 
   key(event) {
     const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-    const at = this.visible.findIndex((row) => this.lines[row] === event.target);
+    const at = this.visible.findIndex((row) => this.line(row) === event.target);
     if (at < 0) return;
     if (event.key === "Enter") pin(this.visible[at]);
     if (!step) return;
     event.preventDefault();
-    const next = this.lines[this.visible[clamp(at + step, 0, this.visible.length - 1)]];
+    const next = this.line(this.visible[clamp(at + step, 0, this.visible.length - 1)]);
     event.target.tabIndex = -1;
     next.tabIndex = 0;
     next.focus();
   }
 
   remark() {
-    this.lines.forEach((line, row) => line.classList.toggle("is-current", row === state.layer));
+    this.marked?.classList.remove("is-current");
+    this.marked = this.lines.get(state.layer);
+    this.marked?.classList.add("is-current");
   }
 }
 
@@ -136,8 +155,18 @@ function ratio(row) {
   return magnitude(row, 1) / magnitude(row, 0);
 }
 
-function plainly(value) {
-  return Number.isNaN(value) ? "" : value === Infinity ? "inf" : short(value);
+// always three digits and an exponent, so that a column of them lines up
+function aligned(value) {
+  if (Number.isNaN(value)) return "";
+  return Number.isFinite(value) && value > 0 ? value.toExponential(2) : said(value);
+}
+
+function percent(value) {
+  return Number.isNaN(value) ? "" : `${(100 * value).toFixed(1)} %`;
+}
+
+function whole(value) {
+  return Number.isNaN(value) ? "" : value.toLocaleString("en");
 }
 
 // NaN behind everything, whichever way

@@ -3,6 +3,7 @@
 class Tree {
   constructor(parent) {
     this.nodes = []; // of layers and of the modules that hold them: what to update, and which rows it speaks for
+    this.lineOf = new Map(); // of the layers
     this.says = document.getElementById("tree-says");
     parent.append(this.list(grown()));
     for (const [button, open] of [["open-all", true], ["close-all", false]]) {
@@ -41,12 +42,13 @@ class Tree {
       line.append(element("span", { className: `mark ${branch ? "branch" : "point"}`, textContent: `${said} (${shape.join(", ")})` }));
     }
     if (node.row !== null) {
+      this.lineOf.set(node.row, line);
       line.addEventListener("pointerenter", () => mark(node.row));
       line.addEventListener("pointerleave", () => state.pinned || unmark());
       if (!node.children.size) line.addEventListener("click", () => pin(node.row));
     }
     if (node.rows.length) this.nodes.push({ ...node, line, swatch, number, flag });
-    else swatch.remove();
+    else swatch.style.visibility = "hidden";
     return line;
   }
 
@@ -61,10 +63,11 @@ class Tree {
       const values = inside.map((at) => magnitude(at)).filter((value) => !Number.isNaN(value));
       const lowest = values.length ? Math.min(...values) : NaN;
       const low = inside.filter(isFlagged).length;
+      const text = row !== null && inside.length === 1 ? said(lowest) : `${counted(inside.length, "layer")}, lowest ${said(lowest)}`;
+      if (number.textContent !== text) number.textContent = text;
       swatch.style.background = Number.isFinite(lowest) ? css(colour(Math.log10(lowest))) : "transparent";
-      const one = row !== null && inside.length === 1;
-      number.textContent = one ? said(lowest) : `${counted(inside.length, "layer")}, lowest ${said(lowest)}`;
-      flag.textContent = !low ? "" : one ? "\u25bc flagged" : `\u25bc ${low} flagged`;
+      const found = !low ? "" : inside.length === 1 ? "\u25bc flagged" : `\u25bc ${low} flagged`;
+      if (flag.textContent !== found) flag.textContent = found;
     }
     const branches = DATA.points.filter(({ branch }) => branch).length;
     this.says.textContent =
@@ -73,7 +76,9 @@ class Tree {
   }
 
   remark() {
-    for (const { row, line } of this.nodes) line.classList.toggle("is-current", row !== null && row === state.layer);
+    this.marked?.classList.remove("is-current");
+    this.marked = state.layer === null ? null : this.lineOf.get(state.layer);
+    this.marked?.classList.add("is-current");
   }
 }
 

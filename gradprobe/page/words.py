@@ -296,16 +296,16 @@ _ALWAYS = {
     "target": "target",
     "data": "data",
     "batch_size": "batch size",
-    "loss": "loss (reduction, where it tells one)",
+    "loss": "loss and reduction",
     "optimizer": "optimizer",
     "dtype": "dtype",
+    "amp_scale": "loss scale (AMP)",
     "device": "device",
     "world_size": "world size",
     "seed": "seed",
     "torch": "torch",
 }
 _SOMETIMES = {
-    "amp_scale": "loss scale (AMP)",
     "micro_batches": "micro-batches in an iteration",
     "skipped": "skipped steps (overflow)",
     "ranks": "ranks",
@@ -328,8 +328,10 @@ _COMPARISON = {
 
 def conditions(history: GradientHistory, comparison: Comparison | None) -> list[tuple[str, str]]:
     """What the numbers depend on: name and value. What belongs to every record and is missing is said to be."""
-    known = history.conditions
-    rows = [(name, _said(known.get(key), "not recorded")) for key, name in _ALWAYS.items()]
+    known = dict(history.conditions)
+    if known.get("loss") and not str(known["loss"]).endswith(")"):
+        known["loss"] = f"{known['loss']}, which does not tell its reduction"
+    rows = [(name, _said(known[key], "none") if key in known else "not recorded") for key, name in _ALWAYS.items()]
     rows += [(name, _said(known[key])) for key, name in _SOMETIMES.items() if known.get(key) not in (None, [], 1)]
     hidden = {*_ALWAYS, *_SOMETIMES, "losses", "complete"}
     rows += [(key, _said(value)) for key, value in known.items() if key not in hidden and value is not None]
