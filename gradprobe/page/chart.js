@@ -1,22 +1,23 @@
-// A picture with axes: marks on a canvas, words and lines in SVG above it, all in CSS pixels.
+// A picture with axes: marks on a canvas, axes and words in SVG under it, what is marked in SVG above it; all in CSS
+// pixels.
 // What is drawn, and which layer lies under the pointer, is said by the classes in figures.js.
 
 const CHARTS = [];
-const FEW = 14; // layers that are named at the ends of their lines
+const FEW = 25; // layers that are named at the ends of their lines
 
 class Chart {
   constructor(parent, title) {
     this.canvas = element("canvas", { tabIndex: 0, role: "img" });
-    this.svg = drawn("svg", { "aria-hidden": "true" });
+    const [under, over] = [0, 1].map(() => drawn("svg", { "aria-hidden": "true" }));
     this.says = element("p", { className: "finding" });
     this.legend = element("ul", { className: "legend" });
-    this.plot = element("div", { className: "plot" }, this.canvas, this.svg);
+    this.plot = element("div", { className: "plot" }, under, this.canvas, over);
     this.title = title;
     parent.append(
       element("figure", {}, element("h3", { textContent: title }), this.says, this.legend, this.frame(this.plot)),
     );
-    this.axes = this.svg.appendChild(drawn("g"));
-    this.marks = this.svg.appendChild(drawn("g"));
+    this.axes = under;
+    this.marks = over;
     this.listenToPointer();
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     CHARTS.push(this);
@@ -45,7 +46,7 @@ class Chart {
     if (isNear && this.isStale) this.draw();
   }
 
-  // takes its place and says what it shows; it is drawn only where it can be seen
+  // takes its place and says what it shows; it is drawn at once only where it can be seen
   redraw() {
     this.width = this.plot.clientWidth;
     if (this.width < 60) return;
@@ -56,6 +57,7 @@ class Chart {
     this.describe();
     this.isStale = true;
     if (this.isNear) this.draw();
+    else whenIdle(() => this.isStale && this.draw());
   }
 
   draw() {
@@ -64,8 +66,10 @@ class Chart {
     const sharp = Math.max(window.devicePixelRatio || 1, 2); // at least 2, for paper
     Object.assign(this.canvas, { width: this.width * sharp, height: this.height * sharp });
     Object.assign(this.canvas.style, { width: `${this.width}px`, height: `${this.height}px` });
-    this.svg.setAttribute("width", this.width);
-    this.svg.setAttribute("height", this.height);
+    for (const svg of [this.axes, this.marks]) {
+      svg.setAttribute("width", this.width);
+      svg.setAttribute("height", this.height);
+    }
     const pen = this.canvas.getContext("2d");
     pen.setTransform(sharp, 0, 0, sharp, 0, 0);
     this.axes.replaceChildren();
@@ -161,8 +165,9 @@ class Chart {
     event.preventDefault();
     const [down, along] = this.turned(steps[event.key]);
     const columns = DATA.arms[0].iterations.length;
-    const row = state.layer === null ? 0 : clamp(state.layer + down, 0, LAYERS - 1);
-    const column = clamp((state.iteration ?? 0) + along, 0, columns - 1);
+    const begins = state.layer === null; // the first press shows the first layer
+    const row = begins ? 0 : clamp(state.layer + down, 0, LAYERS - 1);
+    const column = begins ? 0 : clamp((state.iteration ?? 0) + along, 0, columns - 1);
     change({ layer: row, iteration: column, pinned: false });
     const box = this.canvas.getBoundingClientRect();
     const [x, y] = this.where(row, column);
@@ -172,6 +177,11 @@ class Chart {
   turned(step) {
     return step;
   }
+}
+
+function whenIdle(call) {
+  if ("requestIdleCallback" in window) requestIdleCallback(call);
+  else setTimeout(call, 100);
 }
 
 function niceStep(rough) {

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from gradprobe.page import words
 from gradprobe.page.numbers import island
+from gradprobe.page.steps import steps
 from gradprobe.version import __version__
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def render(
         synthetic=words.is_synthetic(history),
         why=words.why(history, placement),
         skipped=placement.skipped,
-        steps=words.steps(verdict.state, history, placement, comparison, run),
+        steps=steps(verdict.state, history, placement, comparison, run),
         conditions=words.conditions(history, comparison),
         depends=words.DEPENDS,
         island=_embedded(island(history, placement, comparison)),
@@ -94,11 +95,11 @@ def render(
 
 
 def _embedded(record: dict[str, Any]) -> Markup:
-    """JSON that can stand inside a script element whatever the names in it are.
+    r"""JSON that can stand inside a script element whatever the names in it are.
 
     Example:
         >>> print(_embedded({"name": "</script>"}))
-        {"name":"\\u003c/script\\u003e"}
+        {"name":"\u003c/script\u003e"}
     """
     text = json.dumps(record, separators=(",", ":"), allow_nan=False)
     for character in "<>&":

@@ -2,6 +2,7 @@
 
 const ZERO = "exact zero";
 const NONFINITE = "NaN or inf";
+const POLE_ROWS = 3; // of names of branches above the profile
 
 function lowestAndHighest(arm) {
   const there = reached(arm).filter((row) => Number.isFinite(magnitude(row, arm)));
@@ -64,7 +65,8 @@ class Curves extends Chart {
     this.xs = first < last ? [first, last] : [first - 0.5, first + 0.5];
     this.ys = limits();
     this.height = this.width < 420 ? 330 : 420;
-    this.margin = { left: 48, right: this.width < 360 ? 12 : 128, top: 22, bottom: 40 };
+    const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
+    this.margin = { left: 48, right: this.width < 360 ? 12 : Math.min(longest * 6.8 + 26, 132), top: 22, bottom: 40 };
   }
 
   log(row, column) {
@@ -142,7 +144,7 @@ class Curves extends Chart {
   }
 
   names(shown) {
-    if (this.margin.right < 60 || !shown.length) return;
+    if (this.margin.right < 20 || !shown.length) return;
     const [lowest] = lowestAndHighest(this.arm);
     const telling = new Set([shown[0], lowest ?? shown[0], shown[shown.length - 1]]);
     const named = shown.length <= FEW ? shown : shown.filter((row) => telling.has(row));
@@ -217,9 +219,8 @@ class Profile extends Chart {
     this.ys = limits();
     const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
     this.branches = DATA.points.filter((point) => point.branch);
-    this.rowsOfNames = this.branches.length && this.branches.length <= 6 ? Math.min(this.branches.length, 3) : 0;
     const bottom = Math.min(longest, 24) * 6.8 + 36;
-    this.margin = { left: 48, right: 12, top: 22 + 15 * this.rowsOfNames, bottom };
+    this.margin = { left: 48, right: 12, top: 22 + 15 * Math.min(this.branches.length, POLE_ROWS), bottom };
     this.height = (this.width < 420 ? 240 : 320) + bottom + this.margin.top;
   }
 
@@ -246,19 +247,22 @@ class Profile extends Chart {
     this.axes.append(drawn("text", { class: "name", x: middle, y: this.height - 4, "text-anchor": "middle" }, named));
   }
 
+  // a line for each branch; its name stands on it like a flag, in the lowest row with room for it, if there is one
   poles() {
     const { top, height, left, width } = this.inner;
-    this.branches.forEach((branch, i) => {
-      const x = this.x(branch.row);
-      const line = { x1: x, x2: x, y1: top - 3, y2: top + height, stroke: "var(--branch)" };
+    const ends = Array(POLE_ROWS).fill(Infinity); // of each row: where what stands there begins
+    for (const { row, short: name } of [...this.branches].reverse()) {
+      const x = this.x(row);
+      const text = `\u25c6 ${name}`;
+      const start = Math.min(x, left + width - 7 * text.length);
+      const at = ends.findIndex((end) => start + 7 * text.length < end);
+      const y = top - 7 - 15 * Math.max(at, 0);
+      const line = { x1: x, x2: x, y1: y, y2: top + height, stroke: "var(--branch)" };
       this.axes.append(drawn("line", { ...line, "stroke-width": clamp(16 / this.branches.length, 0.5, 1.5) }));
-      if (!this.rowsOfNames) return;
-      const y = top - 7 - 15 * (i % this.rowsOfNames);
-      const anchor = x > left + width * 0.7 ? "end" : "start";
-      this.axes.append(drawn("line", { ...line, y1: y, y2: top - 3, "stroke-width": 1 }));
-      const place = { class: "halo", x: x + (anchor === "end" ? -4 : 4), y: y + 2, "text-anchor": anchor };
-      this.axes.append(drawn("text", { ...place, style: "fill: var(--branch)" }, `\u25c6 branch after ${branch.short}`));
-    });
+      if (at < 0) continue;
+      this.axes.append(drawn("text", { class: "halo", x: start + 4, y: y + 2, style: "fill: var(--branch)" }, text));
+      ends.fill(start, 0, at + 1);
+    }
   }
 
   // a diamond for what is flagged, a disc for the rest; with branches in place an open ring
@@ -353,7 +357,7 @@ class Profile extends Chart {
     }
     found.push([disc({ tag: "rect", at: { x: 8, y: 0, width: 6, height: 12 } }, { fill: "var(--grey)", opacity: 0.4 }), "range over the iterations"]);
     const upright = drawn("line", { x1: 11, x2: 11, y1: 0, y2: 12, stroke: "var(--branch)", "stroke-width": 1.5 });
-    if (this.branches.length) found.push([picture(upright), counted(this.branches.length, "branch", "branches")]);
+    if (this.branches.length) found.push([picture(upright), `\u25c6 ${counted(this.branches.length, "branch", "branches")}`]);
     return [...found, ...laneEntries(DATA.arms.map((_, arm) => arm))];
   }
 }
@@ -449,7 +453,7 @@ class HeatMap extends Chart {
   }
 
   names() {
-    const step = Math.ceil(13 / this.rowHeight);
+    const step = Math.ceil(15 / this.rowHeight);
     const room = Math.floor((this.margin.left - 14) / 6.6);
     for (let row = 0; row < LAYERS; row += step) {
       const y = this.inner.top + (row + 0.5) * this.rowHeight + 4;

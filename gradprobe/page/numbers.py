@@ -28,7 +28,7 @@ STATISTICS = ("rms", "max_abs", "zero_fraction", "nonfinite")
 def island(history: GradientHistory, placement: Placement, comparison: Comparison | None) -> dict[str, Any]:
     """Everything that the scripts of the page read, as plain JSON types.
 
-    Arrays are base64 of little-endian floats, one after another: `_packed`. A layer is its position in depth order.
+    Arrays are base64 of little-endian floats, one after another: `_packed`. A layer is its row in depth order.
     """
     arms = {"Without deep supervision" if comparison and comparison.supervised else "": history}
     if comparison is not None and comparison.supervised is not None:

@@ -37,7 +37,7 @@ class LayerTable {
       { name: "kind", title: "kind", value: (row) => DATA.kinds[row], text: String },
       number("parameters", "parameters", (row) => DATA.parameters[row], (value) => value.toLocaleString("en")),
       number("magnitude", several ? "without" : "magnitude", (row) => magnitude(row), aligned),
-      ...(several ? [number("with", "with", (row) => magnitude(row, 1), aligned), number("times", "times", ratio)] : []),
+      ...(several ? [number("with", "with", (row) => magnitude(row, 1), aligned), number("times", "times", ratio, plain)] : []),
       ...statistics.map((name) => number(name, STATISTICS[name], (row) => record().statistics[name][row], TEXTS[name])),
       { name: "status", title: "status", value: (row) => this.status(row), text: String },
     ];
@@ -53,10 +53,8 @@ class LayerTable {
 
   build() {
     this.shown = this.columns();
-    const several = DATA.arms.length > 1 ? " without branches and with them" : "";
-    this.caption.textContent =
-      `${DATA.quantities[state.of]}${several}, ${state.how} over the iterations. Beside it the median of rms, of the ` +
-      "largest absolute value and of the share of exact zeros; not finite: how many elements in all.";
+    const several = DATA.arms.length > 1 ? " without and with branches" : "";
+    this.caption.textContent = `Layers by ${DATA.quantities[state.of]}${several}, ${state.how} over the iterations`;
     this.head.replaceChildren(...this.shown.map((column) => this.header(column)));
     this.lines = new Map();
     this.show();
@@ -153,6 +151,10 @@ class LayerTable {
 
 function ratio(row) {
   return magnitude(row, 1) / magnitude(row, 0);
+}
+
+function plain(value) {
+  return Number.isNaN(value) ? "" : said(value);
 }
 
 // always three digits and an exponent, so that a column of them lines up
