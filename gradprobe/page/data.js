@@ -42,6 +42,15 @@ function counted(count, one, many = `${one}s`) {
   return `${count} ${count === 1 ? one : many}`;
 }
 
+// the points behind each layer, and whether one of them has a branch
+const POINTS = DATA.names.map(() => []);
+for (const point of DATA.points) POINTS[Math.min(point.row, LAYERS - 1)]?.push(point);
+const BRANCHES = DATA.points.filter(({ branch }) => branch);
+
+function hasBranch(row) {
+  return POINTS[row].some(({ branch }) => branch);
+}
+
 function nameOf(row) {
   return DATA.names[row] || "(root)";
 }

@@ -2,6 +2,7 @@
 
 const ZERO = "exact zero";
 const NONFINITE = "NaN or inf";
+const MANY = 60; // layers whose lines all have one width: a new threshold leaves them as they are
 const POLE_ROWS = 3; // of names of branches above the profile
 
 function lowestAndHighest(arm) {
@@ -69,6 +70,17 @@ class Curves extends Chart {
     this.margin = { left: 48, right: this.width < 360 ? 12 : Math.min(longest * 6.8 + 26, 132), top: 22, bottom: 40 };
   }
 
+  // dragging the threshold over a thousand lines has to be smooth: they are drawn again only where they change
+  told(what) {
+    const [low, high] = limits();
+    const stays = LAYERS > MANY && !touches(what, "of", "how", "theme") && low === this.ys?.[0] && high === this.ys[1];
+    if (!stays || !touches(what, "threshold", "dragging")) super.told(what);
+    else if (!this.isStale) {
+      this.describe();
+      this.rule();
+    }
+  }
+
   log(row, column) {
     return record(this.arm).logs[row * DATA.arms[this.arm].iterations.length + column];
   }
@@ -108,15 +120,16 @@ class Curves extends Chart {
     pen.lineCap = pen.lineJoin = "round";
     for (const row of shown) {
       pen.strokeStyle = pen.fillStyle = depthColour(row);
-      pen.lineWidth = width * (isFlagged(row) ? 1.7 : 1);
+      pen.lineWidth = width * (LAYERS <= MANY && isFlagged(row) ? 1.7 : 1);
       pen.beginPath();
       this.trace(row, pen);
       pen.stroke();
       this.lanes(pen, row);
     }
-    this.shade(pen);
     this.names(shown);
-    this.threshold.place();
+    this.shade = drawn("rect", { fill: "var(--flagged)", opacity: 0.07 });
+    this.axes.append(this.shade);
+    this.rule();
   }
 
   lanes(pen, row) {
@@ -129,12 +142,12 @@ class Curves extends Chart {
     }
   }
 
-  shade(pen) {
-    const at = this.y(Math.log10(state.threshold));
-    pen.fillStyle = themed("flagged");
-    pen.globalAlpha = 0.07;
-    pen.fillRect(this.inner.left, at, this.inner.width, this.inner.top + this.inner.height - at);
-    pen.globalAlpha = 1;
+  rule() {
+    const { left, top, width, height } = this.inner;
+    const y = this.y(Math.log10(state.threshold));
+    const box = { x: left, y, width, height: top + height - y };
+    for (const [name, value] of Object.entries(box)) this.shade.setAttribute(name, value);
+    this.threshold.place();
   }
 
   lastColumn(row) {
@@ -218,9 +231,8 @@ class Profile extends Chart {
     this.xs = [-0.6, LAYERS - 0.4];
     this.ys = limits();
     const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
-    this.branches = DATA.points.filter((point) => point.branch);
     const bottom = Math.min(longest, 24) * 6.8 + 36;
-    this.margin = { left: 48, right: 12, top: 22 + 15 * Math.min(this.branches.length, POLE_ROWS), bottom };
+    this.margin = { left: 48, right: 12, top: 22 + 15 * Math.min(BRANCHES.length, POLE_ROWS), bottom };
     this.height = (this.width < 420 ? 240 : 320) + bottom + this.margin.top;
   }
 
@@ -251,14 +263,14 @@ class Profile extends Chart {
   poles() {
     const { top, height, left, width } = this.inner;
     const ends = Array(POLE_ROWS).fill(Infinity); // of each row: where what stands there begins
-    for (const { row, short: name } of [...this.branches].reverse()) {
+    for (const { row, short: name } of [...BRANCHES].reverse()) {
       const x = this.x(row);
       const text = `\u25c6 ${name}`;
       const start = Math.min(x, left + width - 7 * text.length);
       const at = ends.findIndex((end) => start + 7 * text.length < end);
       const y = top - 7 - 15 * Math.max(at, 0);
       const line = { x1: x, x2: x, y1: y, y2: top + height, stroke: "var(--branch)" };
-      this.axes.append(drawn("line", { ...line, "stroke-width": clamp(16 / this.branches.length, 0.5, 1.5) }));
+      this.axes.append(drawn("line", { ...line, "stroke-width": clamp(16 / BRANCHES.length, 0.5, 1.5) }));
       if (at < 0) continue;
       this.axes.append(drawn("text", { class: "halo", x: start + 4, y: y + 2, style: "fill: var(--branch)" }, text));
       ends.fill(start, 0, at + 1);
@@ -357,7 +369,7 @@ class Profile extends Chart {
     }
     found.push([disc({ tag: "rect", at: { x: 8, y: 0, width: 6, height: 12 } }, { fill: "var(--grey)", opacity: 0.4 }), "range over the iterations"]);
     const upright = drawn("line", { x1: 11, x2: 11, y1: 0, y2: 12, stroke: "var(--branch)", "stroke-width": 1.5 });
-    if (this.branches.length) found.push([picture(upright), `\u25c6 ${counted(this.branches.length, "branch", "branches")}`]);
+    if (BRANCHES.length) found.push([picture(upright), `\u25c6 ${counted(BRANCHES.length, "branch", "branches")}`]);
     return [...found, ...laneEntries(DATA.arms.map((_, arm) => arm))];
   }
 }
@@ -446,7 +458,7 @@ class HeatMap extends Chart {
     const { left, top, width } = this.inner;
     pen.fillStyle = themed("flagged");
     for (const row of flagged()) pen.fillRect(left - 7, top + row * this.rowHeight, 5, Math.max(this.rowHeight, 1));
-    for (const point of DATA.points.filter(({ branch }) => branch)) {
+    for (const point of BRANCHES) {
       const y = top + (point.row + 0.5) * this.rowHeight;
       this.axes.append(drawn("text", { x: left + width + 2, y: y + 4, style: "fill: var(--branch)" }, "\u25c6"));
     }
@@ -511,7 +523,7 @@ class HeatMap extends Chart {
     const scale = element("span", {}, short(10 ** this.low), bar, short(10 ** this.high));
     const block = (fill) => picture(drawn("rect", { x: 4, y: 0, width: 14, height: 12, fill, stroke: "var(--grey)" }));
     const found = [[scale, ""], [picture(drawn("rect", { x: 9, y: 0, width: 5, height: 12, fill: "var(--flagged)" })), `below ${short(state.threshold)}`]];
-    if (DATA.points.some(({ branch }) => branch)) found.push(["\u25c6 ", "branch"]);
+    if (BRANCHES.length) found.push(["\u25c6 ", "branch"]);
     if (hasLog(this.arm, -Infinity)) found.push([block("#000"), ZERO]);
     if (hasLog(this.arm, Infinity)) found.push([block("var(--flagged)"), NONFINITE]);
     if (record(this.arm).logs.some(Number.isNaN)) found.push(["\u2571\u2571 ", "no gradient"]);

@@ -45,7 +45,7 @@ class LayerTable {
 
   status(row) {
     const found = isFlagged(row) ? ["\u25bc flagged"] : [];
-    if (DATA.points.some((point) => point.branch && point.row === row)) found.push("\u25c6 branch");
+    if (hasBranch(row)) found.push("\u25c6 branch");
     const why = DATA.unreached[row][state.of];
     if (Number.isNaN(magnitude(row))) found.push(`unreached: ${why ?? "no gradient was recorded"}`);
     return found.join(", ");

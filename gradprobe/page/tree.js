@@ -69,10 +69,9 @@ class Tree {
       const found = !low ? "" : inside.length === 1 ? "\u25bc flagged" : `\u25bc ${low} flagged`;
       if (flag.textContent !== found) flag.textContent = found;
     }
-    const branches = DATA.points.filter(({ branch }) => branch).length;
     this.says.textContent =
       `Each module with the smallest ${DATA.quantities[state.of]} (${state.how}) in it. ` +
-      `${counted(DATA.points.length, "supervision point")} (\u25cf), ${counted(branches, "branch", "branches")} (\u25c6).`;
+      `${counted(DATA.points.length, "supervision point")} (\u25cf), ${counted(BRANCHES.length, "branch", "branches")} (\u25c6).`;
   }
 
   remark() {
@@ -89,9 +88,8 @@ function grown() {
     const path = walk(root, name);
     path[path.length - 1].row = row;
     for (const node of path) node.rows.push(row);
-    for (const point of DATA.points.filter((candidate) => candidate.row === row)) pointAt(root, point);
+    for (const point of POINTS[row]) pointAt(root, point);
   });
-  for (const point of DATA.points.filter(({ row }) => row >= LAYERS)) pointAt(root, point);
   return root.row === null && !root.point ? root.children : new Map([["", root]]);
 }
 
