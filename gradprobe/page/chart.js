@@ -3,7 +3,7 @@
 // What is drawn, and which layer lies under the pointer, is said by the classes in figures.js.
 
 const CHARTS = [];
-const FEW = 25; // layers that are named at the ends of their lines
+const FEW = 14; // layers that are named at the ends of their lines
 
 class Chart {
   constructor(parent, title) {
@@ -210,14 +210,26 @@ function limits() {
   return kept;
 }
 
-// heights at least a gap apart, as near to the wanted ones as two passes bring them
+// heights at least a gap apart and as near to the wanted ones as possible, as in gradprobe.plots.labels: with the gaps
+// taken out, neighbours in the wrong order share their mean
 function apart(wanted, gap, low, high) {
   const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b]);
-  const heights = [...wanted];
-  let floor = low;
-  for (const i of order) floor = (heights[i] = Math.max(heights[i], floor)) + gap;
-  let ceiling = high;
-  for (const i of order.reverse()) ceiling = (heights[i] = Math.min(heights[i], ceiling)) - gap;
+  const step = Math.min(gap, (high - low) / Math.max(wanted.length - 1, 1));
+  const blocks = [];
+  order.forEach((i, rank) => {
+    let [mean, size] = [wanted[i] - step * rank, 1];
+    while (blocks.length && blocks[blocks.length - 1][0] > mean) {
+      const [other, members] = blocks.pop();
+      mean = (mean * size + other * members) / (size + members);
+      size += members;
+    }
+    blocks.push([mean, size]);
+  });
+  const level = blocks.flatMap(([mean, size]) => Array(size).fill(mean));
+  const heights = [];
+  order.forEach((i, rank) => {
+    heights[i] = clamp(level[rank], low, high - step * (wanted.length - 1)) + step * rank;
+  });
   return heights;
 }
 
