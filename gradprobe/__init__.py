@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gradprobe.loss import DeepSupervisionLoss as DeepSupervisionLoss
     from gradprobe.loss import SupervisedOutput as SupervisedOutput
     from gradprobe.loss import branch_weights as branch_weights
+    from gradprobe.page import write_page as write_page
     from gradprobe.plots import comparison_figure as comparison_figure
     from gradprobe.plots import plot_comparison as plot_comparison
     from gradprobe.plots import plot_heatmap as plot_heatmap
@@ -60,6 +61,7 @@ _HOME = {
     "comparison": ["Comparison"],
     "history": ["GradientHistory", "Point", "Points"],
     "loss": ["DeepSupervisionLoss", "SupervisedOutput", "branch_weights"],
+    "page": ["write_page"],
     "plots": [
         "comparison_figure",
         "plot_comparison",

@@ -276,6 +276,24 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("run", type=RunFolder())
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: report.html in the run]")
+@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+def report(run: Path, out: Path | None, show: bool) -> None:
+    """Write a saved run as one HTML file that needs nothing else; the model is not needed."""
+    with reported():
+        from gradprobe.page import write_page
+
+        saved = _saved(run)
+        file = out or run / "report.html"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_page(file, saved.history, saved.placement, saved.comparison, run=str(run))
+        click.echo(file)
+        if show:
+            click.launch(str(file))
+
+
+@main.command()
 @click.argument("first", metavar="RUN", type=RunFolder())
 @click.argument("second", metavar="RUN", type=RunFolder())
 @click.option(
@@ -406,6 +424,7 @@ def _load(target: str, options: dict[str, Any]) -> Target:
 
     # all of ours before the target's folder is on the import path: it may hold a matplotlib.py
     import gradprobe.live
+    import gradprobe.page
     import gradprobe.plots
     import gradprobe.report
     import gradprobe.run  # noqa: F401

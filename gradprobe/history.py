@@ -158,7 +158,7 @@ class GradientHistory:
     @property
     def of(self) -> tuple[str, ...]:
         """The quantities recorded: ``"output"``, ``"weight"`` or both."""
-        return tuple(dict.fromkeys(self.frame["of"]))
+        return tuple(map(str, self.frame["of"].unique()))
 
     @property
     def unreached(self) -> dict[str, dict[str, str]]:

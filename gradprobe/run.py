@@ -77,7 +77,7 @@ def save(
         placement: The decision.
         comparison: With and without, if it was done.
         timings: Seconds, by what they were spent on.
-        figures: Draw the pictures too.
+        figures: Draw the pictures and write ``report.html`` too.
         force: Replace an existing run. Other files in its folder are kept.
 
     Raises:
@@ -117,9 +117,11 @@ def save(
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8", newline="")
         if figures:
+            from gradprobe.page import write_page
             from gradprobe.plots import save_figures
 
             save_figures(partial, history, placement, comparison)
+            write_page(partial / "report.html", history, placement, comparison, run=str(folder))
     return folder
 
 

@@ -13,7 +13,7 @@ FLOORS = [
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion", "glimpse"},
-    {"scanning", "comparing", "supervision", "plots", "report", "run"}
+    {"scanning", "comparing", "supervision", "plots", "page", "report", "run"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "target", "options", "terminal", "live", "demo"},
@@ -71,9 +71,9 @@ def modules_after(code):
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import gradprobe", {"torch", "matplotlib", "click", "plotly", "pandas"}),
-        ("import gradprobe.cli", {"torch", "matplotlib", "pandas"}),
-        ("import gradprobe.run, gradprobe.policies, gradprobe.plots", {"torch", "click"}),
+        ("import gradprobe", {"torch", "matplotlib", "click", "jinja2", "pandas"}),
+        ("import gradprobe.cli", {"torch", "matplotlib", "pandas", "jinja2"}),
+        ("import gradprobe.run, gradprobe.policies, gradprobe.plots, gradprobe.page", {"torch", "click"}),
         ("import gradprobe; gradprobe.scan", {"matplotlib", "click"}),
     ],
 )

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 KILLS = int(os.environ.get("GRADPROBE_KILLS", "0"))
 KILLED = str(int(signal.SIGKILL))
 SEEDS = 2
-FIGURES = {"iterations.png", "depth.png", "heatmap.png"}
+FIGURES = {"iterations.png", "depth.png", "heatmap.png", "report.html"}
 MODEL = """
 import torch
 from torch import nn

@@ -69,6 +69,7 @@ def test_a_run_reads_back_equal(recorded, tmp_path):
         "iterations.png",
         "depth.png",
         "heatmap.png",
+        "report.html",
     }
 
 

@@ -35,7 +35,13 @@ def test_the_archives_hold_what_they_should(built):
     (source,) = built.glob("*.tar.gz")
     inside = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "gradprobe").rglob("*.py")}
-    assert modules | {"gradprobe/py.typed", "gradprobe/reduction/sums.c"} <= set(inside)
+    page = {
+        str(path.relative_to(ROOT))
+        for kind in ("js", "css", "jinja")
+        for path in ROOT.glob(f"gradprobe/page/*.{kind}")
+    }
+    assert len(page) > 2
+    assert modules | page | {"gradprobe/py.typed", "gradprobe/reduction/sums.c"} <= set(inside)
     has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
     assert has_compiler == ("gradprobe/reduction/_sums.so" in inside)
     assert not [name for name in inside if name.startswith(("tests", "notebooks"))]
@@ -62,6 +68,7 @@ def test_the_wheel_alone_helps_and_scans(built, tmp_path):
     done = run(gradprobe, *scan, cwd=tmp_path)
     assert "synthetic data" in done.stdout
     assert (tmp_path / "run" / "iterations.png").is_file()
+    assert "synthetic data" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8").lower()
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run(gradprobe, "demo", cwd=tmp_path)
     assert caught.value.returncode == 2

@@ -1,0 +1,92 @@
+// What Python packed (numbers.py), unpacked, and how numbers and colours are said. A layer is its row in depth order.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const QUANTITIES = Object.keys(DATA.quantities);
+const LAYERS = DATA.names.length;
+
+function unpack(text, Numbers) {
+  const packed = atob(text);
+  const bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < packed.length; i += 1) bytes[i] = packed.charCodeAt(i);
+  return new Numbers(bytes.buffer);
+}
+
+function unpackAll(record, Numbers) {
+  return Object.fromEntries(Object.entries(record).map(([name, text]) => [name, unpack(text, Numbers)]));
+}
+
+// logs: log10 of each layer's magnitude in each iteration, one layer after another; -Infinity is an exact zero,
+// Infinity a gradient with NaN or inf in it, NaN no gradient. aggregates and statistics: one number for each layer.
+for (const arm of DATA.arms) {
+  for (const quantity of Object.values(arm.of)) {
+    quantity.logs = unpack(quantity.logs, Float32Array);
+    quantity.aggregates = unpackAll(quantity.aggregates, Float64Array);
+    quantity.statistics = unpackAll(quantity.statistics, Float32Array);
+  }
+}
+
+// as gradprobe.magnitude.short
+function short(value) {
+  if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4)) return String(Number(value.toPrecision(3)));
+  const [digits, exponent] = value.toExponential(2).split("e");
+  return `${Number(digits)}e${Number(exponent)}`;
+}
+
+function said(value) {
+  if (Number.isNaN(value)) return "unreached";
+  if (value === Infinity) return "NaN or inf";
+  return value === 0 ? "exactly 0" : short(value);
+}
+
+function counted(count, one, many = `${one}s`) {
+  return `${count} ${count === 1 ? one : many}`;
+}
+
+// the points behind each layer, and whether one of them has a branch
+const POINTS = DATA.names.map(() => []);
+for (const point of DATA.points) POINTS[Math.min(point.row, LAYERS - 1)]?.push(point);
+const BRANCHES = DATA.points.filter(({ branch }) => branch);
+
+function hasBranch(row) {
+  return POINTS[row].some(({ branch }) => branch);
+}
+
+function nameOf(row) {
+  return DATA.names[row] || "(root)";
+}
+
+function clamp(value, low, high) {
+  return Math.min(Math.max(value, low), high);
+}
+
+// viridis at a position from 0 to 1: red, green, blue
+const STOPS = DATA.colours.map((hex) => [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16)));
+
+function ramp(position) {
+  const place = clamp(position, 0, 1) * (STOPS.length - 1);
+  const left = Math.min(Math.floor(place), STOPS.length - 2);
+  return STOPS[left].map((channel, i) => Math.round(channel + (place - left) * (STOPS[left + 1][i] - channel)));
+}
+
+function css([red, green, blue]) {
+  return `rgb(${red} ${green} ${blue})`;
+}
+
+// elements; text is only ever set as text, so that a layer called <script> is a name
+
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in made && name !== "role") made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function drawn(tag, attributes = {}, text = "") {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
+}

@@ -1,0 +1,143 @@
+"""What to do next, with the code to paste."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradprobe.comparison import Comparison
+from gradprobe.history import GradientHistory
+from gradprobe.page.words import is_scale
+from gradprobe.policies import Placement
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do: a title, a sentence, and code to paste if there is some."""
+
+    title: str
+    text: str
+    code: str = ""
+
+
+_KAIMING = """\
+from torch import nn
+
+for module in model.modules():
+    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)"""
+_INITIALISE = Step(
+    "Try another initialisation or normalisation",
+    "Often as good as a branch, and free: initialise for the activation (here for ReLU), or put a normalisation "
+    "layer behind each flagged one. Then measure again.",
+    _KAIMING,
+)
+_SCALE = Step(
+    "Look at the scale of the loss first",
+    "A sum in place of a mean, a loss scale or a larger batch moves every magnitude alike. The relative rule does "
+    "not change with any of them. If it flags nothing, nothing has vanished; if the last layer's output is "
+    "constant, the network is dead from there on.",
+)
+_FINITE = Step(
+    "Find the operation that makes them",
+    "Lower the learning rate, check the inputs and the loss for NaN and for divisions and logarithms of zero, and "
+    "let autograd name the operation.",
+    "with torch.autograd.set_detect_anomaly(True):\n    loss_fn(model(x), y).backward()",
+)
+_CLIP = Step(
+    "Lower the learning rate, or clip",
+    "Clipping hides the cause but lets the network train. Also look at the initialisation and the scale of the "
+    "inputs.",
+    "loss.backward()\ntorch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)\noptimizer.step()",
+)
+_REACH = Step(
+    "Connect these layers, or freeze them",
+    "The reason for each is in the table of layers below. A layer that is not meant to be trained says so with "
+    "requires_grad_(False).",
+)
+_KEEP = Step(
+    "Nothing to add",
+    "No branch is needed. If the network still learns slowly, look at the learning rate, the data and the "
+    "capacity rather than at the depth. A test keeps it so:",
+    "from gradprobe.testing import assert_gradients_reach\n\nassert_gradients_reach(model, batches, loss_fn)",
+)
+
+
+def steps(
+    state: str, history: GradientHistory, placement: Placement, comparison: Comparison | None, run: str
+) -> list[Step]:
+    """What to do next, the first thing first.
+
+    Args:
+        state: That of the verdict.
+        history: The record.
+        placement: The decision.
+        comparison: The comparison, if there is one.
+        run: Folder of the run, or empty.
+    """
+    alone = {"nonfinite": [_FINITE], "exploding": [_CLIP], "unreached": [_REACH], "healthy": [_KEEP]}
+    if state in alone:
+        return alone[state]
+    if state == "helped":
+        return [_insertion("Keep the branch", placement, comparison)]
+    if state in ("no difference", "harmed"):
+        left_out = "The branch brought the main output nothing" if state == "no difference" else "It did worse"
+        return [Step("Leave the branches out", f"{left_out} under these conditions."), _INITIALISE]
+    if placement.points:
+        insertion = _insertion("Insert the branch", placement, comparison)
+        return (
+            [_comparing(comparison), _INITIALISE, insertion]
+            if comparison
+            else [insertion, _comparing(None), _INITIALISE]
+        )
+    if is_scale(history, placement):
+        again = f'print(gp.place(gp.load("{run}").history, gp.RelativePolicy()))' if run else ""
+        code = f"import gradprobe as gp\n\n{again}" if again else ""
+        return [Step(_SCALE.title, _SCALE.text, code)]
+    return [_INITIALISE] if placement.flagged else [_again()]
+
+
+def _insertion(title: str, placement: Placement, comparison: Comparison | None) -> Step:
+    """The lines that put the branches in, with this model's own names."""
+    conditions: Mapping[str, Any] = {} if comparison is None else comparison.conditions
+    schedule = conditions.get("schedule", "cnds")
+    total = "" if schedule == "constant" else ", total=epochs"
+    names = ", ".join(json.dumps(point.name, ensure_ascii=False) for point in placement.points)
+    branch = conditions.get("branch", "auto")
+    kind = "" if branch == "auto" else f", branch={json.dumps(branch)}"
+    several = len(placement.points) > 1
+    code = (
+        "import gradprobe as gp\n\n"
+        f"net = gp.supervise(model, [{names}], inputs=x{kind})  # x: a batch as the model gets it\n"
+        f"criterion = gp.DeepSupervisionLoss(loss_fn, weight={conditions.get('weight', 0.3):g}, "
+        f'schedule="{schedule}"{total})\n'
+        "loss = criterion(net(x), y)  # in place of loss_fn(model(x), y)"
+    )
+    text = (
+        "After the model is built and before the optimizer, which then gets net.parameters(). In eval() net "
+        "returns what the model does, computed by the model alone."
+    )
+    return Step(title.replace("branch", "branches") if several else title, text, code)
+
+
+def _comparing(comparison: Comparison | None) -> Step:
+    if comparison is None:
+        text = "Often it does not. The same training with and without, on several seeds, decides."
+        return Step("See whether it helps", text, _compare_code(400, 3))
+    longer = 3 * int(comparison.conditions.get("iterations", 300))
+    text = "Longer, and with several seeds: what one seed shows may be luck."
+    return Step("Compare again", text, _compare_code(longer, max(3, len(comparison.conditions.get("seeds", [])))))
+
+
+def _compare_code(iterations: int, seeds: int) -> str:
+    call = f"gp.compare(model, batches, loss_fn, iterations={iterations}, seeds=range({seeds}))"
+    return f"import gradprobe as gp\n\nprint({call})"
+
+
+def _again() -> Step:
+    text = "Measure again, over more iterations: from nothing nothing follows."
+    return Step("Measure again", text, "history = gp.scan(model, batches, loss_fn, iterations=50)")

@@ -1,0 +1,179 @@
+// All statistics of every layer: sorted by any column, filtered by name and kind.
+
+const MOST_LINES = 200; // until all are asked for: a browser takes long to lay out a large table
+const TEXTS = { rms: aligned, max_abs: aligned, zero_fraction: percent, nonfinite: whole };
+const STATISTICS = { rms: "rms", max_abs: "largest", zero_fraction: "zeros", nonfinite: "not finite" };
+
+class LayerTable {
+  constructor(parent) {
+    this.caption = element("caption");
+    this.head = element("tr");
+    this.body = element("tbody");
+    parent.append(element("table", {}, this.caption, element("thead", {}, this.head), this.body));
+    this.sorted = { column: "depth", down: false };
+    this.filter = document.getElementById("filter");
+    this.only = document.getElementById("only-flagged");
+    this.all = document.getElementById("all-lines");
+    this.all.addEventListener("click", () => this.showAll());
+    for (const input of [this.filter, this.only]) input.addEventListener("input", () => this.show());
+    this.body.addEventListener("keydown", (event) => this.key(event));
+    listen((what) => this.told(what));
+    this.build();
+  }
+
+  told(what) {
+    if (touches(what, "of", "how")) this.build();
+    else if (what.has("threshold")) this.flag();
+    if (what.has("layer")) this.remark();
+  }
+
+  columns() {
+    const several = DATA.arms.length > 1;
+    const number = (name, title, value, text = said) => ({ name, title, value, text, number: true });
+    const statistics = Object.keys(STATISTICS).filter((name) => !record().statistics[name].every(Number.isNaN));
+    return [
+      number("depth", "depth", (row) => row, String),
+      { name: "layer", title: "layer", value: nameOf, text: String },
+      { name: "kind", title: "kind", value: (row) => DATA.kinds[row], text: String },
+      number("parameters", "parameters", (row) => DATA.parameters[row], (value) => value.toLocaleString("en")),
+      number("magnitude", several ? "without" : "magnitude", (row) => magnitude(row), aligned),
+      ...(several ? [number("with", "with", (row) => magnitude(row, 1), aligned), number("times", "times", ratio, plain)] : []),
+      ...statistics.map((name) => number(name, STATISTICS[name], (row) => record().statistics[name][row], TEXTS[name])),
+      { name: "status", title: "status", value: (row) => this.status(row), text: String },
+    ];
+  }
+
+  status(row) {
+    const found = isFlagged(row) ? ["\u25bc flagged"] : [];
+    if (hasBranch(row)) found.push("\u25c6 branch");
+    const why = DATA.unreached[row][state.of];
+    if (Number.isNaN(magnitude(row))) found.push(`unreached: ${why ?? "no gradient was recorded"}`);
+    return found.join(", ");
+  }
+
+  build() {
+    this.shown = this.columns();
+    const several = DATA.arms.length > 1 ? " without and with branches" : "";
+    this.caption.textContent = `Layers by ${DATA.quantities[state.of]}${several}, ${state.how} over the iterations`;
+    this.head.replaceChildren(...this.shown.map((column) => this.header(column)));
+    this.lines = new Map();
+    this.show();
+  }
+
+  header(column) {
+    const button = element("button", { type: "button", textContent: column.title });
+    button.addEventListener("click", () => this.sort(column.name));
+    return element("th", { scope: "col", className: column.number ? "number" : "" }, button);
+  }
+
+  // made when it is first shown
+  line(row) {
+    if (!this.lines.has(row)) this.lines.set(row, this.made(row));
+    return this.lines.get(row);
+  }
+
+  made(row) {
+    const cells = this.shown.map((column) => {
+      const head = column.name === "layer";
+      const looks = { layer: "", status: "status" }[column.name] ?? (column.number ? "number" : "");
+      const cell = element(head ? "th" : "td", { className: looks, textContent: column.text(column.value(row)) });
+      if (head) cell.scope = "row";
+      return cell;
+    });
+    const line = element("tr", { tabIndex: -1 }, ...cells);
+    line.classList.toggle("is-flagged", isFlagged(row));
+    line.addEventListener("pointerenter", () => mark(row));
+    line.addEventListener("pointerleave", () => state.pinned || unmark());
+    line.addEventListener("focus", () => mark(row));
+    line.addEventListener("click", () => pin(row));
+    return line;
+  }
+
+  flag() {
+    for (const [row, line] of this.lines) {
+      const text = this.status(row);
+      line.classList.toggle("is-flagged", isFlagged(row));
+      if (line.lastChild.textContent !== text) line.lastChild.textContent = text;
+    }
+    if (this.only.checked || this.sorted.column === "status") this.show();
+  }
+
+  sort(column) {
+    this.sorted = { column, down: this.sorted.column === column && !this.sorted.down };
+    this.show();
+  }
+
+  // in order, what the filter lets through
+  show() {
+    const { column, down } = this.sorted;
+    const wanted = this.filter.value.trim().toLowerCase();
+    const holds = (row) => `${nameOf(row)} ${DATA.kinds[row]}`.toLowerCase().includes(wanted);
+    const found = rows((row) => holds(row) && (!this.only.checked || isFlagged(row)));
+    const { value } = this.shown.find(({ name }) => name === column) ?? this.shown[0];
+    found.sort((a, b) => inOrder(value(a), value(b), down) || a - b);
+    this.visible = this.isWhole ? found : found.slice(0, MOST_LINES);
+    const lines = this.visible.map((row) => this.line(row));
+    this.body.replaceChildren(...lines);
+    lines.forEach((line, i) => (line.tabIndex = i ? -1 : 0));
+    this.all.hidden = this.visible.length === found.length;
+    this.shown.forEach(({ name }, i) => {
+      const sort = name !== column ? "none" : down ? "descending" : "ascending";
+      this.head.children[i].setAttribute("aria-sort", sort);
+    });
+    document.getElementById("shown").textContent =
+      `${this.visible.length} of ${counted(LAYERS, "layer")} shown`;
+  }
+
+  showAll() {
+    this.isWhole = true;
+    this.show();
+  }
+
+  key(event) {
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const at = this.visible.findIndex((row) => this.line(row) === event.target);
+    if (at < 0) return;
+    if (event.key === "Enter") pin(this.visible[at]);
+    if (!step) return;
+    event.preventDefault();
+    const next = this.line(this.visible[clamp(at + step, 0, this.visible.length - 1)]);
+    event.target.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  remark() {
+    this.marked?.classList.remove("is-current");
+    this.marked = this.lines.get(state.layer);
+    this.marked?.classList.add("is-current");
+  }
+}
+
+function ratio(row) {
+  return magnitude(row, 1) / magnitude(row, 0);
+}
+
+function plain(value) {
+  return Number.isNaN(value) ? "" : said(value);
+}
+
+// always three digits and an exponent, so that a column of them lines up
+function aligned(value) {
+  if (Number.isNaN(value)) return "";
+  return Number.isFinite(value) && value > 0 ? value.toExponential(2) : said(value);
+}
+
+function percent(value) {
+  return Number.isNaN(value) ? "" : `${(100 * value).toFixed(1)} %`;
+}
+
+function whole(value) {
+  return Number.isNaN(value) ? "" : value.toLocaleString("en");
+}
+
+// NaN behind everything, whichever way
+function inOrder(a, b, down) {
+  if (Number.isNaN(a) || Number.isNaN(b)) return Number(Number.isNaN(a)) - Number(Number.isNaN(b));
+  const order = typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a < b ? -1 : Number(a > b);
+  return down ? -order : order;
+}
