@@ -30,6 +30,7 @@ _OURS = {
     "depth.png",
     "heatmap.png",
     "comparison.png",
+    "paper.png",
     "report.html",
 }
 
