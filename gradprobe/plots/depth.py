@@ -74,9 +74,10 @@ def plot_profile(
     ax = style.axes(ax, style.size(style.SCREEN))
     style.dress(ax)
     style.log_axis(ax, *limits([grid], threshold), f"{label(of)}, {how}")
-    _layer_axis(ax, grid, flagged)
     style.draw_threshold(ax, threshold)
     EndLabels(ax, threshold_end(ax, threshold, of))
+    style.settle(ax)  # so that the names of the layers know their room
+    _layer_axis(ax, grid, flagged)
     entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word)
     branches = style.counted(len(points), "branch", "branches")
     entries += [Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches)] if points else []

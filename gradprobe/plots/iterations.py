@@ -115,7 +115,7 @@ def draw_iterations(
     style.draw_threshold(ax, threshold)
     grid = grid.take(np.flatnonzero(grid.reached))
     width = float(np.clip(24 / max(len(grid.names), 1), 0.6, 1.5))
-    widths = [width * (1.6 if name in flagged else 1) for name in grid.names]
+    widths = [width + (0.8 if name in flagged else 0) for name in grid.names]
     colours = style.depth_colours(len(grid.names))
     draw_lines(ax, grid, colours, linewidth=widths)
     if labelled:

@@ -76,7 +76,7 @@ def inches(width: str | float, screen: float = SCREEN) -> float:
 
 def size(width: float) -> tuple[float, float]:
     """Width and height of a figure with one panel, in inches."""
-    return width, float(np.clip(0.62 * width, 2.9, 4.6))
+    return width, float(np.clip(0.62 * width, 3.2, 4.6))
 
 
 def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -167,7 +167,7 @@ def mark_lane(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
 
 def lane(nonfinite: NDArray[np.bool_]) -> float:
     """Points above the axes at which the header begins: markers on the upper limit need some."""
-    return 9 if nonfinite.any() else 4
+    return 9 if nonfinite.any() else 7
 
 
 def name_axis(axis: Axis, name: str) -> None:
@@ -178,7 +178,7 @@ def name_axis(axis: Axis, name: str) -> None:
 def name(layer: str, ax: Axes, most: int = 24) -> str:
     """A layer's name as it is printed: as long as these axes have room for, in letters that the font has."""
     room = 4.2 * ax.bbox.width / ax.figure.dpi
-    return legible(shorten(layer, int(np.clip(room, 10, most))))
+    return legible(shorten(layer, int(np.clip(room, 14, most))))
 
 
 def legible(text: str) -> str:
@@ -273,7 +273,7 @@ def header(
     conditions: str = "",
     entries: Sequence[Artist] = (),
     *,
-    start: float = 4,
+    start: float = 7,
 ) -> None:
     """Stack above the axes, from below: the legend, the conditions in small grey, the title.
 
@@ -369,7 +369,8 @@ def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
 
 def depth_bar(ax: Axes, depths: Sequence[int], start: float) -> float:
     """A small colour bar by depth above the right end of the axes; gives the points above which there is room."""
-    bar = ax.inset_axes((0.8, 1, 0.15, 0.02), transform=above(ax, start + 3))
+    width = 0.5 * ax.figure.dpi / ax.bbox.width
+    bar = ax.inset_axes((0.97 - width, 1, width, 0.02), transform=above(ax, start + 3))
     bar.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=depth_map())
     bar.set_axis_off()
     for x, side, text in ((-0.04, "right", f"layer depth {depths[0]}"), (1.04, "left", f"{depths[-1]}")):
