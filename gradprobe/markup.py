@@ -139,7 +139,7 @@ def _height(value: float, span: tuple[float, float]) -> float:
 def _legend(history: GradientHistory, of: str, marked: Collection[str], word: str) -> str:
     medians = history.aggregate(of)
     there = medians[(medians > 0) & (medians < math.inf)]
-    said = f"median {label(of)} by depth"
+    said = f"{label(of)} by depth, median over the iterations"
     if len(there):
         said += f", {short(there.min())} to {short(there.max())}, log scale"
     count = sum(name in marked for name in medians.index)
