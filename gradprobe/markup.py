@@ -115,7 +115,7 @@ def _bars(history: GradientHistory, of: str, marked: Collection[str], span: tupl
         look = colours[layer.name in marked] if math.isfinite(value) else 'fill="none" stroke="currentColor"'
         top, gap = _height(value, span), 0.15 * width
         left, right = place * width + gap, (place + 1) * width - gap
-        paths[look].append(f"M{left:.1f} 60V{60 - top:.1f}H{right:.1f}V60z")
+        paths[look].append(f"M{left:.1f} 60V{max(0.0, 60 - top):.1f}H{right:.1f}V60z")
     drawn = "".join(f'<path {look} d="{"".join(bars)}"/>' for look, bars in paths.items() if bars)
     total = f"{width * count:.0f}"
     # the root's own colour: some notebooks give an SVG a colour that is not that of their text
