@@ -125,9 +125,9 @@ def _panels(figure: Figure, learning: int) -> list[Axes]:
     """The axes of a page: both arms, the flagged layers, and what was learnt."""
     # several grids: names beside the panels of one row must not narrow those of another
     if figure.get_figwidth() < ROOMY:
-        upper, middle, lower = figure.subfigures(3, 1, height_ratios=[1.15, 1, 1])
+        upper, middle, lower = figure.subfigures(3, 1, squeeze=False, height_ratios=[1.15, 1, 1])[:, 0]
         return [*upper.subplots(1, 2), middle.subplots(), *lower.subplots(1, learning, squeeze=False)[0]]
-    upper, lower = figure.subfigures(2, 1)
+    upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
     return [*upper.subplots(1, 2), *lower.subplots(1, 1 + learning, width_ratios=[1.15] + [1] * learning)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -171,7 +171,12 @@ def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], 
     figure = drawn.figure.figure  # of axes in a part of a figure, the whole
     # without dates, versions and random numbers equal data gives equal files
     undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    settings = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "gradprobe", "savefig.bbox": None}
+    settings: dict[Any, Any] = {
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "svg.hashsalt": "gradprobe",
+        "savefig.bbox": None,
+    }
     with matplotlib.rc_context(settings):
         figure.savefig(path, dpi=dpi, metadata=undated.get(path.suffix))
     return path

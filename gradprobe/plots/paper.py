@@ -76,7 +76,7 @@ def _legend(
     if len(reached.names) <= FEW:
         colours = style.depth_colours(len(reached.names))
         entries += [
-            Line2D([], [], color=colour, linewidth=1.5, label=style.name(layer, panels[0]))
+            Line2D([], [], color=colour, linewidth=1.5, label=style.name(layer, panels[0]))  # type: ignore[arg-type]
             for layer, colour in zip(reached.names, colours, strict=True)
         ]
     else:
@@ -93,5 +93,5 @@ def _depth_bar(figure: Figure, panels: list[Axes], depths: tuple[int, ...]) -> N
     bar = figure.colorbar(mappable, ax=panels, location="bottom", aspect=50, fraction=0.05, ticks=[])
     bar.set_ticks([depths[0], depths[-1]])
     bar.ax.tick_params(labelsize=style.SMALL, labelcolor=style.INK, length=0)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("layer, by depth", color=style.INK, fontsize=style.NAME, labelpad=-8)

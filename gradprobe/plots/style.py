@@ -309,7 +309,7 @@ def settle(ax: Axes) -> None:
 def _room(ax: Axes) -> float:
     """Pixels from the left end of the axes to the right end of what stands beside them."""
     box = ax.get_tightbbox()
-    return max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0
+    return float(max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0)
 
 
 def wrap(text: Text, room: float, lines: int = 2) -> None:
