@@ -515,6 +515,14 @@ class TestPaper:
         drawn = [line.get_color() for line in by_gid(figure.axes[0], "layer ")]
         assert [line.get_color() for line in shared.get_lines()[:8]] == drawn
 
+    def test_awkward_names_are_in_the_legend_as_they_are(self):
+        comparison = compare(len(AWKWARD), 2)
+        plain = ramp(len(AWKWARD), names=AWKWARD)
+        (shared,) = paper_figure(dataclasses.replace(comparison, plain=plain, supervised=plain)).legends
+        texts = shared.get_texts()
+        assert [text.get_text() for text in texts[: len(AWKWARD)]] == [name or "(root)" for name in AWKWARD]
+        assert not any(text.get_parse_math() for text in texts)
+
     def test_many_layers_share_a_colour_bar(self):
         figure = paper_figure(compare(60, 30))
         assert len(figure.axes) == 3

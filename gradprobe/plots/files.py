@@ -163,7 +163,7 @@ def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = save_figure(_figure(3.4, 2.9), Path(folder) / "empty.pdf")
+        ...     path = save_figure(Figure(figsize=(3.4, 2.9)), Path(folder) / "empty.pdf")
         ...     path.read_bytes()[:5]
         b'%PDF-'
     """

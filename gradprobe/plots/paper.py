@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +69,12 @@ def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) 
 
 
 def _legend(
-    figure: Figure, panels: list[Axes], grids: list[Grid], threshold: float | None, of: str, flagged: Any
+    figure: Figure,
+    panels: list[Axes],
+    grids: list[Grid],
+    threshold: float | None,
+    of: str,
+    flagged: Collection[str],
 ) -> None:
     """Below both panels: the layers by colour, what is thick, the threshold, and what is not drawn."""
     reached = grids[0].take(np.flatnonzero(grids[0].reached))

@@ -348,7 +348,8 @@ def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
     """A legend under everything else of a figure, in as many columns as fit."""
     for columns in range(min(len(entries), 8), 0, -1):
         legend = figure.legend(
-            handles=list(entries),
+            list(entries),
+            ["layer"] * len(entries),  # the text follows: matplotlib leaves out what begins with an underscore
             loc="outside lower left",
             ncols=columns,
             fontsize=SMALL,
@@ -360,8 +361,8 @@ def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
             labelspacing=0.3,
             labelcolor=INK,
         )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        for text, entry in zip(legend.get_texts(), entries, strict=True):
+            text.set(text=str(entry.get_label()), parse_math=False)
         if columns == 1 or legend.get_window_extent().width <= 0.97 * figure.bbox.width:
             break
         legend.remove()
