@@ -152,6 +152,15 @@ class TestEveryFigure:
         assert figure.axes == [left, right]
         assert not right.has_data()
 
+    @pytest.mark.parametrize("plot", [plot_history, plot_profile])
+    def test_axes_that_share_a_scale_show_all_of_both(self, plot):
+        left, right = Figure().subplots(1, 2, sharey=True)
+        plot(make([[1e-12] * 3, [1e-9] * 3]), ax=left)
+        plot(make([[1e-5] * 3, [1e-1] * 3]), ax=right)
+        for ax in (left, right):
+            assert ax.get_ylim()[0] < 1e-12
+            assert ax.get_ylim()[1] > 1e-1
+
     @pytest.mark.parametrize("plot", FIGURES)
     def test_makes_a_figure_of_its_own(self, plot):
         before = dict(matplotlib.rcParams)

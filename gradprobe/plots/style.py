@@ -105,7 +105,10 @@ def dress(ax: Axes, *, grid: str = "y") -> None:
 
 
 def log_axis(ax: Axes, low: float, high: float, name: str) -> None:
-    """A log y axis with these limits."""
+    """A log y axis with these limits, widened to those of the axes that share it and hold something already."""
+    sharing = [other for other in ax.get_shared_y_axes().get_siblings(ax) if other is not ax and other.has_data()]
+    if sharing:
+        low, high = min(low, ax.get_ylim()[0]), max(high, ax.get_ylim()[1])
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     ax.minorticks_off()
