@@ -47,7 +47,7 @@ def paper_figure(comparison: Comparison, *, threshold: float | None = 1e-7, widt
 def paper_size(width: str | float) -> tuple[float, float]:
     """Width and height of the figure in inches; the legend takes more of the height of a column."""
     wide = style.inches(width)
-    return wide, float(np.clip(0.3 * wide + 1.4, 2.6, 4.2))
+    return wide, float(np.clip(0.3 * wide + 1.4, 3.0, 4.2))
 
 
 def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) -> None:

@@ -366,7 +366,7 @@ def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
         )
         for text, entry in zip(legend.get_texts(), entries, strict=True):
             text.set(text=str(entry.get_label()), parse_math=False)
-        if columns == 1 or legend.get_window_extent().width <= 0.97 * figure.bbox.width:
+        if columns == 1 or legend.get_window_extent().width <= 0.93 * figure.bbox.width:
             break
         legend.remove()
 
