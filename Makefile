@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types unit notebooks wheel docs clean
+.PHONY: demo test lint types unit notebooks wheel docs gallery clean
 
 demo: .venv/demo
 	$(BIN)/gradprobe demo
@@ -24,6 +24,9 @@ notebooks: .venv/dev
 
 wheel: .venv/dev
 	$(BIN)/python -m pytest tests/test_wheel.py
+
+gallery: .venv/dev
+	$(BIN)/python notebooks/gallery.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

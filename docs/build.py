@@ -42,9 +42,11 @@ CHAPTERS = {
         "plot_heatmap",
         "plot_comparison",
         "comparison_figure",
+        "paper_figure",
         "plot_learning",
+        "save_figure",
     ],
-    "Keep": ["save", "load", "Run"],
+    "Keep": ["save", "load", "write_page", "Run"],
 }
 # what is imported from a module of its own
 MODULES = {

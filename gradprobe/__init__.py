@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from gradprobe.loss import branch_weights as branch_weights
     from gradprobe.page import write_page as write_page
     from gradprobe.plots import comparison_figure as comparison_figure
+    from gradprobe.plots import paper_figure as paper_figure
     from gradprobe.plots import plot_comparison as plot_comparison
     from gradprobe.plots import plot_heatmap as plot_heatmap
     from gradprobe.plots import plot_history as plot_history
     from gradprobe.plots import plot_learning as plot_learning
     from gradprobe.plots import plot_profile as plot_profile
+    from gradprobe.plots import save_figure as save_figure
     from gradprobe.policies import EveryLayerPolicy as EveryLayerPolicy
     from gradprobe.policies import Placement as Placement
     from gradprobe.policies import RelativePolicy as RelativePolicy
@@ -64,11 +66,13 @@ _HOME = {
     "page": ["write_page"],
     "plots": [
         "comparison_figure",
+        "paper_figure",
         "plot_comparison",
         "plot_heatmap",
         "plot_history",
         "plot_learning",
         "plot_profile",
+        "save_figure",
     ],
     "policies": ["EveryLayerPolicy", "Placement", "RelativePolicy", "ThresholdPolicy", "place"],
     "probe": ["GradientProbe"],

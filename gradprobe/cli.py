@@ -257,8 +257,19 @@ def place(run: Path, keep: bool, **options: Any) -> None:
 @click.option(
     "--suffix", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True, help="Kind of file."
 )
+@click.option(
+    "--size",
+    "width",
+    type=click.Choice(["screen", "column", "page"]),
+    default="screen",
+    show_default=True,
+    help="For print: one column (3.4 inches) or the whole width (7 inches) of a paper.",
+)
 def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
-    """Draw the figures again from saved runs; several runs are drawn side by side."""
+    """Draw the figures again from saved runs; several runs are drawn side by side.
+
+    Of a run that holds a comparison, paper.png has the two figures of the CNDS paper alone.
+    """
     with reported():
         from gradprobe.plots import save_figures, save_side_by_side
 
@@ -269,7 +280,7 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
             one = saved[0]
             files = save_figures(folder, one.history, one.placement, one.comparison, **options)
         else:
-            histories = {str(run): loaded.history for run, loaded in zip(runs, saved, strict=True)}
+            histories = [(str(run), loaded.history) for run, loaded in zip(runs, saved, strict=True)]
             files = save_side_by_side(folder, histories, **options)
         for file in files:
             click.echo(file)

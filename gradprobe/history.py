@@ -101,6 +101,10 @@ class Points(tuple[Point, ...]):
         lines += [f"no point for {shorten(name, 40)}: {why}" for name, why in self.unserved.items()]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        # by name: what draws stands on the floor above
+        return str(importlib.import_module("gradprobe.markup").points_html(self))
+
     def summary(self) -> str:
         """How many there are, in a sentence."""
         served, left = sum(len(point.layers) for point in self), len(self.unserved)
@@ -261,6 +265,10 @@ class GradientHistory:
         return same and self.frame.equals(other.frame)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        # by name: what draws stands on the floor above
+        return str(importlib.import_module("gradprobe.markup").history_html(self))
 
     def __str__(self) -> str:
         table = self.summary()

@@ -6,6 +6,7 @@ gradient magnitude stays below 1e-7 has vanished, and one branch goes behind the
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -68,8 +69,12 @@ class Placement:
         sequences = {"flagged": tuple(record["flagged"]), "points": points}
         return cls(**{**record, **sequences, "output_shape": as_tuples(record["output_shape"])})
 
+    def _repr_html_(self) -> str:
+        # by name: what draws stands on the floor above
+        return str(importlib.import_module("gradprobe.markup").placement_html(self))
+
     def __str__(self) -> str:
-        names = ", ".join(shorten(point.name, 40) for point in self.points)
+        names = _few([shorten(point.name, 40) for point in self.points])
         head = {0: "no branch", 1: f"a branch after {names}"}.get(len(self.points), f"branches after {names}")
         lines = [f"placement ({self.policy}): {head}", self.reason]
         skipped = [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
@@ -288,7 +293,7 @@ def _place(history: GradientHistory, magnitudes: pd.Series[float], low: pd.Serie
             skipped[str(run[-1])] = why
         elif point not in points:
             points.append(point)
-    return Placement(policy, flagged, tuple(points), " ".join(reasons), skipped, **history.output)
+    return Placement(policy, flagged, tuple(points), _in_short(reasons), skipped, **history.output)
 
 
 def _none_needed(magnitudes: pd.Series[float]) -> str:
@@ -311,6 +316,18 @@ def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, 
             return point, f"{counted} flagged ({span}): one branch after {behind}, nearest the output."
     why = next((layer.unserved for layer in history.layers if layer.name == run[-1]), None)
     return None, f"{counted} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
+
+
+def _in_short(reasons: Sequence[str]) -> str:
+    """The reasons one after the other; of many the first three, and how many more runs there are."""
+    if len(reasons) <= 4:
+        return " ".join(reasons)
+    return " ".join([*reasons[:3], f"And so on: {len(reasons) - 3} more runs of flagged layers."])
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _disagreement(placement: Placement, other: Placement, policy: RelativePolicy) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from gradprobe.comparison import Comparison, read_learning
 from gradprobe.history import GradientHistory, read_csv, write_csv
+from gradprobe.markup import run_html
 from gradprobe.policies import Placement
 from gradprobe.version import __version__
 
@@ -30,6 +31,7 @@ _OURS = {
     "depth.png",
     "heatmap.png",
     "comparison.png",
+    "paper.png",
     "report.html",
 }
 
@@ -55,6 +57,9 @@ class Run:
     def __str__(self) -> str:
         parts = [self.history, self.placement, *filter(None, [self.comparison])]
         return "\n\n".join(map(str, parts))
+
+    def _repr_html_(self) -> str:
+        return run_html(self.history, self.placement, self.comparison)
 
 
 def save(

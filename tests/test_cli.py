@@ -214,7 +214,8 @@ def test_place_and_plot_need_only_the_folder(gradprobe):
     assert Path("run/iterations.png").read_bytes() == before
     result = gradprobe("plot", "run", "run", "--out", "figures", "--suffix", "svg")
     assert result.exit_code == 0, result.output
-    assert Path("figures/iterations.svg").is_file()
+    two_panels = f'width="{2 * 7.4 * 72:g}pt"'
+    assert two_panels in Path("figures/iterations.svg").read_text(), "one run given twice is drawn twice"
 
 
 def test_compare_writes_the_two_figures_and_the_verdict(gradprobe):
@@ -224,6 +225,11 @@ def test_compare_writes_the_two_figures_and_the_verdict(gradprobe):
     comparison = gp.load("run").comparison
     assert str(comparison).split(":")[0] in result.stdout.replace("\n", " ")
     assert Path("run/comparison.png").is_file()
+    assert Path("run/paper.png").is_file()
+    drawn = gradprobe("plot", "run", "--size", "column", "--suffix", "pdf", "--out", "print")
+    assert drawn.exit_code == 0, drawn.output
+    assert b"/MediaBox [ 0 0 244.8 " in Path("print/paper.pdf").read_bytes(), "3.4 inches"
+    assert b"/MediaBox [ 0 0 504 " in Path("print/comparison.pdf").read_bytes(), "five panels need 7"
     assert comparison.plain.iterations == comparison.supervised.iterations == 5
     assert "accuracy" in result.stdout
 

@@ -22,12 +22,15 @@ from gradprobe.history import GradientHistory, Layer, Point, tidy
 from gradprobe.magnitude import label
 from gradprobe.plots import (
     comparison_figure,
+    paper_figure,
     plot_comparison,
     plot_heatmap,
     plot_history,
     plot_learning,
     plot_profile,
+    save_figure,
     save_figures,
+    save_side_by_side,
 )
 from gradprobe.plots.depth import flag_rows
 from gradprobe.plots.grid import Grid
@@ -149,6 +152,15 @@ class TestEveryFigure:
         assert figure.axes == [left, right]
         assert not right.has_data()
 
+    @pytest.mark.parametrize("plot", [plot_history, plot_profile])
+    def test_axes_that_share_a_scale_show_all_of_both(self, plot):
+        left, right = Figure().subplots(1, 2, sharey=True)
+        plot(make([[1e-12] * 3, [1e-9] * 3]), ax=left)
+        plot(make([[1e-5] * 3, [1e-1] * 3]), ax=right)
+        for ax in (left, right):
+            assert ax.get_ylim()[0] < 1e-12
+            assert ax.get_ylim()[1] > 1e-1
+
     @pytest.mark.parametrize("plot", FIGURES)
     def test_makes_a_figure_of_its_own(self, plot):
         before = dict(matplotlib.rcParams)
@@ -203,7 +215,7 @@ class TestEveryFigure:
         )
         parts = [part for part in (words, title, ax.get_legend()) if part is not None]
         extents = [part.get_window_extent() for part in parts]
-        assert all(extent.width <= 1.02 * ax.bbox.width for extent in extents[:2])
+        assert all(extent.x0 >= 0.99 * ax.bbox.x0 for extent in extents)
         assert all(extent.x1 <= ax.figure.bbox.x1 for extent in extents)
         assert all(not a.overlaps(b) for i, a in enumerate(extents) for b in extents[i + 1 :])
         assert "…" in words.get_text()
@@ -468,10 +480,198 @@ class TestComparison:
         assert plain.get_ylim() == supervised.get_ylim()
         assert len(by_gid(plain, "layer ")) == len(by_gid(supervised, "layer ")) == 8
 
+    @pytest.mark.parametrize("count", [8, 60])
+    def test_layers_have_the_colour_of_their_depth_in_every_panel(self, count):
+        figure = comparison_figure(compare(count, count // 2))
+        plain, supervised, flagged, *_ = figure.axes
+        colours = [
+            {line.get_gid(): line.get_color() for line in by_gid(ax, "layer ")}
+            for ax in (plain, supervised, flagged)
+        ]
+        assert colours[0] == colours[1]
+        assert colours[2].items() <= colours[0].items()
+
+    def test_page_of_a_column_is_refused(self):
+        with pytest.raises(ValueError, match="at least 7 inches"):
+            comparison_figure(compare(), width="column")
+
     def test_page_without_a_branch(self):
         figure = comparison_figure(compare(supervised=False, accuracy=False))
         assert len(figure.axes) == 4
         assert any("because" in text.get_text() for text in figure.axes[1].texts)
+
+
+class TestPaper:
+    def test_the_two_figures_with_their_data(self):
+        comparison = compare(8, 4)
+        figure = paper_figure(comparison)
+        plain, supervised = figure.axes
+        for ax, history in ((plain, comparison.plain), (supervised, comparison.supervised)):
+            drawn = np.array([line.get_ydata() for line in by_gid(ax, "layer ")])
+            np.testing.assert_array_equal(drawn, Grid.of(history, "output").values)
+        assert plain.get_ylim() == supervised.get_ylim()
+        assert [ax.get_title("left") for ax in figure.axes] == [
+            "Without deep supervision",
+            "With deep supervision",
+        ]
+        assert plt.get_fignums() == [figure.number]
+
+    def test_few_layers_share_a_legend(self):
+        figure = paper_figure(compare(8, 4))
+        (shared,) = figure.legends
+        names = [f"net.{k}" for k in range(8)]
+        assert [text.get_text() for text in shared.get_texts()] == [*names, "flagged", "threshold 1e-7 (CNDS)"]
+        drawn = [line.get_color() for line in by_gid(figure.axes[0], "layer ")]
+        assert [line.get_color() for line in shared.get_lines()[:8]] == drawn
+
+    def test_awkward_names_are_in_the_legend_as_they_are(self):
+        comparison = compare(len(AWKWARD), 2)
+        plain = ramp(len(AWKWARD), names=AWKWARD)
+        (shared,) = paper_figure(dataclasses.replace(comparison, plain=plain, supervised=plain)).legends
+        texts = shared.get_texts()
+        assert [text.get_text() for text in texts[: len(AWKWARD)]] == [name or "(root)" for name in AWKWARD]
+        assert not any(text.get_parse_math() for text in texts)
+
+    def test_many_layers_share_a_colour_bar(self):
+        figure = paper_figure(compare(60, 30))
+        assert len(figure.axes) == 3
+        assert figure.axes[2].get_xlabel() == "layer, by depth"
+        assert [text.get_text() for text in figure.axes[2].get_xticklabels()] == ["0", "59"]
+
+    def test_without_a_branch(self):
+        figure = paper_figure(compare(supervised=False))
+        assert any("because" in text.get_text() for text in figure.axes[1].texts)
+
+    @pytest.mark.parametrize(("width", "inches"), [("column", 3.4), ("page", 7.0), ("screen", 7.4), (5, 5.0)])
+    def test_width(self, width, inches):
+        assert paper_figure(compare(), width=width).get_figwidth() == inches
+
+    @pytest.mark.parametrize("width", ["wide", 0, -1.0])
+    def test_width_that_is_none(self, width):
+        with pytest.raises(ValueError, match="expected a width"):
+            paper_figure(compare(), width=width)
+
+
+def saved_figures(monkeypatch) -> list[Figure]:
+    """The figures that are being written from now on, which are then only laid out."""
+    figures = []
+
+    def lay_out(figure, path, **_):
+        figure.draw_without_rendering()
+        Path(path).write_text("drawn")
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", lay_out)
+    return figures
+
+
+def printed(figure) -> list:
+    """The texts that can be read in a figure; ticks beyond the limits of an axis have labels, but unseen ones."""
+    unread = set()
+    for ax in figure.findobj(Axes):
+        for axis in (ax.xaxis, ax.yaxis):
+            read = {tick.label1 for tick in axis._update_ticks()} if ax.axison else set()
+            unread |= set(axis.get_ticklabels(which="both")) - read
+    texts = figure.findobj(matplotlib.text.Text)
+    return [text for text in texts if text.get_visible() and text.get_text().strip() and text not in unread]
+
+
+def cut_off(figure) -> list[str]:
+    """Texts that reach out of the figure by more than rounding."""
+    texts, sheet = printed(figure), figure.bbox.padded(1)
+    return [
+        text.get_text()
+        for text, box in zip(texts, boxes(texts), strict=True)
+        if min(box.x0 - sheet.x0, sheet.x1 - box.x1, box.y0 - sheet.y0, sheet.y1 - box.y1) < 0
+    ]
+
+
+class TestPrint:
+    """In the sizes of print nothing is cut off, and letters have 7 to 9 points."""
+
+    @pytest.mark.parametrize("width", ["column", "page"])
+    @pytest.mark.parametrize("count", [8, 60, 200, 1000])
+    def test_nothing_is_cut_off(self, tmp_path, monkeypatch, count, width):
+        names = [f"encoder.layers.{k}.attention.output.dense" for k in range(count)]
+        conditions = {**CONDITIONS, "optimizer": "AdamW lr 0.0003, betas (0.9, 0.95), weight_decay 0.1"}
+        plain = dataclasses.replace(ramp(count, 3, names=names), conditions=conditions)
+        comparison = dataclasses.replace(compare(count, count // 2), plain=plain, supervised=plain)
+        placement = Placement("rule", tuple(names[: count // 2]), plain.points[1 : count // 2 : 3], "because")
+        comparison = dataclasses.replace(comparison, placement=placement)
+        figures = saved_figures(monkeypatch)
+        save_figures(tmp_path, plain, placement, comparison, width=width)
+        assert len(figures) == 5
+        for figure in figures:
+            assert not cut_off(figure)
+            assert figure.get_figwidth() in (3.4, 7.0)
+            sizes = {text.get_fontsize() for text in printed(figure)}
+            assert min(sizes) >= 7
+            assert max(sizes - {11.0}) <= 9, "only the heading of a whole page is larger"
+
+    def test_a_pdf_embeds_its_fonts_as_truetype(self, tmp_path):
+        before = dict(matplotlib.rcParams)
+        data = save_figure(paper_figure(compare()), tmp_path / "paper.pdf").read_bytes()
+        assert data.count(b"/FontFile2") >= 1
+        assert b"/Type3" not in data
+        assert dict(matplotlib.rcParams) == before
+
+    @pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
+    def test_equal_data_gives_equal_files_of_every_kind(self, tmp_path, suffix):
+        first, second = (
+            save_figure(plot_history(ramp(4), ax=laid_out()), tmp_path / f"{k}.{suffix}").read_bytes()
+            for k in range(2)
+        )
+        assert first == second
+
+    def test_a_file_has_exactly_the_size_asked_for(self, tmp_path):
+        path = save_figure(paper_figure(compare(), width="column"), tmp_path / "paper.png", dpi=100)
+        assert plt.imread(path).shape[1] == 340
+
+    def test_a_narrow_figure_leaves_labels_out_rather_than_on_top_of_each_other(self):
+        ax = plot_history(ramp(14), ax=laid_out(figsize=(3.4, 1.8)))
+        draw(ax)
+        shown = [text for text in labels(ax) if text.get_visible()]
+        assert 2 <= len(shown) < 15
+        assert not overlapping(shown)
+        assert {"net.0", "threshold 1e-7 (CNDS)"} <= {text.get_text() for text in shown}
+
+
+class TestSideBySide:
+    def test_one_run_twice_is_two_panels(self, tmp_path, monkeypatch):
+        figures = saved_figures(monkeypatch)
+        save_side_by_side(tmp_path, [("run", ramp(4)), ("run", ramp(4))])
+        assert [len([ax for ax in figure.axes if by_gid(ax, "threshold")]) for figure in figures] == [2, 2]
+
+    @pytest.mark.parametrize(
+        ("width", "inches", "rows"), [("screen", 22.2, 1), ("page", 7.0, 2), ("column", 3.4, 3)]
+    )
+    def test_panels_that_do_not_fit_go_below(self, tmp_path, monkeypatch, width, inches, rows):
+        figures = saved_figures(monkeypatch)
+        save_side_by_side(tmp_path, {name: ramp(4) for name in "abc"}, width=width)
+        assert figures[0].get_figwidth() == pytest.approx(inches)
+        assert len({round(part.bbox.y0) for part in figures[0].subfigs}) == rows
+        assert not cut_off(figures[0])
+
+
+class TestLetters:
+    @pytest.mark.parametrize("plot", FIGURES)
+    def test_letters_that_no_font_has_are_boxes_and_a_note(self, plot):
+        ax = plot(ramp(3, names=["\u5c42.1", "\u5c42.2", "head"]), ax=laid_out())
+        draw(ax)
+        texts = [*labels(ax), *ax.get_xticklabels(), *ax.get_yticklabels()]
+        assert {"\u25a1.1", "\u25a1.2", "head"} <= {text.get_text().strip() for text in texts}
+        assert "\u25a1 a letter that the font has not" in legend(ax)
+
+    def test_letters_that_the_font_has_stay(self):
+        ax = plot_history(ramp(2, names=["\u03b1.conv", "h\u00e4 d"]), ax=laid_out())
+        assert {"\u03b1.conv", "h\u00e4 d"} <= {text.get_text() for text in labels(ax)}
+        assert "\u25a1 a letter that the font has not" not in legend(ax)
+
+    def test_conditions_with_such_letters(self):
+        history = dataclasses.replace(ramp(2), conditions={"target": "\u7db2.py"})
+        ax = plot_history(history, ax=laid_out())
+        draw(ax)
+        assert any(text.get_text().startswith("\u25a1.py") for text in ax.texts)
 
 
 class TestLearning:
@@ -518,7 +718,7 @@ class TestFiles:
         runs = [
             save_figures(tmp_path / str(i), comparison.plain, comparison.placement, comparison) for i in range(2)
         ]
-        names = ["iterations.png", "depth.png", "heatmap.png", "comparison.png"]
+        names = ["iterations.png", "depth.png", "heatmap.png", "comparison.png", "paper.png"]
         assert [[path.name for path in run] for run in runs] == [names, names]
         for first, second in zip(*runs, strict=True):
             assert first.read_bytes() == second.read_bytes()

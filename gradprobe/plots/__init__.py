@@ -5,18 +5,21 @@ Nothing global is touched: no rcParams are changed and ``plt.show`` is never cal
 
 from gradprobe.plots.comparison import comparison_figure, plot_comparison
 from gradprobe.plots.depth import plot_profile
-from gradprobe.plots.files import save_figures, save_side_by_side
+from gradprobe.plots.files import save_figure, save_figures, save_side_by_side
 from gradprobe.plots.heatmap import plot_heatmap
 from gradprobe.plots.iterations import plot_history
 from gradprobe.plots.learning import plot_learning
+from gradprobe.plots.paper import paper_figure
 
 __all__ = [
     "comparison_figure",
+    "paper_figure",
     "plot_comparison",
     "plot_heatmap",
     "plot_history",
     "plot_learning",
     "plot_profile",
+    "save_figure",
     "save_figures",
     "save_side_by_side",
 ]

@@ -13,12 +13,12 @@ from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Grid, limits
 from gradprobe.plots.iterations import (
-    FEW,
     Colour,
     draw_iterations,
     draw_lines,
     end_labels,
     grid_notes,
+    thick,
     threshold_end,
 )
 from gradprobe.plots.labels import EndLabels
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gradprobe.comparison import Comparison
 
 MOST = 8
-PAGE = (13.0, 8.6)
+SCREEN, ROOMY = 11.0, 9.0
 
 
 def plot_comparison(
@@ -58,47 +58,62 @@ def plot_comparison(
     Raises:
         ValueError: A pattern stands for no layer.
     """
-    ax = style.axes(ax)
+    ax = style.axes(ax, style.size(style.SCREEN))
     entries = _draw_flagged(ax, comparison, layers, threshold)
     style.header(ax, _title(comparison, layers), describe_conditions(comparison.plain.conditions), entries)
     return ax
 
 
-def comparison_figure(comparison: Comparison, *, threshold: float | None = 1e-7) -> Figure:
+def comparison_figure(
+    comparison: Comparison, *, threshold: float | None = 1e-7, width: str | float = "screen"
+) -> Figure:
     """Draw a comparison on one page.
 
     Above, the two figures of the paper: the gradient of all layers without and with deep supervision, on
-    the same scale. Below, the flagged layers in both, and how the main output learnt.
+    the same scale. Below, the flagged layers in both, and how the main output learnt. `paper_figure` draws
+    the upper two alone.
 
     Args:
         comparison: What to draw.
         threshold: Magnitude to draw a dashed line at, or None.
+        width: ``"screen"`` (11 inches), ``"page"`` (7, the text width of a paper), or inches, at least 7: of a
+            column five panels would leave nothing to see.
 
     Returns:
         A new figure, made with pyplot, so that a notebook shows it.
-    """
-    from matplotlib import pyplot  # only here: it chooses a backend
 
-    figure = pyplot.figure(figsize=PAGE, layout="constrained")
+    Raises:
+        ValueError: The width is none, or too small.
+    """
+    size = page_size(width)
+    figure = style.new_figure(*size)
     draw_page(figure, comparison, threshold)
     return figure
 
 
+def page_size(width: str | float) -> tuple[float, float]:
+    """Width and height of the page in inches; in print, whose letters are as large, one row more.
+
+    Raises:
+        ValueError: The width is none, or too small.
+    """
+    wide, least = style.inches(width, SCREEN), style.WIDTHS["page"]
+    if wide < least:
+        raise ValueError(f"expected a width of at least {least:g} inches for five panels, got {width!r}")
+    return wide, 8.6 if wide < ROOMY else 0.68 * wide
+
+
 def draw_page(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
     """Draw a comparison into an empty figure."""
-    learning = ["loss"] + (["accuracy"] if comparison.frame["accuracy"].notna().any() else [])
-    # two grids: names beside the panels of one row must not narrow those of the other
-    upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
-    plain, supervised = upper.subplots(1, 2)
-    flagged, *learnt = lower.subplots(1, 1 + len(learning), width_ratios=[1.15] + [1] * len(learning))
-    heading = figure.suptitle(
-        _heading(comparison), x=0.01, ha="left", fontsize=13, color=style.INK, parse_math=False
-    )
-    heading.set_fontweight("bold")
+    heading = figure.suptitle(style.legible(_heading(comparison)), x=0.01, ha="left", fontsize=11, color=style.INK)
+    heading.set(fontweight="bold", parse_math=False)
     style.wrap(heading, 0.97 * figure.bbox.width)
-    conditions = describe_conditions(comparison.plain.conditions)
-    foot = figure.supxlabel(conditions, x=0.01, ha="left", fontsize=8, color=style.GREY, parse_math=False)
+    conditions = style.legible(describe_conditions(comparison.plain.conditions))
+    foot = figure.supxlabel(conditions, x=0.01, ha="left", fontsize=style.SMALL, color=style.GREY)
+    foot.set_parse_math(False)
     style.wrap(foot, 0.97 * figure.bbox.width)
+    learning = ["loss"] + (["accuracy"] if comparison.frame["accuracy"].notna().any() else [])
+    plain, supervised, flagged, *learnt = _panels(figure, len(learning))
     _draw_arms(plain, supervised, comparison, threshold)
     title = "Flagged layers" if comparison.placement.flagged else "Layers"
     style.header(flagged, title, "", _draw_flagged(flagged, comparison, None, threshold))
@@ -106,29 +121,46 @@ def draw_page(figure: Figure, comparison: Comparison, threshold: float | None) -
         draw_learning(comparison, value, ax, conditions="")
 
 
+def _panels(figure: Figure, learning: int) -> list[Axes]:
+    """The axes of a page: both arms, the flagged layers, and what was learnt."""
+    # several grids: names beside the panels of one row must not narrow those of another
+    if figure.get_figwidth() < ROOMY:
+        upper, middle, lower = figure.subfigures(3, 1, squeeze=False, height_ratios=[1.15, 1, 1])[:, 0]
+        return [*upper.subplots(1, 2), middle.subplots(), *lower.subplots(1, learning, squeeze=False)[0]]
+    upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    return [*upper.subplots(1, 2), *lower.subplots(1, 1 + learning, width_ratios=[1.15] + [1] * learning)]
+
+
 def _draw_arms(plain: Axes, supervised: Axes, comparison: Comparison, threshold: float | None) -> None:
     """All layers without and with deep supervision, on the same scale."""
-    of = _quantity(comparison.plain)
+    of = quantity(comparison.plain)
     histories = [history for history in (comparison.plain, comparison.supervised) if history is not None]
     grids = [Grid.of(history, of) for history in histories]
     span = limits(grids, threshold)
     titles = ("Without deep supervision", "With deep supervision")
     for ax, grid, title in zip((plain, supervised), grids, titles, strict=False):
         draw_iterations(ax, grid, span, of=of, threshold=threshold, flagged=comparison.placement.flagged)
-        style.header(ax, title, "", grid_notes(grid), start=style.lane(grid.nonfinite))
+        entries = [*thick(comparison.placement.flagged, grid.names), *grid_notes(grid)]
+        style.header(ax, title, "", entries, start=style.lane(grid.nonfinite))
     if comparison.supervised is None:
-        supervised.set_axis_off()
-        said = supervised.text(0, 0.97, comparison.placement.reason, transform=supervised.transAxes, fontsize=10)
-        said.set(color=style.GREY, parse_math=False, va="top")
-        style.wrap(said, 0.9 * supervised.bbox.width, lines=12)
-        style.header(supervised, "No branch was placed")
+        draw_reason(supervised, comparison.placement.reason)
+
+
+def draw_reason(ax: Axes, reason: str) -> None:
+    """Say why there is nothing to draw."""
+    ax.set_axis_off()
+    said = ax.text(0, 0.97, style.legible(reason), transform=ax.transAxes, fontsize=style.NAME)
+    said.set(color=style.GREY, parse_math=False, va="top")
+    style.settle(ax)
+    style.wrap(said, 0.9 * ax.bbox.width, lines=12)
+    style.header(ax, "No branch was placed")
 
 
 def _draw_flagged(
     ax: Axes, comparison: Comparison, layers: str | Sequence[str] | None, threshold: float | None
 ) -> list[Any]:
     """Draw the flagged layers in both arms; gives the legend entries."""
-    of = _quantity(comparison.plain)
+    of = quantity(comparison.plain)
     whole = Grid.of(comparison.plain, of)
     plain, notes = _selection(whole, comparison.placement.flagged, layers)
     arms = [plain]
@@ -147,17 +179,15 @@ def _draw_flagged(
     if len(arms) > 1:
         draw_lines(ax, arms[1], colours, linewidth=[2.0] * len(plain.names))
     there = arms[-1].reached
-    ends = end_labels(arms[-1], colours, span, np.flatnonzero(there).tolist())
-    ends += end_labels(plain, colours, span, np.flatnonzero(~there).tolist())
+    ends = end_labels(ax, arms[-1], colours, span, np.flatnonzero(there).tolist())
+    ends += end_labels(ax, plain, colours, span, np.flatnonzero(~there).tolist())
     EndLabels(ax, ends + threshold_end(ax, threshold, of))
     return [*_arm_entries(len(arms)), *grid_notes(*arms), *(style.mark("", note) for note in notes)]
 
 
 def _colours(whole: Grid, chosen: Grid) -> list[Colour]:
-    """The colours that the layers have among all layers, or among the chosen ones where all are too many."""
+    """The colours that the layers have among all layers, as in the panels above."""
     names = [name for name, reached in zip(whole.names, whole.reached, strict=True) if reached]
-    if len(names) > FEW:
-        return style.depth_colours(len(chosen.names))
     colours = dict(zip(names, style.depth_colours(len(names)), strict=True))
     return [colours[name] for name in chosen.names]
 
@@ -186,7 +216,8 @@ def _selection(grid: Grid, flagged: Sequence[str], layers: str | Sequence[str] |
     return chosen.take(style.evenly(count, MOST)), notes
 
 
-def _quantity(history: GradientHistory) -> str:
+def quantity(history: GradientHistory) -> str:
+    """The quantity to draw of an arm: that of the outputs, where it was recorded."""
     return "output" if "output" in history.of else history.of[0]
 
 

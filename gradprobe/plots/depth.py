@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from gradprobe.history import GradientHistory, Point, describe_conditions, shorten
+from gradprobe.history import GradientHistory, Point, describe_conditions
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Floats, Grid, limits
@@ -71,12 +71,13 @@ def plot_profile(
     flagged = low if placement is None else set(placement.flagged)
     word = "below the threshold" if placement is None else "flagged"
     points = () if placement is None else placement.points
-    ax = style.axes(ax)
+    ax = style.axes(ax, style.size(style.SCREEN))
     style.dress(ax)
     style.log_axis(ax, *limits([grid], threshold), f"{label(of)}, {how}")
-    _layer_axis(ax, grid, flagged)
     style.draw_threshold(ax, threshold)
     EndLabels(ax, threshold_end(ax, threshold, of))
+    style.settle(ax)  # so that the names of the layers know their room
+    _layer_axis(ax, grid, flagged)
     entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word)
     branches = style.counted(len(points), "branch", "branches")
     entries += [Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches)] if points else []
@@ -129,7 +130,7 @@ def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
     count = len(grid.names)
     ax.set_xlim(-0.6, max(count, 1) - 0.4)
     ticks = style.tick_positions(count, ax.bbox.width * 72 / ax.figure.dpi)
-    names = [shorten(grid.names[tick], 20) for tick in ticks]
+    names = [style.name(grid.names[tick], ax, 20) for tick in ticks]
     upright = len(names) > 12 or max(map(len, names), default=0) > 14
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks(ticks, names, parse_math=False, **({"rotation": 90} if upright else slanted))
@@ -159,12 +160,12 @@ def _draw_points(ax: Axes, grid: Grid, points: Sequence[Point]) -> float:
 def _flag(ax: Axes, x: int, name: str) -> Annotation:
     """A name to the right of its pole."""
     return ax.annotate(
-        " " + shorten(name, 24),
+        " " + style.name(name, ax),
         (x, 1),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 4),
         textcoords="offset points",
-        fontsize=7.5,
+        fontsize=style.SMALL,
         color=style.BRANCH,
         annotation_clip=False,
         parse_math=False,

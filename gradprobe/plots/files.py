@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import matplotlib
+import numpy as np
 import PIL.PngImagePlugin  # noqa: F401 (matplotlib asks for it only when it saves)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
 from gradprobe.history import GradientHistory
 from gradprobe.plots import style
-from gradprobe.plots.comparison import PAGE, draw_page
+from gradprobe.plots.comparison import draw_page, page_size
 from gradprobe.plots.depth import plot_profile
 from gradprobe.plots.heatmap import heatmap_size, plot_heatmap
 from gradprobe.plots.iterations import plot_history
+from gradprobe.plots.paper import draw_paper, paper_size
 from gradprobe.policies import CNDS_THRESHOLD
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
     from matplotlib.axes import Axes
 
@@ -36,8 +39,9 @@ def save_figures(
     of: str | None = None,
     threshold: float | None = None,
     suffix: str = "png",
+    width: str | float = "screen",
 ) -> list[Path]:
-    """Write ``iterations.png``, ``depth.png``, ``heatmap.png`` and, with a comparison, ``comparison.png``.
+    """Write ``iterations.png``, ``depth.png``, ``heatmap.png``; of a comparison ``comparison.png``, ``paper.png``.
 
     No window is opened, whatever the backend is, and equal data gives equal files.
 
@@ -49,9 +53,14 @@ def save_figures(
         of: ``"output"`` or ``"weight"``; None takes what the placement looked at.
         threshold: Magnitude to mark; None takes the placement's, or 1e-7.
         suffix: Kind of file: ``"png"``, ``"pdf"`` or ``"svg"``.
+        width: ``"screen"``, or for print ``"column"`` (3.4 inches), ``"page"`` (7, both columns), or inches. The
+            comparison, which has five panels, is never narrower than 7.
 
     Returns:
         The files written.
+
+    Raises:
+        ValueError: The width is none.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,54 +68,66 @@ def save_figures(
     if threshold is None:
         threshold = CNDS_THRESHOLD if placement is None or placement.threshold is None else placement.threshold
     flagged = None if placement is None else placement.flagged
-    size = (style.WIDTH, style.HEIGHT)
+    size = style.size(style.inches(width))
     axes = {
         "iterations": plot_history(history, of=of, threshold=threshold, flagged=flagged, ax=_axes(*size)),
         "depth": plot_profile(history, of=of, threshold=threshold, placement=placement, ax=_axes(*size)),
-        "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*heatmap_size(history))),
+        "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*heatmap_size(history, size[0]))),
     }
-    files = [_save(ax.figure, folder / f"{name}.{suffix}") for name, ax in axes.items()]
+    files = [save_figure(ax, folder / f"{name}.{suffix}") for name, ax in axes.items()]
     if comparison is not None:
-        figure = _figure(*PAGE)
-        draw_page(figure, comparison, threshold)
-        files.append(_save(figure, folder / f"comparison.{suffix}"))
+        page = page_size("page" if size[0] < style.WIDTHS["page"] else width)
+        for name, inches, draw in (("comparison", page, draw_page), ("paper", paper_size(width), draw_paper)):
+            figure = _figure(*inches)
+            draw(figure, comparison, threshold)
+            files.append(save_figure(figure, folder / f"{name}.{suffix}"))
     return files
 
 
 def save_side_by_side(
     folder: str | os.PathLike[str],
-    histories: Mapping[str, GradientHistory],
+    histories: Mapping[str, GradientHistory] | Sequence[tuple[str, GradientHistory]],
     *,
     of: str | None = None,
     threshold: float | None = None,
     suffix: str = "png",
+    width: str | float = "screen",
 ) -> list[Path]:
     """Write ``iterations.png`` and ``depth.png`` with a panel for each history, on the same scale.
 
     Args:
         folder: Folder to write into; made if it does not exist.
-        histories: What to draw, by the name to put over it.
+        histories: What to draw, by the name to put over it; as pairs where a name may come twice.
         of: ``"output"`` or ``"weight"``; None takes ``"output"``.
         threshold: Magnitude to mark; None takes 1e-7.
         suffix: Kind of file.
+        width: Of the whole figure, as in `save_figures`; in print the panels that do not fit beside each other
+            stand below each other.
 
     Returns:
         The files written.
+
+    Raises:
+        ValueError: The width is none.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    pairs = list(histories.items() if isinstance(histories, Mapping) else histories)
+    wide = style.inches(width, style.SCREEN * len(pairs))
+    columns = int(np.clip(wide // style.WIDTHS["column"], 1, len(pairs)))
+    rows = -(-len(pairs) // columns)
     files = []
     for kind, draw in (("iterations", plot_history), ("depth", plot_profile)):
-        figure = _figure(style.WIDTH * len(histories), style.HEIGHT + 0.4)
-        parts = figure.subfigures(1, len(histories), squeeze=False)[0]
+        figure = _figure(wide, rows * (style.size(wide / columns)[1] + 0.4))
+        parts = figure.subfigures(rows, columns, squeeze=False).ravel()[: len(pairs)]
         panels = [part.subplots() for part in parts]
-        for part, panel, (name, history) in zip(parts, panels, histories.items(), strict=True):
-            part.suptitle(name, fontsize=9, color=style.GREY, parse_math=False)
+        for part, panel, (name, history) in zip(parts, panels, pairs, strict=True):
+            part.suptitle(style.legible(name), fontsize=style.NAME, color=style.GREY, parse_math=False)
             draw(history, of=of or "output", threshold=threshold or CNDS_THRESHOLD, ax=panel)
         low, high = zip(*(panel.get_ylim() for panel in panels), strict=True)
         for panel in panels:
             panel.set_ylim(min(low), max(high))
-        files.append(_save(figure, folder / f"{kind}.{suffix}"))
+        files.append(save_figure(figure, folder / f"{kind}.{suffix}"))
     return files
 
 
@@ -126,8 +147,36 @@ def _axes(width: float, height: float) -> Axes:
     return _figure(width, height).subplots()
 
 
-def _save(figure: Figure | SubFigure, path: Path) -> Path:
-    # without dates and versions equal data gives equal files
-    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[path.suffix[1:]]
-    figure.figure.savefig(path, dpi=150, bbox_inches="tight", metadata=metadata)
+def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
+    """Write a figure as it is printed: exactly its size, and in a PDF with its fonts embedded (TrueType).
+
+    Equal data gives equal files. matplotlib's settings are as before afterwards.
+
+    Args:
+        drawn: A figure, or any axes in it.
+        path: Where; its suffix says the kind of file (``.pdf``, ``.svg``, ``.png``, ...).
+        dpi: Dots per inch of a picture, and of the cells of a heat map.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_figure(Figure(figsize=(3.4, 2.9)), Path(folder) / "empty.pdf")
+        ...     path.read_bytes()[:5]
+        b'%PDF-'
+    """
+    path = Path(path)
+    figure = drawn.figure.figure  # of axes in a part of a figure, the whole
+    # without dates, versions and random numbers equal data gives equal files
+    undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    settings: dict[Any, Any] = {
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "svg.hashsalt": "gradprobe",
+        "savefig.bbox": None,
+    }
+    with matplotlib.rc_context(settings):
+        figure.savefig(path, dpi=dpi, metadata=undated.get(path.suffix))
     return path

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.patches import Patch
 
-from gradprobe.history import GradientHistory, describe_conditions, shorten
+from gradprobe.history import GradientHistory, describe_conditions
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Grid, Mask, limits
@@ -58,7 +58,7 @@ def plot_heatmap(
         ['conv']
     """
     grid = Grid.of(history, of)
-    ax = style.axes(ax, *heatmap_size(history))
+    ax = style.axes(ax, heatmap_size(history))
     style.dress(ax, grid="")
     ax.patch.set(facecolor="white", hatch=HATCH, edgecolor="#b5b5b5", linewidth=0)
     mesh = _draw_cells(ax, grid, threshold)
@@ -69,9 +69,9 @@ def plot_heatmap(
     return ax
 
 
-def heatmap_size(history: GradientHistory) -> tuple[float, float]:
+def heatmap_size(history: GradientHistory, width: float = style.SCREEN) -> tuple[float, float]:
     """Width and height of the figure in inches: higher for more layers, up to a page."""
-    return style.WIDTH, float(np.clip(2.6 + 0.2 * len(history.layers), 3.6, 8))
+    return width, float(np.clip(2.6 + 0.2 * len(history.layers), min(3.6, width), min(8, 1.4 * width)))
 
 
 def _draw_cells(ax: Axes, grid: Grid, threshold: float | None) -> QuadMesh:
@@ -105,7 +105,7 @@ def _axes_of_cells(ax: Axes, grid: Grid, low: Collection[str]) -> None:
     count = len(grid.names)
     ax.set_ylim(count - 0.5, -0.5)
     ticks = style.tick_positions(count, ax.bbox.height * 72 / ax.figure.dpi)
-    ax.set_yticks(ticks, [shorten(grid.names[tick], 24) for tick in ticks], parse_math=False)
+    ax.set_yticks(ticks, [style.name(grid.names[tick], ax) for tick in ticks], parse_math=False)
     ax.spines[:].set_visible(False)
     style.colour_ticks(ax.get_yticklabels(), [grid.names[tick] in low for tick in ticks])
     style.name_axis(ax.yaxis, "layer, first on top" + style.named(len(ticks), count))
@@ -131,7 +131,7 @@ def _colour_bar(ax: Axes, mesh: QuadMesh, name: str, threshold: float | None, of
     place.tick_params(labelsize=style.SMALL, labelcolor=style.INK, color=style.GREY)
     if threshold is not None:
         place.get_yticklabels()[-1].set_color(style.FLAGGED)
-    bar.set_label(name, color=style.INK, fontsize=9)
+    bar.set_label(name, color=style.INK, fontsize=style.NAME)
 
 
 def _entries(grid: Grid) -> list[Any]:
@@ -143,4 +143,5 @@ def _entries(grid: Grid) -> list[Any]:
         (grid.nonfinite, "NaN or inf", {"facecolor": NONFINITE_COLOUR}),
         (missing, "unreached", hatched),
     )
-    return [Patch(label=text, **options) for mask, text, options in kinds if mask.any()]
+    entries: list[Any] = [Patch(label=text, **options) for mask, text, options in kinds if mask.any()]
+    return entries + style.letters_note(grid.names)

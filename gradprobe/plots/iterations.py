@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.lines import Line2D
 
-from gradprobe.history import GradientHistory, describe_conditions, shorten
-from gradprobe.magnitude import label
+from gradprobe.history import GradientHistory, describe_conditions
+from gradprobe.magnitude import label, short
 from gradprobe.plots import style
 from gradprobe.plots.grid import Floats, Grid, limits
 from gradprobe.plots.labels import End, EndLabels
@@ -58,7 +59,7 @@ def plot_history(
         'Gradient by iteration: 1 of 1 layer below 1e-7'
     """
     grid = Grid.of(history, of).choose(layers)
-    ax = style.axes(ax)
+    ax = style.axes(ax, style.size(style.SCREEN))
     low = below(history, of, threshold) if flagged is None else flagged
     draw_iterations(ax, grid, limits([grid], threshold), of=of, threshold=threshold, flagged=low)
     names = [name for name, reached in zip(grid.names, grid.reached, strict=True) if reached]
@@ -67,7 +68,9 @@ def plot_history(
     if len(names) > FEW:
         start = style.depth_bar(ax, grid.take(np.flatnonzero(grid.reached)).depths, start)
     conditions = describe_conditions(history.conditions)
-    style.header(ax, "Gradient by iteration" + said, conditions, grid_notes(grid), start=start)
+    word = "flagged" if flagged is not None or threshold is None else f"below {short(threshold)}"
+    entries = [*thick(low, names, word), *grid_notes(grid)]
+    style.header(ax, "Gradient by iteration" + said, conditions, entries, start=start)
     return ax
 
 
@@ -79,12 +82,19 @@ def below(history: GradientHistory, of: str, threshold: float | None) -> set[str
     return set(medians.index[medians < threshold])
 
 
+def thick(flagged: Collection[str], names: Sequence[str], word: str = "flagged") -> list[Any]:
+    """A legend entry for the thick lines, where they are not all of one kind."""
+    kinds = {name in flagged for name in names}
+    return [Line2D([], [], color=style.GREY, linewidth=2.4, label=word)] if len(kinds) > 1 else []
+
+
 def grid_notes(*grids: Grid) -> list[Any]:
     """Legend entries for the zeros, the non-finite values and the unreached layers of the grids."""
     return style.notes(
         zeros=any(grid.zero.any() for grid in grids),
         nonfinite=any(grid.nonfinite.any() for grid in grids),
         unreached=int((~grids[0].reached).sum()),
+        names=grids[0].names,
     )
 
 
@@ -96,19 +106,21 @@ def draw_iterations(
     of: str,
     threshold: float | None,
     flagged: Collection[str] = (),
+    labelled: bool = True,
 ) -> None:
-    """Draw axes, lines, threshold and end labels, but no header."""
+    """Draw axes, lines, threshold and, if they are wanted, end labels, but no header."""
     style.dress(ax)
     style.log_axis(ax, *span, label(of))
     style.iteration_axis(ax, grid.iterations)
     style.draw_threshold(ax, threshold)
     grid = grid.take(np.flatnonzero(grid.reached))
     width = float(np.clip(24 / max(len(grid.names), 1), 0.6, 1.5))
-    widths = [width * (1.6 if name in flagged else 1) for name in grid.names]
+    widths = [width + (0.8 if name in flagged else 0) for name in grid.names]
     colours = style.depth_colours(len(grid.names))
     draw_lines(ax, grid, colours, linewidth=widths)
-    ends = end_labels(grid, colours, span, telling(grid))
-    EndLabels(ax, ends + threshold_end(ax, threshold, of))
+    if labelled:
+        ends = end_labels(ax, grid, colours, span, telling(grid))
+        EndLabels(ax, ends + threshold_end(ax, threshold, of))
 
 
 def draw_lines(
@@ -150,13 +162,15 @@ def telling(grid: Grid) -> list[int]:
     return sorted({0, int(np.argmin(medians)), count - 1})
 
 
-def end_labels(grid: Grid, colours: Sequence[Colour], span: tuple[float, float], rows: Sequence[int]) -> list[End]:
+def end_labels(
+    ax: Axes, grid: Grid, colours: Sequence[Colour], span: tuple[float, float], rows: Sequence[int]
+) -> list[End]:
     """Names of layers at the last place where something of them is drawn."""
     drawn = grid.drawn(*span)
     ends = []
     for row in rows:
         last = int(np.flatnonzero(~np.isnan(drawn[row]))[-1])
-        name = shorten(grid.names[row], 24)
+        name = style.name(grid.names[row], ax)
         ends.append(End(name, float(grid.iterations[last]), float(drawn[row, last]), colours[row]))
     return ends
 

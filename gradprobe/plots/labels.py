@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.transforms import ScaledTranslation
 
 from gradprobe.plots.grid import Floats
-from gradprobe.plots.style import SMALL, darker
+from gradprobe.plots.style import SMALL, darker, evenly
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,8 @@ class End:
 class EndLabels(Artist):
     """Labels in a column to the right of the axes, each tied to its place by a thin line.
 
-    They are arranged whenever the figure is laid out or drawn, because only then is the height known.
+    They are arranged whenever the figure is laid out or drawn, because only then is the height known. Where
+    there is no room for all, some are left out: never the first nor the last.
     """
 
     def __init__(self, ax: Axes, ends: Sequence[End]) -> None:
@@ -54,11 +55,15 @@ class EndLabels(Artist):
         ax, figure = self.axes, self.figure
         if ax is None or figure is None or not self._labels:
             return
-        pixels = ax.transData.transform(self._ends)
-        wanted = ax.transAxes.inverted().transform(pixels)[:, 1]
         line = 1.3 * SMALL * figure.dpi / 72 / ax.bbox.height
-        for label, height in zip(self._labels, spread(wanted, line), strict=True):
-            label.xyann = (1.0, height)
+        shown = evenly(len(self._labels), max(2, 1 + int(1 / line)))
+        for label in self._labels:
+            label.set_visible(False)
+        pixels = ax.transData.transform(self._ends[shown])
+        wanted = ax.transAxes.inverted().transform(pixels)[:, 1]
+        for row, height in zip(shown, spread(wanted, line), strict=True):
+            self._labels[row].xyann = (1.0, height)
+            self._labels[row].set_visible(True)
 
 
 def _label(ax: Axes, end: End) -> Annotation:

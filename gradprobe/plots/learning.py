@@ -38,7 +38,7 @@ def plot_learning(comparison: Comparison, *, value: str = "loss", ax: Axes | Non
     Raises:
         ValueError: The value is neither.
     """
-    ax = style.axes(ax)
+    ax = style.axes(ax, style.size(style.SCREEN))
     draw_learning(comparison, value, ax, conditions=describe_conditions(comparison.plain.conditions))
     return ax
 
@@ -69,7 +69,7 @@ def draw_learning(comparison: Comparison, value: str, ax: Axes, *, conditions: s
     if not ax.lines:
         entries.append(style.mark("", f"no {NAMES[value].lower()} was recorded"))
     style.iteration_axis(ax, np.unique(comparison.frame["iteration"].to_numpy(dtype=np.int64)))
-    ax.set_ylabel(_name(comparison.frame, value), color=style.INK, fontsize=9)
+    style.name_axis(ax.yaxis, _name(comparison.frame, value))
     style.header(ax, f"{NAMES[value]}, main output", conditions, entries)
 
 

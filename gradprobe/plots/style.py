@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import Colormap, ListedColormap, to_rgb
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 from numpy.typing import NDArray
 
+from gradprobe.history import shorten
 from gradprobe.magnitude import short
 from gradprobe.policies import CNDS_THRESHOLD
 
@@ -22,14 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 INK, GREY, PALE = "#222222", "#666666", "#e4e4e4"
 # vermillion, blue and green of Okabe and Ito's palette: told apart by every kind of colour vision
 FLAGGED, FINE, BRANCH = "#d55e00", "#0072b2", "#007a5a"
 ZERO, NONFINITE = "v", "X"
-SMALL = 8.0
-WIDTH, HEIGHT = 7.4, 4.6
+BOX = "\N{WHITE SQUARE}"
+SMALL, NAME, TITLE = 7.5, 8.5, 9.0
+SCREEN = 7.4
+# inches: one column and the whole text width of a two-column paper
+WIDTHS = {"column": 3.4, "page": 7.0}
 
 
 def depth_map() -> Colormap:
@@ -47,13 +54,43 @@ def darker(colour: str | tuple[float, ...]) -> tuple[float, ...]:
     return tuple(0.8 * channel for channel in to_rgb(colour))  # type: ignore[arg-type]
 
 
-def axes(ax: Axes | None, width: float = WIDTH, height: float = HEIGHT) -> Axes:
+def inches(width: str | float, screen: float = SCREEN) -> float:
+    """A width in inches: a number of them, or ``"screen"``, ``"column"`` or ``"page"``.
+
+    Raises:
+        ValueError: It is neither.
+
+    Example:
+        >>> inches("column"), inches("screen"), inches(5)
+        (3.4, 7.4, 5.0)
+    """
+    if isinstance(width, str):
+        known = {"screen": screen, **WIDTHS}
+        if width not in known:
+            raise ValueError(f"expected a width out of {list(known)} or a number of inches, got {width!r}")
+        return known[width]
+    if not width > 0:
+        raise ValueError(f"expected a width above 0 inches, got {width!r}")
+    return float(width)
+
+
+def size(width: float) -> tuple[float, float]:
+    """Width and height of a figure with one panel, in inches."""
+    return width, float(np.clip(0.62 * width, 3.2, 4.6))
+
+
+def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The axes to draw into: the given ones, or those of a new figure."""
     if ax is not None:
         return ax
+    return new_figure(*size).subplots()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that pyplot knows, so that a notebook shows it."""
     from matplotlib import pyplot  # only here: it chooses a backend
 
-    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+    return pyplot.figure(figsize=(width, height), layout="constrained")
 
 
 def dress(ax: Axes, *, grid: str = "y") -> None:
@@ -68,7 +105,10 @@ def dress(ax: Axes, *, grid: str = "y") -> None:
 
 
 def log_axis(ax: Axes, low: float, high: float, name: str) -> None:
-    """A log y axis with these limits."""
+    """A log y axis with these limits, widened to those of the axes that share it and hold something already."""
+    sharing = [other for other in ax.get_shared_y_axes().get_siblings(ax) if other is not ax and other.has_data()]
+    if sharing:
+        low, high = min(low, ax.get_ylim()[0]), max(high, ax.get_ylim()[1])
     ax.set_yscale("log")
     ax.set_ylim(low, high)
     ax.minorticks_off()
@@ -130,12 +170,42 @@ def mark_lane(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
 
 def lane(nonfinite: NDArray[np.bool_]) -> float:
     """Points above the axes at which the header begins: markers on the upper limit need some."""
-    return 9 if nonfinite.any() else 4
+    return 9 if nonfinite.any() else 7
 
 
 def name_axis(axis: Axis, name: str) -> None:
     """The name of an axis."""
-    axis.set_label_text(name, color=INK, fontsize=9)
+    axis.set_label_text(name, color=INK, fontsize=NAME)
+
+
+def name(layer: str, ax: Axes, most: int = 24) -> str:
+    """A layer's name as it is printed: as long as these axes have room for, in letters that the font has."""
+    room = 4.2 * ax.bbox.width / ax.figure.dpi
+    return legible(shorten(layer, int(np.clip(room, 14, most))))
+
+
+def legible(text: str) -> str:
+    r"""A text with a box in place of every letter that none of matplotlib's fonts has.
+
+    Which fonts those are says ``rcParams["font.family"]``; it may be a list, tried in its order.
+
+    Example:
+        >>> legible("conv1 µ"), legible("\u5c42.1")
+        ('conv1 µ', '□.1')
+    """
+    if text.isascii():
+        return text
+    known = _letters(tuple(matplotlib.rcParams["font.family"]))
+    return "".join(letter if letter in known or letter == "\n" else BOX for letter in text)
+
+
+@lru_cache(maxsize=8)
+def _letters(families: tuple[str, ...]) -> frozenset[str]:
+    found: set[str] = set()
+    for family in families:
+        file = findfont(FontProperties(family=[family]))
+        found.update(map(chr, get_font(file).get_charmap()))
+    return frozenset(found)
 
 
 def named(shown: int, count: int) -> str:
@@ -159,8 +229,8 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def notes(*, zeros: bool, nonfinite: bool, unreached: int) -> list[Artist]:
-    """Legend entries for what a log axis cannot show; only for what occurs."""
+def notes(*, zeros: bool, nonfinite: bool, unreached: int, names: Sequence[str] = ()) -> list[Artist]:
+    """Legend entries for what a log axis and a font cannot show; only for what occurs."""
     entries: list[Artist] = []
     if zeros:
         entries.append(mark(ZERO, "exact zero"))
@@ -168,7 +238,13 @@ def notes(*, zeros: bool, nonfinite: bool, unreached: int) -> list[Artist]:
         entries.append(mark(NONFINITE, "NaN or inf"))
     if unreached:
         entries.append(mark("", f"{counted(unreached, 'layer')} unreached: not drawn"))
-    return entries
+    return entries + letters_note(names)
+
+
+def letters_note(names: Sequence[str]) -> list[Artist]:
+    """A legend entry where letters of these names are in no font."""
+    missing = any(legible(name) != name for name in names)
+    return [mark("", f"{BOX} a letter that the font has not")] if missing else []
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:
@@ -200,7 +276,7 @@ def header(
     conditions: str = "",
     entries: Sequence[Artist] = (),
     *,
-    start: float = 4,
+    start: float = 7,
 ) -> None:
     """Stack above the axes, from below: the legend, the conditions in small grey, the title.
 
@@ -212,15 +288,16 @@ def header(
         start: Points above the axes at which the stack begins.
     """
     settle(ax)
-    room = ax.bbox.width
+    room = _room(ax)
     if entries:
         start += _legend(ax, entries, start, room) + 7
     if conditions:
-        text = ax.text(0, 1, conditions, transform=above(ax, start), fontsize=7.5, color=GREY, parse_math=False)
+        text = ax.text(0, 1, legible(conditions), transform=above(ax, start), fontsize=SMALL, color=GREY)
+        text.set_parse_math(False)
         wrap(text, room, lines=3)
         start += 11 * (text.get_text().count("\n") + 1)
-    heading = ax.set_title(title, loc="left", y=1, pad=start + 2, fontsize=10.5, color=INK, parse_math=False)
-    heading.set_fontweight("bold")
+    heading = ax.set_title(legible(title), loc="left", y=1, pad=start + 2, fontsize=TITLE, color=INK)
+    heading.set(fontweight="bold", parse_math=False)
     wrap(heading, room)
 
 
@@ -230,6 +307,12 @@ def settle(ax: Axes) -> None:
     root = ax.figure.figure
     if engine is not None and root is not None:
         engine.execute(root)
+
+
+def _room(ax: Axes) -> float:
+    """Pixels from the left end of the axes to the right end of what stands beside them."""
+    box = ax.get_tightbbox()
+    return float(max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0)
 
 
 def wrap(text: Text, room: float, lines: int = 2) -> None:
@@ -264,12 +347,37 @@ def _legend(ax: Axes, entries: Sequence[Artist], start: float, room: float) -> f
     return float(box.height * 72 / ax.figure.dpi)
 
 
+def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
+    """A legend under everything else of a figure, in as many columns as fit."""
+    for columns in range(min(len(entries), 8), 0, -1):
+        legend = figure.legend(
+            list(entries),
+            ["layer"] * len(entries),  # the text follows: matplotlib leaves out what begins with an underscore
+            loc="outside lower left",
+            ncols=columns,
+            fontsize=SMALL,
+            frameon=False,
+            borderpad=0,
+            handlelength=1.6,
+            handletextpad=0.5,
+            columnspacing=1.2,
+            labelspacing=0.3,
+            labelcolor=INK,
+        )
+        for text, entry in zip(legend.get_texts(), entries, strict=True):
+            text.set(text=str(entry.get_label()), parse_math=False)
+        if columns == 1 or legend.get_window_extent().width <= 0.93 * figure.bbox.width:
+            break
+        legend.remove()
+
+
 def depth_bar(ax: Axes, depths: Sequence[int], start: float) -> float:
     """A small colour bar by depth above the right end of the axes; gives the points above which there is room."""
-    bar = ax.inset_axes((0.8, 1, 0.15, 0.02), transform=above(ax, start + 3))
+    width = 0.5 * ax.figure.dpi / ax.bbox.width
+    bar = ax.inset_axes((0.97 - width, 1, width, 0.02), transform=above(ax, start + 3))
     bar.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=depth_map())
     bar.set_axis_off()
     for x, side, text in ((-0.04, "right", f"layer depth {depths[0]}"), (1.04, "left", f"{depths[-1]}")):
-        words = bar.text(x, 0.5, text, transform=bar.transAxes, va="center", fontsize=7.5, color=GREY)
+        words = bar.text(x, 0.5, text, transform=bar.transAxes, va="center", fontsize=SMALL, color=GREY)
         words.set_horizontalalignment(side)  # type: ignore[arg-type]
     return start + 13
