@@ -12,7 +12,7 @@ FLOORS = [
     {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
-    | {"loss", "own_loss", "stand_in", "companion"},
+    | {"loss", "own_loss", "stand_in", "companion", "remedies"},
     {"scanning", "comparing", "supervision", "plots", "report", "run"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},

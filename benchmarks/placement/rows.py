@@ -92,7 +92,7 @@ def build(task: str, arm: str, seed: int) -> SupervisedModel:
     seed_everything(seed)
     trunk = TASKS[task].build()
     if arm in REMEDIES:
-        trunk = REMEDIES[arm](trunk, TASKS[task].batches(seed)[0][0])
+        REMEDIES[arm](trunk, TASKS[task].batches(seed)[0][0])
     return supervise(trunk, placement_of(task, arm), branch=TASKS[task].branch)
 
 

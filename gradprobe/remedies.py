@@ -1,0 +1,96 @@
+"""What else can be done about a network that does not learn: other initial weights.
+
+Where they do as well as deep supervision they are the better advice: they cost nothing while it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradprobe.batches import forward
+from gradprobe.hooks import Attached, Hook
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+Layer = nn.Linear | nn.modules.conv._ConvNd
+Remedy = Callable[[nn.Module, Any], None]
+
+
+def kaiming(model: nn.Module, inputs: Any = None) -> None:
+    """Draw the weights of all linear and convolutional layers after He et al. 2015 (arXiv 1502.01852); biases 0.
+
+    Normal, for the inputs of each layer and a ReLU behind it. Other layers, frozen and parametrized weights are
+    left as they are.
+
+    Args:
+        model: Changed in place.
+        inputs: Not looked at.
+
+    Example:
+        >>> layer = nn.Linear(50_000, 4)
+        >>> kaiming(layer)
+        >>> round(layer.weight.std().item() * 25_000**0.5, 1)  # sqrt(2 / inputs)
+        1.0
+    """
+    for layer in _plain_layers(model):
+        nn.init.kaiming_normal_(layer.weight)
+        _zero_bias(layer)
+
+
+def lsuv(model: nn.Module, inputs: Any) -> None:
+    """Layer-sequential unit variance (Mishkin and Matas 2016, arXiv 1511.06422), from one batch.
+
+    Orthonormal weights, biases 0; then, in the order of a forward pass, each layer's weights are divided by the
+    standard deviation of what it returns, the first time that it is called. Other layers, frozen and parametrized
+    weights are left as they are.
+
+    Args:
+        model: Changed in place; it runs as it is, in train or eval mode.
+        inputs: Of one batch.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+        >>> x = torch.randn(64, 8)
+        >>> lsuv(net, x)
+        >>> round(net(x).std().item(), 3)
+        1.0
+    """
+    scaled: set[nn.Module] = set()
+
+    def scale(layer: nn.Module, args: Any, output: Any) -> Any:
+        deviation = output.float().std()
+        if layer in scaled or not 0 < deviation < float("inf"):
+            return output
+        scaled.add(layer)
+        layer.weight.div_(deviation)  # type: ignore[operator]
+        return output / deviation.to(output.dtype)
+
+    hooks = Attached()
+    with torch.no_grad():
+        try:
+            for layer in _plain_layers(model):
+                # in float32: there is no decomposition of shorter numbers
+                layer.weight.copy_(nn.init.orthogonal_(torch.empty_like(layer.weight, dtype=torch.float32)))
+                _zero_bias(layer)
+                hooks.add(layer.register_forward_hook(Hook(scale)))
+            forward(model, inputs)
+        finally:
+            hooks.remove()
+
+
+REMEDIES: dict[str, Remedy] = {"kaiming": kaiming, "lsuv": lsuv}
+
+
+def _plain_layers(model: nn.Module) -> Iterator[Layer]:
+    for layer in model.modules():
+        weight = layer._parameters.get("weight") if isinstance(layer, _LAYERS) else None
+        if isinstance(weight, Tensor) and weight.requires_grad:
+            yield layer  # type: ignore[misc]
+
+
+def _zero_bias(layer: Layer) -> None:
+    if layer.bias is not None and layer.bias.requires_grad:
+        nn.init.zeros_(layer.bias)
