@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 from placement.decisions import Asked, Decisions
-from placement.oracle import SEEDS, wanted
+from placement.oracle import SEEDS, arms
 from placement.page import write_page
 from placement.policies import POLICIES, Case, Decision
 from placement.rows import Key, Row, Table, measure
@@ -65,16 +65,16 @@ def again(row: str) -> None:
 def train(tasks: Sequence[str], jobs: int) -> None:
     """Train what the oracle needs and the table does not have."""
     table = Table()
-    while keys := [key for task in tasks for key in wanted(task, table)]:
-        for row in spread(_measure, keys, jobs):
-            table.add(row)
-            print(row.task, row.arm, row.seed, f"{row.accuracy:.3f} in {row.seconds:.1f} s", flush=True)
+    keys = [(task, arm, seed) for task in tasks for arm in arms(task) for seed in SEEDS]
+    for row in spread(_measure, table.missing(keys), jobs):
+        table.add(row)
+        print(row.task, row.arm, row.seed, f"{row.accuracy:.3f} in {row.seconds:.1f} s", flush=True)
 
 
 def decide(tasks: Sequence[str], policies: Iterable[str], jobs: int) -> None:
     """Let the policies choose, and train what they chose."""
     decisions, table = Decisions(), Table()
-    asked = [(policy, task, seed) for policy in policies for task in tasks for seed in SEEDS]
+    asked = [(policy, task, seed) for task in tasks for seed in SEEDS for policy in policies]
     for each, decision in spread(_decide, [key for key in asked if key not in decisions.made], jobs):
         decisions.add(each, decision)
         print(*each, decision.arm, f"{decision.windows:g} windows", flush=True)

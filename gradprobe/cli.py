@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,12 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
         from gradprobe import scanning
         from gradprobe.policies import place
 
-        policy = _policy(options)
+        policy = None if _by_trials(options) else _policy(options)
         started = time.perf_counter()
         interrupted: KeyboardInterrupt | None = None
         first: GradientHistory | None = None
-        with progress(options["quiet"], {"scanning": iterations}) as advance, user_output():
+        steps = {"scanning": iterations, **({} if policy else _trial_steps(iterations))}
+        with progress(options["quiet"], steps) as advance, user_output():
             try:
                 first = history = scanning.scan(
                     loaded.model,
@@ -68,7 +69,9 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
                     conditions=_facts(loaded, options),
                     on_iteration=lambda done: advance("scanning", done),
                 )
-                placement = place(history, policy)
+                placement = (
+                    place(history, policy) if policy else _tried(loaded, iterations, options, advance, history)
+                )
                 if options["repeat"]:
                     placement = scanning.place_repeatedly(
                         loaded.model,
@@ -147,6 +150,7 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
     torchrun: torchrun --nproc-per-node 2 -m gradprobe run train.py
     """
     with reported():
+        _expect_rule(options)
         from gradprobe.running import Recording, conclude, findings, record
         from gradprobe.script import Script
 
@@ -321,16 +325,21 @@ def _compare(
     from gradprobe.scanning import Interrupted
 
     seed_range = range(options["seed"], options["seed"] + seeds)
-    policy = _policy(options)
+    policy = None if _by_trials(options) else _policy(options)
     started = time.perf_counter()
     steps = {f"{arm}, seed {seed}": iterations for seed in seed_range for arm in ("plain", "supervised")}
     interrupted, comparison = None, None
-    with progress(options["quiet"], steps) as advance, user_output():
+    with (
+        progress(options["quiet"], steps if policy else {**_trial_steps(window), **steps}) as advance,
+        user_output(),
+    ):
         try:
+            tried = None if policy else _tried(loaded, window, options, advance)
             comparison = comparing.compare(
                 loaded.build or loaded.model,
                 loaded.batches,
                 loaded.loss_fn,
+                placement=tried,
                 policy=policy,
                 repeat=options["repeat"],
                 iterations=iterations,
@@ -423,11 +432,52 @@ def _policy(options: dict[str, Any]) -> Policy:
     from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy
 
     shared = {"of": options["of"], "aggregate": options["aggregate"]}
+    _expect_rule(options)
     if options["policy"] == "every":
         return EveryLayerPolicy()
     if options["policy"] == "relative":
         return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
     return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
+
+
+def _expect_rule(options: dict[str, Any]) -> None:
+    if options["policy"] == "auto":
+        raise click.UsageError("--policy auto trains the network for a while: it goes with scan and compare only")
+
+
+def _by_trials(options: dict[str, Any]) -> bool:
+    if options["policy"] == "auto" and options["repeat"]:
+        raise click.UsageError("--repeat applies a rule again, and --policy auto has none")
+    return bool(options["policy"] == "auto")
+
+
+def _trial_steps(window: int) -> dict[str, int]:
+    from gradprobe.trials import LONG, NO_BRANCH, SUPERVISED, TRIED
+
+    return {NO_BRANCH: LONG * window, **dict.fromkeys(TRIED, window), SUPERVISED: LONG * window}
+
+
+def _tried(
+    loaded: Target,
+    window: int,
+    options: dict[str, Any],
+    advance: Callable[[str, int], None],
+    history: GradientHistory | None = None,
+) -> Placement:
+    from gradprobe.trials import place_by_trials
+
+    return place_by_trials(
+        loaded.model,
+        loaded.batches,
+        loaded.loss_fn,
+        window,
+        branch=options["branch"],
+        weight=options["weight"],
+        optimizer=loaded.optimizer,
+        seed=options["seed"],
+        history=history,
+        on_iteration=lambda name, done, total: advance(name, done),
+    )
 
 
 def _free(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:

@@ -1,6 +1,6 @@
-"""What else can be done about a network that does not learn: other initial weights.
+"""What else can be done about a network that does not learn: other initial weights, or normalisation.
 
-Where they do as well as deep supervision they are the better advice: they cost nothing while it trains.
+Where that does as well as deep supervision it is the better advice: there is nothing to take off again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ from gradprobe.batches import forward
 from gradprobe.hooks import Attached, Hook
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+_NOT_NORMALISED = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
 Layer = nn.Linear | nn.modules.conv._ConvNd
 Remedy = Callable[[nn.Module, Any], None]
 
@@ -81,7 +91,61 @@ def lsuv(model: nn.Module, inputs: Any) -> None:
             hooks.remove()
 
 
-REMEDIES: dict[str, Remedy] = {"kaiming": kaiming, "lsuv": lsuv}
+class ChannelsLast(nn.Module):
+    """Batch normalisation of ``(N, ..., C)``, as a linear layer returns it.
+
+    Args:
+        features: C.
+
+    Example:
+        >>> x = ChannelsLast(3)(torch.arange(24.0).reshape(2, 4, 3))
+        >>> x.shape, round(x.mean().item(), 3)
+        (torch.Size([2, 4, 3]), 0.0)
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        normalised: Tensor = self.norm(x.flatten(0, -2))
+        return normalised.view_as(x)
+
+
+def normalised(model: nn.Module, inputs: Any = None) -> None:
+    """Put batch normalisation (Ioffe and Szegedy 2015) behind every linear and convolutional layer but the last.
+
+    Each such layer becomes a ``Sequential`` of itself and the normalisation, so the names below it change. A
+    network that has normalisation already, or recurrent layers or attention, is left as it is.
+
+    Args:
+        model: Changed in place.
+        inputs: Not looked at.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> normalised(net)
+        >>> [type(module).__name__ for module in net]
+        ['Sequential', 'ReLU', 'Linear']
+    """
+    if any(isinstance(module, _NOT_NORMALISED) for module in model.modules()):
+        return
+    layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
+    for owner, name, layer in [(o, name, child) for o in model.modules() for name, child in o.named_children()]:
+        if isinstance(layer, _LAYERS) and layer is not layers[-1]:
+            norm = _norm_behind(layer).to(layer.weight.device, layer.weight.dtype)
+            owner.register_module(name, nn.Sequential(layer, norm).train(layer.training))
+
+
+REMEDIES: dict[str, Remedy] = {"kaiming": kaiming, "lsuv": lsuv, "normalised": normalised}
+
+
+def _norm_behind(layer: Layer) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return ChannelsLast(layer.out_features)
+    kinds = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+    return kinds[len(layer.kernel_size)](layer.out_channels)
 
 
 def _plain_layers(model: nn.Module) -> Iterator[Layer]:

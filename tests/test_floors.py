@@ -13,7 +13,7 @@ FLOORS = [
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion", "remedies"},
-    {"scanning", "comparing", "supervision", "plots", "report", "run"}
+    {"scanning", "trials", "comparing", "supervision", "plots", "report", "run"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "target", "options", "terminal", "demo"},

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from gradprobe.remedies import REMEDIES, kaiming, lsuv
+from gradprobe.remedies import kaiming, lsuv, normalised
 
 
 def deep(depth=5, width=16):
@@ -37,7 +37,7 @@ def test_lsuv_scales_a_layer_that_is_called_twice_once():
     assert shared(x).detach().std() == pytest.approx(1, rel=1e-4)
 
 
-@pytest.mark.parametrize("remedy", REMEDIES.values(), ids=REMEDIES)
+@pytest.mark.parametrize("remedy", [kaiming, lsuv])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_frozen_and_parametrized_weights_and_other_layers_stay(remedy, dtype):
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8)).to(dtype)
@@ -74,3 +74,36 @@ def test_lsuv_takes_any_inputs_that_a_batch_may_have():
         weights = net.fc.weight.detach()
         assert torch.isfinite(weights).all()
         assert (weights @ weights.T)[0, 1].abs() < 1e-5
+
+
+def test_normalisation_goes_behind_every_layer_but_the_last():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    ).eval()
+    normalised(net)
+    assert [name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)] == ["0.1", "2.0.1"]
+    assert isinstance(net[4], nn.Linear)
+    assert not any(module.training for module in net.modules())
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_tokens_are_normalised_over_all_positions():
+    net = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 2))
+    normalised(net)
+    x = net[0](torch.randn(16, 5, 8)).detach()
+    assert torch.allclose(x.mean((0, 1)), torch.zeros(6), atol=1e-5)
+    assert torch.allclose(x.var((0, 1), unbiased=False), torch.ones(6), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "other", [nn.BatchNorm1d(8), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.LSTM(8, 8), nn.MultiheadAttention(8, 2)]
+)
+def test_what_has_normalisation_or_is_recurrent_is_left_as_it_is(other):
+    net = nn.Sequential(nn.Linear(8, 8), other, nn.Linear(8, 8))
+    before = str(net)
+    normalised(net)
+    assert str(net) == before

@@ -1,8 +1,7 @@
 """How good a choice of placement was: plain numbers, no torch.
 
-Everything is taken seed by seed. The oracle of a task is the placement (or none) that was best on half of the
-seeds, and has on each seed of the other half what that placement came to there; and the other way round. So it
-never profits from the luck of the seeds it is scored on.
+Everything is taken seed by seed. The oracle of a task has on each seed what the placement (or none) that was best
+on the other seeds came to on this one. So it never profits from the luck of the seed it is scored on.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ class Trained:
     """What every tested placement of one task came to.
 
     Attributes:
-        placements: Accuracy of each arm that is a placement, ``none`` among them, by seed. All have the same seeds
-            but those that were grown on half of them: they have at least the seeds they were chosen on.
+        placements: Accuracy of each arm that is a placement, ``none`` among them, by seed; all of the same seeds.
         singles: The arms with one branch: what a random place is drawn from.
         chance: Accuracy of a constant answer.
         size: Number of held-out targets.
@@ -34,7 +32,7 @@ class Trained:
     Example:
         >>> task = Trained({"none": {0: 0.1, 1: 0.2}, "3": {0: 0.5, 1: 0.4}}, ("3",), 0.1, 100)
         >>> task.oracle
-        {1: 0.4, 0: 0.5}
+        {0: 0.5, 1: 0.4}
     """
 
     placements: Mapping[str, BySeed]
@@ -53,25 +51,20 @@ class Trained:
         return self.placements[NONE]
 
     @property
-    def folds(self) -> tuple[tuple[Sequence[int], Sequence[int]], ...]:
-        """The seeds to choose on and to score on: both halves, both ways."""
-        half = len(self.seeds) // 2
-        first, second = self.seeds[:half], self.seeds[half:]
-        return (first, second), (second, first)
+    def folds(self) -> tuple[tuple[Sequence[int], int], ...]:
+        """For each seed to score on: the others, to choose on."""
+        return tuple(([other for other in self.seeds if other != seed], seed) for seed in self.seeds)
 
     def ranked(self, seeds: Sequence[int]) -> list[str]:
-        """The arms that were trained on these seeds, best first; of equally good ones that with fewer branches."""
-        tested = [arm for arm, values in self.placements.items() if all(seed in values for seed in seeds)]
-        return sorted(tested, key=lambda arm: (-mean([self.placements[arm][seed] for seed in seeds]), cost(arm)))
+        """The arms, best on these seeds first; of equally good ones that with fewer branches."""
+        return sorted(
+            self.placements, key=lambda arm: (-mean([self.placements[arm][seed] for seed in seeds]), cost(arm))
+        )
 
     @cached_property
     def oracle(self) -> dict[int, float]:
-        """What the best placement came to, chosen on the other half of the seeds."""
-        found = {}
-        for chosen_on, scored_on in self.folds:
-            best = self.placements[self.ranked(chosen_on)[0]]
-            found |= {seed: best[seed] for seed in scored_on}
-        return found
+        """What the best placement came to on each seed, chosen on the others."""
+        return {seed: self.placements[self.ranked(chosen_on)[0]][seed] for chosen_on, seed in self.folds}
 
     @cached_property
     def random(self) -> dict[int, float]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from report import Report
 
+from gradprobe.remedies import REMEDIES
 from placement.decisions import Decisions
 from placement.measures import NONE, Choices, Trained, mean, summarise
-from placement.oracle import SEEDS, trained
+from placement.oracle import SEEDS, arms, trained
 from placement.policies import POLICIES
-from placement.remedies import REMEDIES
 from placement.rows import Table, indices_of
 from placement.tasks import DEVELOPMENT, TASKS, points
 
@@ -57,7 +57,7 @@ def write_page(path: Path | None) -> None:
 
 
 def _is_complete(name: str, table: Table) -> bool:
-    return all((name, arm, seed) in table.rows for arm in (NONE, *REMEDIES) for seed in SEEDS)
+    return not table.missing((name, arm, seed) for arm in arms(name) for seed in SEEDS)
 
 
 def _policies(
@@ -102,9 +102,7 @@ def _choices(
 
 def _of(task: Trained, values: Mapping[int, float]) -> Choices:
     abstained = {
-        seed: task.ranked(chosen_on)[0] == NONE and values is task.oracle
-        for chosen_on, scored_on in task.folds
-        for seed in scored_on
+        seed: values is task.oracle and task.ranked(chosen_on)[0] == NONE for chosen_on, seed in task.folds
     }
     return Choices(values, abstained, dict.fromkeys(values, 0.0), {})
 
@@ -129,7 +127,8 @@ def _each_task(report: Report, tasks: Mapping[str, Trained], table: Table) -> No
             task.kind,
             *(_number(list(values.values())) for values in (task.none, task.random, task.oracle)),
             " / ".join(_place(task.ranked(chosen_on)[0], count) for chosen_on, _ in task.folds),
-            *(_number(table.accuracies(name, arm, SEEDS)) for arm in (every, second, *REMEDIES)),
+            *(_number(table.accuracies(name, arm, SEEDS)) for arm in (every, second)),
+            *(_number(table.accuracies(name, arm, SEEDS)) if arm in arms(name) else "" for arm in REMEDIES),
         )
 
 

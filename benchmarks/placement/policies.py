@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ import gradprobe as gp
 from gradprobe.history import GradientHistory
 from gradprobe.policies import Placement
 from gradprobe.snapshot import seed_everything
-from placement.remedies import REMEDIES
+from gradprobe.trials import place_by_trials
 from placement.rows import WEIGHT, arm_of
 from placement.tasks import TASKS, evenly, points
 
@@ -46,29 +47,37 @@ class Case:
         """Where branches can be."""
         return points(self.task)
 
-    @cached_property
+    @property
     def model(self) -> nn.Module:
         """The network as its training will begin."""
         seed_everything(self.seed)
         return TASKS[self.task].build()
 
-    @cached_property
+    @property
     def history(self) -> GradientHistory:
         """The record of one window without branches."""
-        task = TASKS[self.task]
-        return gp.scan(
-            self.model,
-            task.batches(self.seed),
-            nn.functional.cross_entropy,
-            WINDOW,
-            optimizer=task.make_optimizer,
-            seed=self.seed,
-        )
+        return _history(self)
 
     def decided(self, placement: Placement, windows: float) -> Decision:
-        """A placement as the arm it is."""
+        """A placement as the arm it is, or its remedy; single points as the nearest that was trained."""
         names = [point.name for point in self.points]
-        return Decision(arm_of(names.index(point.name) for point in placement.points), windows)
+        chosen = [names.index(point.name) for point in placement.points]
+        if len(chosen) == 1:
+            chosen = [min(evenly(len(names)), key=lambda index: abs(index - chosen[0]))]
+        return Decision(placement.remedy or arm_of(chosen), windows)
+
+
+@cache
+def _history(case: Case) -> GradientHistory:
+    task = TASKS[case.task]
+    return gp.scan(
+        case.model,
+        task.batches(case.seed),
+        nn.functional.cross_entropy,
+        WINDOW,
+        optimizer=task.make_optimizer,
+        seed=case.seed,
+    )
 
 
 Policy = Callable[[Case], Decision]
@@ -126,9 +135,37 @@ def repeated(policy: gp.policies.Policy) -> Policy:
     return choose
 
 
+def tried(**options: Any) -> Policy:
+    """Gradprobe's trials, `gradprobe.trials.place_by_trials`."""
+
+    def choose(case: Case) -> Decision:
+        task = TASKS[case.task]
+        done: dict[str, int] = {}
+        placement = place_by_trials(
+            case.model,
+            task.batches(case.seed),
+            nn.functional.cross_entropy,
+            WINDOW,
+            branch=task.branch,
+            weight=WEIGHT,
+            optimizer=task.make_optimizer,
+            seed=case.seed,
+            on_iteration=lambda name, iterations, total: done.update({name: iterations}),
+            **options,
+        )
+        return case.decided(placement, sum(done.values()) / WINDOW)
+
+    return choose
+
+
 def always(arm: str) -> Policy:
     """The same arm whatever the network."""
     return lambda case: Decision(arm)
+
+
+def normalised(case: Case) -> Decision:
+    """Normalisation where there is none: plain networks and U-Nets."""
+    return Decision("normalised" if TASKS[case.task].family in ("mlp", "conv", "narrow", "unet") else "none")
 
 
 # what to choose without having looked; "random" is not here: it is an expectation, not a choice
@@ -139,7 +176,9 @@ BLIND: dict[str, Policy] = {
     "last point": single(1.0),
     "every point": every(1),
     "every second": every(2),
-    **{remedy: always(remedy) for remedy in REMEDIES},
+    "kaiming": always("kaiming"),
+    "lsuv": always("lsuv"),
+    "normalised": normalised,
 }
 RULES: dict[str, Policy] = {
     "CNDS": ruled(gp.ThresholdPolicy()),
@@ -149,4 +188,5 @@ RULES: dict[str, Policy] = {
     "relative": ruled(gp.RelativePolicy()),
     "relative, repeated": repeated(gp.RelativePolicy()),
 }
-POLICIES: dict[str, Policy] = {**BLIND, **RULES}
+TRIALS: dict[str, Policy] = {"auto": tried(), "auto, placing only": tried(remedies={})}
+POLICIES: dict[str, Policy] = {**BLIND, **RULES, **TRIALS}

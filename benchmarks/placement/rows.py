@@ -21,10 +21,10 @@ from gradprobe.batches import Batches
 from gradprobe.comparing import EPOCHS, accuracy
 from gradprobe.loss import DeepSupervisionLoss
 from gradprobe.policies import Placement
+from gradprobe.remedies import REMEDIES
 from gradprobe.scanning import train
 from gradprobe.snapshot import seed_everything
 from gradprobe.supervision import SupervisedModel, supervise
-from placement.remedies import REMEDIES
 from placement.tasks import TASKS, everywhere
 
 RESULTS = Path(__file__).parent / "results" / "rows.csv"
