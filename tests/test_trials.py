@@ -1,9 +1,10 @@
 import math
 
+import pytest
 import torch
 from torch import nn
 
-from gradprobe.policies import Placement
+from gradprobe.policies import Placement, place
 from gradprobe.scanning import scan
 from gradprobe.trials import COMPARED, LONG, Trial, place_by_trials
 from gradprobe.zoo import digits, plain_mlp
@@ -118,3 +119,44 @@ def test_the_advice_is_kept_in_the_record():
     placement = Placement("auto", (), (), "change them", remedy="lsuv")
     assert Placement.from_record(placement.record()) == placement
     assert Placement.from_record({k: v for k, v in placement.record().items() if k != "remedy"}).remedy is None
+
+
+def decided(depth, *, scale=1.0, reduction="mean", batch_size=32, dtype=torch.float32, **options):
+    """What is decided on a plain net of this depth, under conditions that a magnitude depends on."""
+    net = built(depth).to(dtype)
+    batches = [(x.to(dtype), y) for x, y in digits((64,), batch_size).batches]
+    placement = place_by_trials(
+        net,
+        batches,
+        lambda output, target: scale * cross_entropy(output, target, reduction=reduction),
+        WINDOW,
+        optimizer=adam,
+        **options,
+    )
+    # which of two remedies is ahead by a little may change: normalisation likes large batches
+    return [point.name for point in placement.points], placement.remedy is not None
+
+
+CONDITIONS = {
+    "the loss x 1000": {"scale": 1000.0},
+    "a sum in place of a mean": {"reduction": "sum"},
+    "batches of 128": {"batch_size": 128},
+    "batches of 512": {"batch_size": 512},
+    "bfloat16": {"dtype": torch.bfloat16},
+}
+
+
+def test_the_rule_of_1e_7_does_depend_on_them():
+    net, batches = built(16), digits((64,), 32).batches
+    flagged = [
+        place(scan(net, batches, lambda output, y, scale=scale: scale * cross_entropy(output, y), 10)).flagged
+        for scale in (1.0, 1000.0)
+    ]
+    assert len(flagged[0]) > len(flagged[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"remedies": {}}], ids=["auto", "placing only"])
+@pytest.mark.parametrize("conditions", CONDITIONS.values(), ids=CONDITIONS)
+def test_the_decision_does_not_depend_on_the_scale_of_the_loss_the_batch_or_the_precision(conditions, options):
+    assert decided(16, **conditions, **options) == decided(16, **options)

@@ -182,11 +182,11 @@ BLIND: dict[str, Policy] = {
 }
 RULES: dict[str, Policy] = {
     "CNDS": ruled(gp.ThresholdPolicy()),
-    "CNDS, repeated": repeated(gp.ThresholdPolicy()),
+    "CNDS repeated": repeated(gp.ThresholdPolicy()),
     "CNDS on weights": ruled(gp.ThresholdPolicy(of="weight")),
-    "CNDS on weights, repeated": repeated(gp.ThresholdPolicy(of="weight")),
+    "CNDS on weights repeated": repeated(gp.ThresholdPolicy(of="weight")),
     "relative": ruled(gp.RelativePolicy()),
-    "relative, repeated": repeated(gp.RelativePolicy()),
+    "relative repeated": repeated(gp.RelativePolicy()),
 }
-TRIALS: dict[str, Policy] = {"auto": tried(), "auto, placing only": tried(remedies={})}
+TRIALS: dict[str, Policy] = {"auto": tried(), "auto (placing only)": tried(remedies={})}
 POLICIES: dict[str, Policy] = {**BLIND, **RULES, **TRIALS}
