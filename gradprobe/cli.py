@@ -50,14 +50,14 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
     with reported():
         folder = _free(out, target, options["force"])
         loaded = _load(target, options)
-        from gradprobe import scanning
+        from gradprobe import scanning, trials
         from gradprobe.policies import place
 
         policy = None if _by_trials(options) else _policy(options)
         started = time.perf_counter()
         interrupted: KeyboardInterrupt | None = None
         first: GradientHistory | None = None
-        steps = {"scanning": iterations, **({} if policy else _trial_steps(iterations))}
+        steps = {"scanning": iterations, **({} if policy else trials.plan(iterations))}
         with progress(options["quiet"], steps) as advance, user_output():
             try:
                 first = history = scanning.scan(
@@ -320,7 +320,7 @@ def _draw_both(out: Path, runs: tuple[Run, Run], found: Difference) -> None:
 def _compare(
     loaded: Target, folder: Path, iterations: int, window: int, seeds: int, options: dict[str, Any]
 ) -> None:
-    from gradprobe import comparing
+    from gradprobe import comparing, trials
     from gradprobe.policies import place
     from gradprobe.scanning import Interrupted
 
@@ -330,7 +330,7 @@ def _compare(
     steps = {f"{arm}, seed {seed}": iterations for seed in seed_range for arm in ("plain", "supervised")}
     interrupted, comparison = None, None
     with (
-        progress(options["quiet"], steps if policy else {**_trial_steps(window), **steps}) as advance,
+        progress(options["quiet"], steps if policy else {**trials.plan(window), **steps}) as advance,
         user_output(),
     ):
         try:
@@ -449,12 +449,6 @@ def _by_trials(options: dict[str, Any]) -> bool:
     if options["policy"] == "auto" and options["repeat"]:
         raise click.UsageError("--repeat applies a rule again, and --policy auto has none")
     return bool(options["policy"] == "auto")
-
-
-def _trial_steps(window: int) -> dict[str, int]:
-    from gradprobe.trials import LONG, NO_BRANCH, SUPERVISED, TRIED
-
-    return {NO_BRANCH: LONG * window, **dict.fromkeys(TRIED, window), SUPERVISED: LONG * window}
 
 
 def _tried(
