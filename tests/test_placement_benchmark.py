@@ -85,6 +85,13 @@ def test_rescue_takes_more_than_half_of_the_oracles_accuracy():
     assert summarise(named, {"t": chose([0.44] * 4)}).rescuable == 1
 
 
+def test_off_chance_counts_what_no_placement_rescues_too():
+    stuck = made(none=[0.1] * 4, s0=[0.1] * 4)
+    named = {"stuck": stuck, "rescued": made(**RESCUED), "harmed": made(**HARMED)}
+    found = summarise(named, {"stuck": chose([0.9] * 4), "rescued": chose([0.1] * 4), "harmed": chose([0.9] * 4)})
+    assert (found.off_chance, found.at_chance, found.rescuable) == (1, 2, 1)
+
+
 def test_harm_counts_only_beyond_the_noise():
     named = {"t": made(**HARMED)}
     assert summarise(named, {"t": chose([0.8] * 4)}).harmed == 1

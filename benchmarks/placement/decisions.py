@@ -31,6 +31,11 @@ class Decisions:
                     found = Decision(line["arm"], float(line["windows"]), json.loads(line["scores"]))
                     self.made[line["policy"], line["task"], int(line["seed"])] = found
 
+    @property
+    def policies(self) -> list[str]:
+        """Those that decided anywhere."""
+        return list(dict.fromkeys(policy for policy, _, _ in self.made))
+
     def add(self, asked: Asked, decision: Decision) -> None:
         """Keep one, in the file too."""
         new = not self.path.exists()

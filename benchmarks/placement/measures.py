@@ -185,10 +185,11 @@ class Summary:
         gain_error: Its standard error over the tasks.
         rescued: Tasks at chance without, and above half of the oracle's accuracy with.
         rescuable: Those that the oracle rescues.
+        off_chance: Tasks at chance without, and not with.
+        at_chance: Those at chance without.
         harmed: Tasks that are worse than without beyond the noise.
         abstentions: Share of right ones: of the seeds of tasks where the oracle gains nothing clear.
         missed: Share of wrong ones: of the seeds of tasks where it does.
-        correlation: Mean over tasks of Spearman's rank correlation of score and accuracy; NaN without scores.
         windows: Mean cost.
     """
 
@@ -198,10 +199,11 @@ class Summary:
     gain_error: float
     rescued: int
     rescuable: int
+    off_chance: int
+    at_chance: int
     harmed: int
     abstentions: float
     missed: float
-    correlation: float
     windows: float
 
 
@@ -213,7 +215,7 @@ def summarise(tasks: Mapping[str, Trained], choices: Mapping[str, Choices]) -> S
     gains = [task.difference(choices[name].values, task.none) for name, task in named.items()]
     lost = sum(named[name].regret(choices[name].values) for name in clear)
     at_random = sum(named[name].regret(named[name].random) for name in clear)
-    ranks = [rank for name, task in named.items() if (rank := correlation(task, choices[name])) is not None]
+    stuck = [name for name, task in named.items() if task.at_chance(task.none)]
     return Summary(
         len(named),
         lost / at_random if at_random else math.nan,
@@ -221,10 +223,11 @@ def summarise(tasks: Mapping[str, Trained], choices: Mapping[str, Choices]) -> S
         _spread([gain.mean for gain in gains]),
         sum(named[name].rescued(choices[name].values) for name in rescuable),
         len(rescuable),
+        sum(not named[name].at_chance(choices[name].values) for name in stuck),
+        len(stuck),
         sum(gain.harm for gain in gains),
         _abstained([choices[name] for name in named if name not in clear]),
         _abstained([choices[name] for name in clear]),
-        mean(ranks) if ranks else math.nan,
         mean([mean(list(chosen.windows.values())) for chosen in choices.values()]),
     )
 
