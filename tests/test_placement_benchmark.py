@@ -51,7 +51,14 @@ def test_regret_is_0_for_the_oracles_choice_and_1_for_a_random_point():
     named = {"t": task}
     assert summarise(named, {"t": chose([0.9] * 4)}).regret == pytest.approx(0)
     assert summarise(named, {"t": chose([0.7] * 4)}).regret == pytest.approx(1)
-    assert summarise(named, {"t": chose([0.1] * 4)}).regret == pytest.approx(4)  # (.9 - .1) / (.9 - .7)
+    never = summarise(named, {"t": chose([0.1] * 4)})
+    assert never.lost == pytest.approx(0.8)
+    assert never.regret == pytest.approx(4)  # (.9 - .1) / (.9 - .7)
+
+
+def test_there_is_no_regret_where_a_random_point_loses_nothing():
+    named = {"t": made(none=[0.1] * 4, s0=[0.9] * 4)}
+    assert math.isnan(summarise(named, {"t": chose([0.1] * 4)}).regret)
 
 
 def test_tasks_where_the_oracle_gains_nothing_clear_do_not_count_in_the_regret():

@@ -179,8 +179,9 @@ class Summary:
 
     Attributes:
         tasks: How many.
-        regret: Normalised: 0 as the oracle, 1 as a random single point; over the tasks where the oracle gains more
-            than two standard errors, the sum of what it loses over the sum of what a random point loses.
+        lost: Accuracy lost against the oracle; mean over the tasks where that gains more than two standard errors.
+        regret: Normalised: 0 as the oracle, 1 as a random single point; over the same tasks, the sum of what it
+            loses over the sum of what a random point loses. NaN where a random point loses nothing.
         gain: Mean accuracy over that without a branch, over all tasks.
         gain_error: Its standard error over the tasks.
         rescued: Tasks at chance without, and above half of the oracle's accuracy with.
@@ -194,6 +195,7 @@ class Summary:
     """
 
     tasks: int
+    lost: float
     regret: float
     gain: float
     gain_error: float
@@ -218,7 +220,8 @@ def summarise(tasks: Mapping[str, Trained], choices: Mapping[str, Choices]) -> S
     stuck = [name for name, task in named.items() if task.at_chance(task.none)]
     return Summary(
         len(named),
-        lost / at_random if at_random else math.nan,
+        lost / len(clear) if clear else math.nan,
+        lost / at_random if at_random > 0 else math.nan,
         mean([gain.mean for gain in gains]),
         _spread([gain.mean for gain in gains]),
         sum(named[name].rescued(choices[name].values) for name in rescuable),
