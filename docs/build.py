@@ -21,7 +21,15 @@ WIDTH = 80
 # what a reader looks for together; a public name that is in none of them comes under "More"
 CHAPTERS = {
     "Measure": ["scan", "GradientProbe", "GradientHistory"],
-    "Decide": ["place", "place_repeatedly", "ThresholdPolicy", "RelativePolicy", "EveryLayerPolicy", "Placement"],
+    "Decide": [
+        "place",
+        "place_repeatedly",
+        "place_by_trials",
+        "ThresholdPolicy",
+        "RelativePolicy",
+        "EveryLayerPolicy",
+        "Placement",
+    ],
     "Insert": [
         "points",
         "Points",

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from gradprobe.supervision import SupervisedModel as SupervisedModel
     from gradprobe.supervision import supervise as supervise
     from gradprobe.topology import points as points
+    from gradprobe.trials import place_by_trials as place_by_trials
     from gradprobe.version import __version__ as __version__
 
 # No module is called like a public function (scan, compare, points): importing it would hide the function.
@@ -80,6 +81,7 @@ _HOME = {
     "scanning": ["place_repeatedly", "scan"],
     "supervision": ["SupervisedModel", "supervise"],
     "topology": ["points"],
+    "trials": ["place_by_trials"],
     "version": ["__version__"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -65,7 +65,7 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
         from gradprobe import scanning
         from gradprobe.policies import place
 
-        policy = _policy(options)
+        policy = None if _by_trials(options) else _policy(options)
         started = time.perf_counter()
         interrupted: KeyboardInterrupt | None = None
         first: GradientHistory | None = None
@@ -81,7 +81,9 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
                     conditions=_facts(loaded, options),
                     on_iteration=display,
                 )
-                placement = place(history, policy)
+                placement = (
+                    place(history, policy) if policy else _tried(loaded, iterations, options, display, history)
+                )
                 if options["repeat"]:
                     placement = scanning.place_repeatedly(
                         loaded.model,
@@ -162,6 +164,7 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
     torchrun: torchrun --nproc-per-node 2 -m gradprobe run train.py
     """
     with reported():
+        _expect_rule(options)
         from gradprobe.running import Recording, conclude, findings, record
         from gradprobe.script import Script
 
@@ -366,16 +369,18 @@ def _compare(
     from gradprobe.scanning import Interrupted
 
     seed_range = range(options["seed"], options["seed"] + seeds)
-    policy = _policy(options)
+    policy = None if _by_trials(options) else _policy(options)
     started = time.perf_counter()
     interrupted, comparison = None, None
     what = f"comparing {loaded.name}: {'1 seed' if seeds == 1 else f'{seeds} seeds'}, {iterations} iterations each"
     with shown(options["quiet"], policy, what, 2 * seeds) as display, user_output():
         try:
+            tried = None if policy else _tried(loaded, window, options, display)
             comparison = comparing.compare(
                 loaded.build or loaded.model,
                 loaded.batches,
                 loaded.loss_fn,
+                placement=tried,
                 policy=policy,
                 repeat=options["repeat"],
                 iterations=iterations,
@@ -476,11 +481,46 @@ def _policy(options: dict[str, Any]) -> Policy:
     from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy
 
     shared = {"of": options["of"], "aggregate": options["aggregate"]}
+    _expect_rule(options)
     if options["policy"] == "every":
         return EveryLayerPolicy()
     if options["policy"] == "relative":
         return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
     return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
+
+
+def _expect_rule(options: dict[str, Any]) -> None:
+    if options["policy"] == "auto":
+        raise click.UsageError("--policy auto trains the network for a while: it goes with scan and compare only")
+
+
+def _by_trials(options: dict[str, Any]) -> bool:
+    if options["policy"] == "auto" and options["repeat"]:
+        raise click.UsageError("--repeat applies a rule again, and --policy auto has none")
+    return bool(options["policy"] == "auto")
+
+
+def _tried(
+    loaded: Target,
+    window: int,
+    options: dict[str, Any],
+    display: Display | None,
+    history: GradientHistory | None = None,
+) -> Placement:
+    from gradprobe.trials import place_by_trials
+
+    return place_by_trials(
+        loaded.model,
+        loaded.batches,
+        loaded.loss_fn,
+        window,
+        branch=options["branch"],
+        weight=options["weight"],
+        optimizer=loaded.optimizer,
+        seed=options["seed"],
+        history=history,
+        on_iteration=None if display is None else display.trial,
+    )
 
 
 def _free(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:

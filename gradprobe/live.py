@@ -26,16 +26,16 @@ class Display:
 
     Args:
         console: The terminal.
-        policy: Whose quantity to show, and whose threshold.
+        policy: Whose quantity to show, and whose threshold; None shows those of CNDS' rule.
         trainings: How many trainings there will be, at most.
 
     Attributes:
         seconds: What it has cost: the time between iterations that went into looking and drawing.
     """
 
-    def __init__(self, console: Console, policy: Policy, trainings: int = 1) -> None:
+    def __init__(self, console: Console, policy: Policy | None, trainings: int = 1) -> None:
         self.seconds = 0.0
-        self._policy = policy
+        self._policy = policy or ThresholdPolicy()
         self._of = str(getattr(policy, "of", "output"))
         self._trainings, self._begun = trainings, 0
         columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
@@ -69,6 +69,20 @@ class Display:
         if self._glimpse.arrived:
             self._draw(reached, self._glimpse)
             self._glimpse = None
+        now = time.monotonic()
+        self.seconds += now - started
+        self._next = max(now + INTERVAL, self._started + self.seconds / SHARE)
+
+    def trial(self, name: str, done: int, total: int) -> None:
+        """Take note of an iteration of a short trial, of which only the progress is shown."""
+        started = time.monotonic()
+        if done == 1:
+            self._training = None
+            self._progress.reset(self._task, total=total, description=f"trying {name}")
+        if started < self._next:
+            return
+        self._progress.update(self._task, completed=done)
+        self._live.update(self._progress, refresh=True)
         now = time.monotonic()
         self.seconds += now - started
         self._next = max(now + INTERVAL, self._started + self.seconds / SHARE)

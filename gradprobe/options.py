@@ -82,11 +82,12 @@ FORMAT = click.option(
 POLICY = _options(
     click.option(
         "--policy",
-        type=click.Choice(["threshold", "relative", "every"]),
+        type=click.Choice(["threshold", "relative", "every", "auto"]),
         default="threshold",
         show_default=True,
         help="How layers are flagged: below an absolute magnitude (CNDS), or relative to the best-fed layer. "
-        "every: none is, and every supervision point gets a branch.",
+        "every: none is, and every supervision point gets a branch. auto: by short trainings, with scan and "
+        "compare only.",
     ),
     click.option(
         "--threshold",

@@ -38,6 +38,7 @@ class Placement:
         output_channels: Axis of the channels in the output, where the layers told it.
         head: Name of the layer that makes the output, which branches can share.
         activation: What the output comes out of (sigmoid, softmax, ...), if anything; branches get it as well.
+        remedy: What to do before anything is placed, by its name in `gradprobe.remedies.REMEDIES`, or None.
 
     Example:
         >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
@@ -57,6 +58,7 @@ class Placement:
     output_channels: int | None = None
     head: str | None = None
     activation: str | None = None
+    remedy: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Plain JSON types."""

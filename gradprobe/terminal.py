@@ -63,12 +63,12 @@ def console(*, stderr: bool = False) -> Console:
 
 
 @contextlib.contextmanager
-def shown(quiet: bool, policy: Policy, what: str, trainings: int = 1) -> Iterator[Display | None]:
+def shown(quiet: bool, policy: Policy | None, what: str, trainings: int = 1) -> Iterator[Display | None]:
     """Show a training on standard error while it runs: live in a terminal, else one line, or nothing if quiet.
 
     Args:
         quiet: Nothing at all.
-        policy: Whose quantity and threshold to show.
+        policy: Whose quantity and threshold to show; None shows those of CNDS' rule.
         what: What is done, in a few words.
         trainings: How many trainings there will be, at most.
 

@@ -250,6 +250,17 @@ def test_scan_can_repeat_the_rule(gradprobe):
     assert "repeated" in gp.load("run").placement.policy
 
 
+@pytest.mark.parametrize("command", ["scan", "compare"])
+def test_auto_decides_by_trials(gradprobe, command):
+    write(DEEP + BATCHES)
+    options = ["--window", 2] if command == "compare" else []
+    result = gradprobe(command, "model.py", "--iterations", 2, *options, "--policy", "auto", "--out", "run")
+    assert result.exit_code == 0, result.output
+    placement = gp.load("run").placement
+    assert placement.policy == "auto, by short trials"
+    assert placement.reason.split(":")[0] in result.stdout.replace("\n", " ")
+
+
 USAGE = {
     "a missing file": ("", ["scan", "absent.py"], "absent.py: no such file; there is model.py"),
     "a missing module": ("", ["scan", "absent.module"], "no such file or module"),
@@ -279,6 +290,8 @@ USAGE = {
     "no data": (NET, ["scan", "model.py"], "define `batches` or `loader`"),
     "no iterations": (NET + BATCHES, ["scan", "model.py", "--iterations", "0"], "0 is not in the range x>=1"),
     "no such policy": (NET + BATCHES, ["scan", "model.py", "--policy", "best"], "is not one of"),
+    "a rule of trials again": (NET + BATCHES, ["scan", "model.py", "--policy", "auto", "--repeat"], "has none"),
+    "trials of a script": ("", ["run", "--policy", "auto", "model.py"], "with scan and compare only"),
     "a file for a folder": (NET + BATCHES, ["scan", "model.py", "--out", "model.py"], "is a file"),
     "a folder below a file": (NET + BATCHES, ["scan", "model.py", "--out", "model.py/run"], "is a file"),
     "a folder of something else": (NET + BATCHES, ["scan", "model.py", "--out", "."], "not empty and not a run"),

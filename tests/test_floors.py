@@ -12,8 +12,8 @@ FLOORS = [
     {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
-    | {"loss", "own_loss", "stand_in", "companion", "glimpse"},
-    {"scanning", "comparing", "supervision", "plots", "page", "report", "run", "markup"}
+    | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies"},
+    {"scanning", "trials", "comparing", "supervision", "plots", "page", "report", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "target", "options", "terminal", "live", "demo"},

@@ -1,0 +1,196 @@
+"""One row of the table: one training of one task, with one arm and one seed. The file that keeps them.
+
+An arm is ``"none"``, a placement (indices of points with plus signs between them, ``"2+5"``) or a remedy.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gradprobe.batches import Batches
+from gradprobe.comparing import EPOCHS, accuracy
+from gradprobe.loss import DeepSupervisionLoss
+from gradprobe.policies import Placement
+from gradprobe.remedies import REMEDIES
+from gradprobe.scanning import train
+from gradprobe.snapshot import seed_everything
+from gradprobe.supervision import SupervisedModel, supervise
+from placement.tasks import TASKS, everywhere
+
+RESULTS = Path(__file__).parent / "results" / "rows.csv"
+WEIGHT = 0.3
+EARLY = (50, 100, 150, 200)
+SMOOTHED = 20
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one training came to.
+
+    Attributes:
+        task: Its name.
+        arm: What was done about it.
+        seed: Of the weights, the batches and all else that is drawn.
+        accuracy: Held-out accuracy of the main output after as many steps as every arm has.
+        at_operations: The same after as many operations as the arm ``none`` has: the branches' count.
+        steps: How many steps those are.
+        loss: Mean loss of the main output over the last 20 steps.
+        seconds: What it took.
+        early: Mean loss of the main output over the 20 steps before step 50, 100, 150 and 200.
+    """
+
+    task: str
+    arm: str
+    seed: int
+    accuracy: float
+    at_operations: float
+    steps: int
+    loss: float
+    seconds: float
+    early: tuple[float, ...]
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others."""
+        return self.task, self.arm, self.seed
+
+
+def arm_of(indices: Iterable[int]) -> str:
+    """The arm that has branches at these points.
+
+    Example:
+        >>> arm_of([5, 2]), arm_of([])
+        ('2+5', 'none')
+    """
+    return "+".join(map(str, sorted(set(indices)))) or "none"
+
+
+def indices_of(arm: str) -> tuple[int, ...]:
+    """The reverse of `arm_of`; a remedy has no points."""
+    return tuple(map(int, arm.split("+"))) if arm[0].isdigit() else ()
+
+
+def placement_of(task: str, arm: str) -> Placement:
+    """The placement that an arm stands for."""
+    every = everywhere(task)
+    return replace(every, policy=arm, points=tuple(every.points[index] for index in indices_of(arm)))
+
+
+def build(task: str, arm: str, seed: int) -> SupervisedModel:
+    """The network of a row, branches and remedy included; everything that draws is seeded."""
+    seed_everything(seed)
+    trunk = TASKS[task].build()
+    if arm in REMEDIES:
+        REMEDIES[arm](trunk, TASKS[task].batches(seed)[0][0])
+    return supervise(trunk, placement_of(task, arm), branch=TASKS[task].branch)
+
+
+@cache
+def operations(task: str, arm: str) -> int:
+    """Floating point operations of one step, forward and backward, as torch counts them."""
+    net = build(task, arm, 0)
+    x, y = TASKS[task].batches(0)[0]
+    criterion = DeepSupervisionLoss(nn.functional.cross_entropy, WEIGHT, "constant")
+    # without mkldnn an LSTM is made of products that the counter knows
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an Intel GPU that is not there
+        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+            criterion(net(x), y).backward()
+    return int(counter.get_total_flops())
+
+
+def measure(task: str, arm: str, seed: int) -> Row:
+    """Train one row.
+
+    As `gradprobe.compare` trains: weight 0.3, the schedule of CNDS over 60 slices of the run.
+    """
+    started = time.perf_counter()
+    asked = TASKS[task]
+    steps = asked.iterations
+    fewer = min(steps, round(steps * operations(task, "none") / operations(task, arm)))
+    net = build(task, arm, seed)
+    criterion = DeepSupervisionLoss(nn.functional.cross_entropy, WEIGHT, "cnds", EPOCHS)
+    optimizer = asked.make_optimizer(net)
+    held_out = Batches(asked.held_out())
+    losses: list[torch.Tensor] = []
+    at_operations = float("nan")
+    for step in train(net, Batches(asked.batches(seed)), criterion, optimizer, steps):
+        losses.append(step.main)
+        done = step.iteration + 1
+        criterion.epoch = done * EPOCHS // steps
+        if done == fewer:
+            at_operations = accuracy(net.trunk, held_out)
+    last = at_operations if fewer == steps else accuracy(net.trunk, held_out)
+    curve = torch.stack(losses)
+    early = tuple(float(curve[done - SMOOTHED : done].mean()) for done in EARLY)
+    loss = float(curve[-SMOOTHED:].mean())
+    return Row(task, arm, seed, last, at_operations, fewer, loss, time.perf_counter() - started, early)
+
+
+class Table:
+    """The rows that were trained, kept in a CSV file as they come.
+
+    Args:
+        path: Read if it is there; made at the first row if not.
+    """
+
+    def __init__(self, path: Path = RESULTS) -> None:
+        self.path = path
+        self.rows: dict[Key, Row] = {row.key: row for row in _read(path)}
+
+    def missing(self, keys: Iterable[Key]) -> list[Key]:
+        """Those that have not been trained, each once."""
+        return [key for key in dict.fromkeys(keys) if key not in self.rows]
+
+    def add(self, row: Row) -> None:
+        """Keep a row, in the file too."""
+        new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(field.name for field in fields(Row))
+            writer.writerow(map(_text, astuple(row)))
+        self.rows[row.key] = row
+
+    def accuracies(self, task: str, arm: str, seeds: Sequence[int], *, operations: bool = False) -> list[float]:
+        """Of one arm, a number for each seed; at equal steps or at equal operations."""
+        rows = [self.rows[task, arm, seed] for seed in seeds]
+        return [row.at_operations if operations else row.accuracy for row in rows]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_text, value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Row(
+                line["task"],
+                line["arm"],
+                int(line["seed"]),
+                float(line["accuracy"]),
+                float(line["at_operations"]),
+                int(line["steps"]),
+                float(line["loss"]),
+                float(line["seconds"]),
+                tuple(map(float, line["early"].split())),
+            )
+            for line in csv.DictReader(file)
+        ]
