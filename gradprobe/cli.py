@@ -20,6 +20,7 @@ from gradprobe.options import (
     FORMAT,
     OUT,
     POLICY,
+    POLICY_OR_TRIALS,
     RUNS,
     PythonFile,
     RunFolder,
@@ -52,7 +53,7 @@ def main() -> None:
 @main.command()
 @click.argument("target", type=PythonFile())
 @click.option("--iterations", type=COUNT, default=50, show_default=True, help="Iterations to record.")
-@POLICY
+@POLICY_OR_TRIALS
 @BRANCH
 @DATA
 @OUT
@@ -121,7 +122,7 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
     show_default=True,
     help="How the weight of the branches falls over the training.",
 )
-@POLICY
+@POLICY_OR_TRIALS
 @BRANCH
 @DATA
 @OUT
@@ -164,7 +165,6 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
     torchrun: torchrun --nproc-per-node 2 -m gradprobe run train.py
     """
     with reported():
-        _expect_rule(options)
         from gradprobe.running import Recording, conclude, findings, record
         from gradprobe.script import Script
 
@@ -250,7 +250,11 @@ def place(run: Path, keep: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=RunFolder())
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures.  [default: the run's own]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the figures.  [default: the run's own; of several runs a new one]",
+)
 @click.option("--of", type=click.Choice(["output", "weight"]), help="What to draw.  [default: output]")
 @click.option(
     "--threshold",
@@ -275,9 +279,11 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
     """
     with reported():
         from gradprobe.plots import save_figures, save_side_by_side
+        from gradprobe.run import free_folder
 
         saved = [_saved(run) for run in runs]
-        folder = out or runs[0]
+        # the figures of several runs do not belong into the first one's folder, over its own
+        folder = out or (runs[0] if len(runs) == 1 else free_folder(RUNS, "side-by-side"))
         folder.mkdir(parents=True, exist_ok=True)
         if len(saved) == 1:
             one = saved[0]
@@ -481,17 +487,11 @@ def _policy(options: dict[str, Any]) -> Policy:
     from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy
 
     shared = {"of": options["of"], "aggregate": options["aggregate"]}
-    _expect_rule(options)
     if options["policy"] == "every":
         return EveryLayerPolicy()
     if options["policy"] == "relative":
         return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
     return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
-
-
-def _expect_rule(options: dict[str, Any]) -> None:
-    if options["policy"] == "auto":
-        raise click.UsageError("--policy auto trains the network for a while: it goes with scan and compare only")
 
 
 def _by_trials(options: dict[str, Any]) -> bool:
@@ -528,7 +528,7 @@ def _free(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:
 
     where, _, attribute = target.rpartition(":")
     stem = f"{Path(where).stem}-{attribute}" if where else Path(target).stem
-    folder = out or free_folder(RUNS, stem + suffix)
+    folder = out or (RUNS / (stem + suffix) if force else free_folder(RUNS, stem + suffix))
     try:
         check_free(folder, force=force)
     except OSError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -42,6 +42,7 @@ class Comparison:
     def gradient(self) -> pd.DataFrame:
         """Flagged layers: median magnitude without and with, and their ratio.
 
+        Over the first sixth of the training at most, where the branches' weight is still near its first value.
         Where none is flagged (`gradprobe.EveryLayerPolicy`): the layers that the branches serve.
 
         Returns:
@@ -49,9 +50,15 @@ class Comparison:
         """
         served = {name for point in self.placement.points for name in point.layers}
         named = list(self.placement.flagged) or [layer.name for layer in self.plain.layers if layer.name in served]
-        without = self.plain.aggregate().reindex(named)
-        with_ = (self.supervised or self.plain).aggregate().reindex(named)
+        without = _first(self.plain, self.early).aggregate().reindex(named)
+        with_ = _first(self.supervised or self.plain, self.early).aggregate().reindex(named)
         return pd.DataFrame({"without": without, "with": with_, "ratio": with_ / without})
+
+    @property
+    def early(self) -> int:
+        """Over how many iterations `gradient` is taken."""
+        length = int(self.conditions.get("iterations", 6 * self.plain.iterations))
+        return max(1, min(self.plain.iterations, length // 6))
 
     @property
     def outcome(self) -> Outcome:
@@ -95,10 +102,10 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     table = comparison.gradient.dropna()
     if comparison.supervised is None or table.empty:
         return []
-    names = [shorten(str(name), 24) for name in table.index]
-    span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    order = [layer.name for layer in comparison.plain.layers]
+    span = _span([str(name) for name in table.index], order)
     low, high = table["ratio"].min(), table["ratio"].max()
-    still = [shorten(name, 24) for name in comparison.conditions.get("still_flagged", [])]
+    still = list(comparison.conditions.get("still_flagged", []))
     flagged = bool(comparison.placement.flagged)
     verb = "did not come back" if low < 2 else "rose" if still or low < 10 else "came back"
     if not flagged:
@@ -108,12 +115,38 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     first = (
         f"The gradient {verb}: {label('output')} of the {layers} "
         f"({span}) is {_times(low, high)} what it was "
-        f"(median over the first {comparison.plain.iterations} iterations)."
+        f"(median over the first {_iterations(comparison.early)})."
     )
     if not still:
         return [first]
-    which = still[0] if len(still) == 1 else f"{len(still)} of them ({still[0]} to {still[-1]})"
+    which = _span(still, order) if len(still) == 1 else f"{len(still)} of them ({_span(still, order)})"
     return [first, f"By the same rule {which} would still be flagged: --repeat places more branches."]
+
+
+def _first(history: GradientHistory, iterations: int) -> GradientHistory:
+    """The beginning of a history."""
+    return replace(history, frame=history.frame[history.frame["iteration"] < iterations])
+
+
+def _span(names: Sequence[str], order: Sequence[str]) -> str:
+    """Layers in few words; "to" only where none between them is left out.
+
+    Example:
+        >>> _span(["b", "c", "d"], "abcde"), _span(["a", "c", "d", "e"], "abcde"), _span(["a", "e"], "abcde")
+        ('b to d', 'a, c and 2 more', 'a, e')
+    """
+    first, last = shorten(names[0], 24), shorten(names[-1], 24)
+    if len(names) == 1:
+        return first
+    if order.index(names[-1]) - order.index(names[0]) == len(names) - 1 and len(names) > 2:
+        return f"{first} to {last}"
+    return ", ".join(shorten(name, 24) for name in names[:2]) + (
+        f" and {len(names) - 2} more" if len(names) > 2 else ""
+    )
+
+
+def _iterations(count: int) -> str:
+    return "1 iteration" if count == 1 else f"{count} iterations"
 
 
 def _times(low: float, high: float) -> str:

@@ -79,16 +79,20 @@ FORMAT = click.option(
     show_default=True,
     help="What is printed to standard output.",
 )
-POLICY = _options(
-    click.option(
-        "--policy",
-        type=click.Choice(["threshold", "relative", "every", "auto"]),
-        default="threshold",
-        show_default=True,
-        help="How layers are flagged: below an absolute magnitude (CNDS), or relative to the best-fed layer. "
-        "every: none is, and every supervision point gets a branch. auto: by short trainings, with scan and "
-        "compare only.",
-    ),
+_RULES = (
+    "How layers are flagged: below an absolute magnitude (CNDS), or relative to the best-fed layer. "
+    "every: none is, and every supervision point gets a branch."
+)
+
+
+def _policy(*more: str, said: str = "") -> Callable[[Command], Command]:
+    names = ["threshold", "relative", "every", *more]
+    return click.option(
+        "--policy", type=click.Choice(names), default="threshold", show_default=True, help=_RULES + said
+    )
+
+
+_RULE = _options(
     click.option(
         "--threshold",
         type=click.FloatRange(min=0, min_open=True),
@@ -108,6 +112,10 @@ POLICY = _options(
         show_default=True,
         help="How the iterations become one magnitude.",
     ),
+)
+POLICY = _options(_policy(), _RULE)
+POLICY_OR_TRIALS = _options(
+    _policy("auto", said=" auto: by short trainings of several remedies and placements."), _RULE
 )
 COUNT = click.IntRange(min=1)
 ALL = click.option(

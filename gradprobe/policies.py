@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, shorten
-from gradprobe.magnitude import label, short
+from gradprobe.magnitude import QUANTITIES, label, short
 
 CNDS_THRESHOLD = 1e-7
 
@@ -220,9 +220,11 @@ EXPLODING = 1e3  # a mean |gradient| that no sensible loss gives a sensible netw
 def findings(history: GradientHistory, placement: Placement) -> dict[str, list[str]]:
     """What is wrong, by kind, and the layers it is found in; only the kinds that are found.
 
-    ``vanishing``: flagged by the placement. ``exploding``: mean_abs above 1e3 in some iteration. ``nonfinite``:
-    NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just frozen; of a layer
-    with a weight that of the weight counts, since its module may never be called (a projection in attention).
+    ``vanishing``: flagged by the placement, or by the rule of CNDS where the placement's policy flags nothing by
+    a magnitude (every point, short trials, by hand). ``exploding``: mean_abs above 1e3 in some iteration.
+    ``nonfinite``: NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just
+    frozen; of a layer with a weight that of the weight counts, since its module may never be called (a projection
+    in attention).
 
     Example:
         >>> from gradprobe.history import Layer, tidy
@@ -233,12 +235,28 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
     """
     frame = history.frame
     found = {
-        "vanishing": list(placement.flagged),
+        "vanishing": list(vanishing(history, placement)),
         "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
         "nonfinite": _layers(frame[frame["nonfinite"] > 0]),
         "unreached": unreached(history),
     }
     return {kind: layers for kind, layers in found.items() if layers}
+
+
+def vanishing(history: GradientHistory, placement: Placement) -> tuple[str, ...]:
+    """The layers that the gradient does not reach: the flagged ones, or those of CNDS' rule where nobody asked.
+
+    Example:
+        >>> from gradprobe.history import Layer, tidy
+        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
+        >>> rows = [(0, "a", 0, "output", 1e-9, 0, 0, 0, 0), (0, "b", 1, "output", 1e-3, 0, 0, 0, 0)]
+        >>> vanishing(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
+        ('a',)
+    """
+    if placement.flagged or placement.threshold is not None:
+        return placement.flagged
+    of = next((of for of in QUANTITIES if of in history.of), None)
+    return ThresholdPolicy(of=of)(history).flagged if of else ()
 
 
 def unreached(history: GradientHistory) -> list[str]:

@@ -55,6 +55,11 @@ class Trial:
         compared = self.losses[:iterations][-COMPARED:]
         return sum(compared) / len(compared) if all(map(math.isfinite, compared)) else math.inf
 
+    @property
+    def learnt(self) -> bool:
+        """Whether its loss fell at all: by a few percent of what it was at first."""
+        return self.end() < (1 - WORTH) * self.losses[0]
+
     def beats(self, other: Trial, worth: float = WORTH) -> bool:
         """Whether its main loss is lower in the end: beyond the noise, and by so much of the other's.
 
@@ -228,11 +233,14 @@ def _placed(
 ) -> Placement:
     best = min(placed, key=lambda trial: trial.end())
     points = best.points if best.beats(plain) else ()
-    head = "Branches help" if points else "None needed, or none would help"
+    learnt = any(trial.learnt for trial in (plain, *placed, *changed))
+    head = "None needed, or none would help" if learnt else "Nothing that was tried learnt, so this cannot tell"
+    head = "Branches help" if points else head
     numbers = ", ".join(f"{trial.end():.3g} with branches at {trial.name}" for trial in placed)
     others = " or ".join(trial.name for trial in changed)
     reason = (
         f"{head}: after {len(plain.losses)} iterations the loss of the main output is {plain.end():.3g} without, "
         f"{numbers}.{f' {others}, each for one window, was not clearly better either.' if others else ''}"
+        f"{'' if learnt else ' Give it more iterations.'}"
     )
     return Placement(NAME, (), points, reason, **history.output)

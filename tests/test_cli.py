@@ -291,7 +291,7 @@ USAGE = {
     "no iterations": (NET + BATCHES, ["scan", "model.py", "--iterations", "0"], "0 is not in the range x>=1"),
     "no such policy": (NET + BATCHES, ["scan", "model.py", "--policy", "best"], "is not one of"),
     "a rule of trials again": (NET + BATCHES, ["scan", "model.py", "--policy", "auto", "--repeat"], "has none"),
-    "trials of a script": ("", ["run", "--policy", "auto", "model.py"], "with scan and compare only"),
+    "trials of a script": ("", ["run", "--policy", "auto", "model.py"], "'auto' is not one of"),
     "a file for a folder": (NET + BATCHES, ["scan", "model.py", "--out", "model.py"], "is a file"),
     "a folder below a file": (NET + BATCHES, ["scan", "model.py", "--out", "model.py/run"], "is a file"),
     "a folder of something else": (NET + BATCHES, ["scan", "model.py", "--out", "."], "not empty and not a run"),
@@ -609,3 +609,31 @@ def test_a_branch_at_every_point(gradprobe):
         *(f"blocks.{k}.{x}" for k in "01" for x in ("up", "down")),
     ]
     assert "of the 5 supervised layers" in " ".join(result.stdout.split())
+
+
+VANISHING = "model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(32)], nn.Linear(64, 10))\n"
+
+
+@pytest.mark.parametrize("policy", ["every", "auto"])
+def test_what_vanishes_is_found_whatever_decides(gradprobe, policy):
+    write(VANISHING)
+    scan = ["scan", "model.py", "--data", "digits", "--iterations", "2", "--policy", policy]
+    assert gradprobe(*scan, "--fail-on", "vanishing", "--out", "run").exit_code == 3
+
+
+def test_force_replaces_the_run_that_has_the_name_of_the_target(gradprobe):
+    write(NET + BATCHES)
+    for _ in range(2):
+        assert gradprobe("scan", "model.py", "--iterations", "1", "--force").exit_code == 0
+    assert [path.name for path in Path("gradprobe_runs").iterdir()] == ["model"]
+
+
+def test_several_runs_are_not_drawn_over_the_first(gradprobe):
+    write(NET + BATCHES)
+    for name in ("a", "b"):
+        gradprobe("scan", "model.py", "--iterations", "1", "--out", name)
+    before = Path("a/iterations.png").read_bytes()
+    drawn = gradprobe("plot", "a", "b")
+    assert drawn.exit_code == 0
+    assert drawn.stdout.splitlines()[0] == str(Path("gradprobe_runs/side-by-side/iterations.png"))
+    assert Path("a/iterations.png").read_bytes() == before

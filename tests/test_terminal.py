@@ -390,7 +390,7 @@ def test_a_log_gets_a_line_at_either_end_and_no_codes(options, tmp_path, monkeyp
     settings = {**os.environ, "TERM": "xterm-256color"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=settings)
     assert "\x1b" not in done.stdout + done.stderr
-    said = [] if options else ["scanning model.py: 2 iterations", "run written to run"]
+    said = [] if options else ["scanning model.py: 2 iterations", "run written to run: look at run/report.html"]
     assert done.stderr.splitlines() == said
 
 
