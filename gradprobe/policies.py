@@ -278,7 +278,7 @@ def _layers(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name in rows["layer"].unique()]
 
 
-def _check(name: str, value: float, aggregate: str) -> None:
+def _check(name: str, value: Any, aggregate: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"expected a {name} above 0 as a number, got {value!r}: write a number, such as 1e-7")
     if not value > 0:

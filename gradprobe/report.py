@@ -254,7 +254,7 @@ def fit(name: str, width: int) -> str:
     return short
 
 
-def _magnitude(value: float) -> str:
+def _magnitude(value: Any) -> str:
     if pd.isna(value):
         return "unreached"
     # a history counts an iteration with NaN as infinitely large
