@@ -233,7 +233,7 @@ def _loss(node: ast.Assign, file: str, statements: Sequence[ast.stmt], models: C
 def _output(
     value: ast.Call, prediction: ast.expr, before: Sequence[ast.stmt], models: Collection[str]
 ) -> ast.expr | None:
-    """What the model returns, if a loss gets it in the prediction alone: the only call, or the name that has it."""
+    """What the model returns, if the loss gets it in the prediction alone: its one call, or a name for it."""
 
     def calls(node: ast.AST | None) -> bool:
         return isinstance(node, ast.Call) and ast.unparse(node.func) in models
