@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gradprobe.history import shorten
 from gradprobe.policies import Placement
@@ -47,12 +48,15 @@ class Loss:
     Attributes:
         place: The line.
         function: What computes it from two arguments, as source; None: the model does so itself.
-        arguments: The arguments as source: the prediction and the target, or the model's output alone.
+        arguments: The arguments as source: what the model returns and the target, or what it returns alone; empty
+            where what the model returns cannot be told.
+        joint: The loss as a function of these two, where the call does more with them than pass them on.
     """
 
     place: Place
     function: str | None
     arguments: tuple[str, ...]
+    joint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,7 @@ def advise(placement: Placement, site: Site, run: str) -> str:
     if not placement.points:
         return "Nothing to add."
     name = site.model or "model"
-    where = [f"behind {site.built}" if site.built else f"where {name} is built"]
-    where += [f"before the optimizer ({site.optimizer})" if site.optimizer else "before the optimizer"]
-    lines = ["What to add (no file was changed):", f"  {', and '.join(where)}:", "    import gradprobe as gp"]
+    lines = ["What to add (no file was changed):", f"  {_where(site, name)}:", "    import gradprobe as gp"]
     lines += [f"    {line}" for line in _supervise(placement, name, site.part, run)]
     called = f"{name}.{site.part}" if site.part else name
     lines += _joint_loss(site.loss, called)
@@ -113,6 +115,14 @@ def advise(placement: Placement, site: Site, run: str) -> str:
         "In eval() it returns just that. Whether it helps is not known before it is tried: often it does not.",
     ]
     return "\n".join(lines)
+
+
+def _where(site: Site, name: str) -> str:
+    built, optimizer = site.built, site.optimizer
+    if built and optimizer and (built.file, built.line) == (optimizer.file, optimizer.line):
+        return f"split {built}, which builds the optimizer as well; between {name} and the optimizer"
+    behind = f"behind {built}" if built else f"where {name} is built"
+    return f"{behind}, and before the optimizer{f' ({optimizer})' if optimizer else ''}"
 
 
 def _supervise(placement: Placement, name: str, part: str, run: str) -> list[str]:
@@ -136,10 +146,17 @@ def _joint_loss(loss: Loss | None, name: str) -> list[str]:
             f"    loss = {criterion}({name}(x), y)",
         ]
     assigned = loss.place.text.partition(" = ")[0]
+    if not loss.arguments:
+        return [
+            f"  in place of {loss.place}:",
+            f"    {assigned} = {made.format('loss_fn')}({name}(x), y)",
+            f"  loss_fn gets what {name}(...) returned before, and y. What the script does with that before the",
+            "  loss belongs into loss_fn, so that it is done with the branches' output as well.",
+        ]
     arguments = ", ".join(loss.arguments if loss.function else (*loss.arguments, "labels"))
     return [
         f"  in place of {loss.place}:",
-        f"    {assigned} = {made.format(loss.function)}({arguments})",
+        f"    {assigned} = {made.format(loss.joint or loss.function)}({arguments})",
     ]
 
 
@@ -162,20 +179,24 @@ def built_at(source: str, file: str, name: str, before: int) -> Place | None:
     return _place(file, found[-1], last=True) if found else None
 
 
-def loss_at(source: str, file: str, step: int) -> Loss | None:
+def loss_at(source: str, file: str, step: int, models: Collection[str]) -> Loss | None:
     r"""Where the loss is computed whose backward pass comes before the optimizer's step in the same function.
 
     Args:
         source: The script.
         file: Its name.
         step: The line of the step.
+        models: What the model is called there.
 
     Example:
         >>> source = "loss = F.nll_loss(model(x), y)\nscaler.scale(loss / 4).backward()\nscaler.step(optimizer)"
-        >>> found = loss_at(source, "train.py", 3)
+        >>> found = loss_at(source, "train.py", 3, ["model"])
         >>> found.function, found.arguments
         ('F.nll_loss', ('model(x)', 'y'))
-        >>> loss_at("out = model(x, labels=y)\nout.loss.backward()\noptimizer.step()", "train.py", 3)
+        >>> source = "out = model(x)\nloss = F.nll_loss(out.log_softmax(1), y)\nloss.backward()\noptimizer.step()"
+        >>> loss_at(source, "train.py", 4, ["model"]).joint
+        'lambda out, y: F.nll_loss(out.log_softmax(1), y)'
+        >>> loss_at("out = model(x, labels=y)\nout.loss.backward()\noptimizer.step()", "train.py", 3, ["model"])
     """
     statements = list(_statements(source, step))
     backward = next((node for node in reversed(statements) if node.lineno <= step and _differentiated(node)), None)
@@ -184,19 +205,81 @@ def loss_at(source: str, file: str, step: int) -> Loss | None:
     names = _differentiated(backward)
     for node in reversed(statements):
         if node.lineno <= backward.lineno and isinstance(node, ast.Assign) and names & set(_targets(node)):
-            found = _loss(node, file)
+            found = _loss(node, file, statements, models)
             if found is not None:
                 return found
     return None
 
 
-def _loss(node: ast.Assign, file: str) -> Loss | None:
+def _loss(node: ast.Assign, file: str, statements: Sequence[ast.stmt], models: Collection[str]) -> Loss | None:
     value, place = node.value, _place(file, node)
     if isinstance(value, ast.Attribute) and value.attr == "loss":
         return Loss(place, None, (ast.unparse(value.value),))
-    if isinstance(value, ast.Call) and len(value.args) == 2 and not value.keywords:
-        return Loss(place, ast.unparse(value.func), tuple(map(ast.unparse, value.args)))
-    return None
+    if not isinstance(value, ast.Call) or len(value.args) != 2 or value.keywords:
+        return None
+    function, (prediction, target) = ast.unparse(value.func), value.args
+    output = _output(value, prediction, statements[: statements.index(node)], models)
+    if output is None:
+        return Loss(place, function, ())
+    arguments = (ast.unparse(output), ast.unparse(target))
+    if output is prediction:
+        return Loss(place, function, arguments)
+    taken = {part.id for part in ast.walk(value) if isinstance(part, ast.Name)}
+    names = [_name(output, "out", taken), _name(target, "y", taken)]
+    changed = ast.unparse(_Replaced(output, names[0]).visit(prediction))
+    return Loss(place, function, arguments, f"lambda {', '.join(names)}: {function}({changed}, {names[1]})")
+
+
+def _output(
+    value: ast.Call, prediction: ast.expr, before: Sequence[ast.stmt], models: Collection[str]
+) -> ast.expr | None:
+    """What the model returns, if the loss gets it in the prediction alone: its one call, or a name for it."""
+
+    def calls(node: ast.AST | None) -> bool:
+        return isinstance(node, ast.Call) and ast.unparse(node.func) in models
+
+    def has_output(name: str) -> bool:
+        setting = next((one for one in reversed(before) if name in _stored(one)), None)
+        return setting is not None and _targets(setting) == [name] and calls(getattr(setting, "value", None))
+
+    found = [
+        node
+        for node in ast.walk(value)
+        if isinstance(node, ast.expr) and (calls(node) or (isinstance(node, ast.Name) and has_output(node.id)))
+    ]
+    inside = list(ast.walk(prediction))
+    same = len({ast.unparse(node) for node in found}) == 1 and not any(map(calls, found[1:]))
+    return found[0] if same and all(node in inside for node in found) else None
+
+
+def _name(node: ast.expr, otherwise: str, taken: set[str]) -> str:
+    """A parameter's name: what is passed for it where that is a name, or one that means nothing else there."""
+    if isinstance(node, ast.Name):
+        return node.id
+    while otherwise in taken:
+        otherwise += "_"
+    return otherwise
+
+
+class _Replaced(ast.NodeTransformer):
+    """Puts a name where a node is."""
+
+    def __init__(self, old: ast.expr, name: str) -> None:
+        self._old, self._name = old, name
+
+    def visit(self, node: ast.AST) -> Any:
+        return ast.Name(self._name, ast.Load()) if node is self._old else self.generic_visit(node)
+
+
+def _stored(node: ast.stmt) -> set[str]:
+    """The names that a statement gives a value, the statements in it aside."""
+    if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        parts: list[ast.AST] = [node]
+    else:
+        items = [item.optional_vars for item in getattr(node, "items", ())]
+        parts = [part for part in (getattr(node, "target", None), *items) if part is not None]
+    inside = [name for part in parts for name in ast.walk(part)]
+    return {name.id for name in inside if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
 
 
 def _differentiated(node: ast.stmt) -> set[str]:

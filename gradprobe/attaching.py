@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from gradprobe.advice import Site, loss_at
 from gradprobe.following import FollowingProbe
-from gradprobe.frames import composer, file_name, named, place_of, script_frames, source
+from gradprobe.frames import composer, file_name, named, names_of, place_of, script_frames, source
 from gradprobe.history import GradientHistory
 from gradprobe.hooks import Attached
 from gradprobe.layers import unwrap
@@ -77,7 +77,9 @@ class Attachment:
         if frames and not step and site.optimizer is None:
             site = replace(site, optimizer=place_of(frames[0]))
         if frames and step and site.loss is None:
-            site = replace(site, loss=loss_at(source(frames[0]), file_name(frames[0]), frames[0].f_lineno))
+            here = frames[0]
+            loss = loss_at(source(here), file_name(here), here.f_lineno, names_of(self.model, here))
+            site = replace(site, loss=loss)
         self.site = site
 
     def close(self, alone: bool) -> None:

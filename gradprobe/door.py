@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,6 +41,15 @@ def check_trainable(model: nn.Module) -> None:
         raise ValueError(
             f"all {len(parameters)} parameters of {type(model).__name__} are frozen (requires_grad is False), "
             "so no gradient would arrive: unfreeze at least one"
+        )
+
+
+def check_loss_fn(loss_fn: Any) -> None:
+    """Raise the sentence for a loss that is no function, such as the batches in its place."""
+    if not callable(loss_fn):
+        raise TypeError(
+            f"expected loss_fn to be a function (output, target) -> scalar, got {type(loss_fn).__name__}: call "
+            "scan(model, batches, loss_fn) in this order, with a loss such as torch.nn.functional.cross_entropy"
         )
 
 

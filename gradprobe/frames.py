@@ -51,6 +51,15 @@ def named(model: nn.Module, frames: Iterable[FrameType]) -> Site | None:
     return found
 
 
+def names_of(model: nn.Module, frame: FrameType) -> list[str]:
+    """What the code of a frame can call a model by: variables, attributes of ``self`` and global names."""
+    bare = unwrap(model)
+    outer = [(name, value) for name, value in frame.f_globals.items() if name not in frame.f_locals]
+    return _names(model, frame) + [
+        name for name, value in outer if issubclass(type(value), nn.Module) and unwrap(value) is bare
+    ]
+
+
 def _names(model: nn.Module, frame: FrameType) -> list[str]:
     bare, known = unwrap(model), list(frame.f_locals.items())
     known += [

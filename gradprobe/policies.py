@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -191,6 +192,9 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
         policy: Any function from a history to a placement; CNDS' rule by default. Beside an absolute rule
             the relative one is asked too, and `Placement.disagreement` says where they differ.
 
+    Raises:
+        TypeError: No history, or no policy: its name, or its class without the parentheses.
+
     Example:
         >>> from gradprobe.history import Layer, tidy
         >>> layers = tuple(Layer(name, depth, "Conv2d", 9) for depth, name in enumerate(["a", "b", "c"]))
@@ -200,7 +204,18 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
         >>> placement.flagged, [point.name for point in placement.points]
         (('a', 'b'), ['b'])
     """
-    policy = policy or ThresholdPolicy()
+    if not isinstance(history, GradientHistory):
+        raise TypeError(
+            f"expected a gp.GradientHistory, got {type(history).__name__}: give the history that gp.scan returns"
+        )
+    policy = ThresholdPolicy() if policy is None else policy
+    if isinstance(policy, type) or not callable(policy):
+        got = policy.__name__ if isinstance(policy, type) else repr(policy)
+        made: Any = policy if isinstance(policy, type) else POLICIES.get(str(policy), ThresholdPolicy)
+        wanted = f"{'' if made is policy else 'gp.'}{made.__name__}()"
+        raise TypeError(
+            f"expected policy to be a function from a history to a placement, got {got}: give an object, {wanted}"
+        )
     placement = policy(history)
     if not isinstance(placement, Placement):
         raise TypeError(f"expected the policy to return a Placement, got {type(placement).__name__}")
@@ -281,8 +296,10 @@ def _layers(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name in rows["layer"].unique()]
 
 
-def _check(name: str, value: float, aggregate: str) -> None:
-    if not value > 0:
+def _check(name: str, value: Any, aggregate: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"expected a {name} above 0 as a number, got {value!r}: write a number, such as 1e-7")
+    if not float(value) > 0:
         raise ValueError(f"expected a {name} above 0, got {value!r}")
     if aggregate not in AGGREGATES:
         raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {aggregate!r}")

@@ -205,8 +205,7 @@ class _Layers:
         name, kind = _Name(str(row["layer"])), _Name(str(row["kind"]))
         marks = ("flagged", row["flagged"]), ("+branch", row["layer"] in self._branched)
         first: list[RenderableType] = [str(row["depth"]), name, kind] if wide else [name]
-        magnitudes = ("unreached" if pd.isna(row[of]) else f"{row[of]:.2e}" for of in shown)
-        return [*first, *magnitudes, " ".join(word for word, holds in marks if holds)]
+        return [*first, *(_magnitude(row[of]) for of in shown), " ".join(word for word, holds in marks if holds)]
 
     def _left_out(self, start: int, end: int) -> str:
         flagged = int(self._table["flagged"].iloc[start:end].sum())
@@ -255,10 +254,18 @@ def fit(name: str, width: int) -> str:
     return short
 
 
+def _magnitude(value: Any) -> str:
+    if pd.isna(value):
+        return "unreached"
+    # a history counts an iteration with NaN as infinitely large
+    return f"{value:.2e}" if value < float("inf") else "not finite"
+
+
 def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     conditions = history.conditions
     losses = [loss for loss in conditions.get("losses", []) if loss is not None]
-    notes = [f"{history.iterations} iterations. {describe_conditions(conditions)}"]
+    counted = "1 iteration" if history.iterations == 1 else f"{history.iterations} iterations"
+    notes = [f"{counted}. {describe_conditions(conditions)}"]
     if losses:
         notes.append(f"loss {losses[0]:.4g} at the first iteration, {losses[-1]:.4g} at the last")
     unreached = [(name, why) for name, why in history.unreached.items() if name not in placement.skipped]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradprobe.batches import Batches, Source, describe, forward, to_device
 from gradprobe.branches import BranchFactory
-from gradprobe.door import check_trainable
+from gradprobe.door import check_loss_fn, check_trainable
 from gradprobe.history import GradientHistory
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement, Policy, place
@@ -90,7 +90,7 @@ def scan(
         on_iteration: Called after each iteration, with a `Reached`.
 
     Raises:
-        TypeError: The loss is not a scalar tensor, or a batch is no ``(inputs, target)``.
+        TypeError: The loss is no function or not a scalar tensor, or a batch is no ``(inputs, target)``.
         ValueError: Nothing can be trained, or there are no batches.
         Interrupted: Ctrl-C; carries what was recorded.
 
@@ -102,6 +102,7 @@ def scan(
         (10, 16)
     """
     check_trainable(model)
+    check_loss_fn(loss_fn)
     with preserved(model):
         _train_mode(model)
         return _record(

@@ -161,3 +161,23 @@ def test_findings_by_kind():
         "unreached": ["conv4"],
     }
     assert tuple(found) == FINDINGS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((history(1e-9, 1e-3), "relative"), r"got 'relative': give an object, gp.RelativePolicy\(\)"),
+        ((history(1e-9, 1e-3), RelativePolicy), r"got RelativePolicy: give an object, RelativePolicy\(\)"),
+        (("net",), "expected a gp.GradientHistory, got str: give the history that gp.scan returns"),
+    ],
+)
+def test_what_is_no_history_or_no_policy_is_refused_with_what_to_give(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        place(*arguments)
+
+
+@pytest.mark.parametrize("policy", [ThresholdPolicy, RelativePolicy])
+@pytest.mark.parametrize("value", ["1e-7", None, True])
+def test_a_threshold_that_is_no_number_is_refused(policy, value):
+    with pytest.raises(TypeError, match=f"above 0 as a number, got {value!r}"):
+        policy(value)

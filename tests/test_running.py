@@ -517,6 +517,53 @@ def edited(source, advice):
     return "\n".join([code[0], *lines])
 
 
+CHANGED = """
+import torch
+import torch.nn.functional as F
+from plain import batches, build
+model = build(12)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for x, y in batches(4):
+    optimizer.zero_grad()
+    out = model(x)
+    loss = F.nll_loss(F.log_softmax(out, -1), y)
+    loss.backward()
+    optimizer.step()
+"""
+NESTED = CHANGED.replace("out = model(x)", "pass").replace("(out, -1), y)", "(model(x), -1), y.long())")
+
+
+@pytest.mark.parametrize("source", [CHANGED, NESTED])
+def test_a_change_of_the_output_in_the_loss_call_moves_into_the_loss_function(source):
+    write(source)
+    Path("plain.py").symlink_to(SCRIPTS / "plain.py")
+    result = inside("--iterations", 3, "--out", "run", "train.py")
+    write(edited(source, result.stdout), "supervised.py")
+    again = inside("--iterations", 3, "--out", "after", "supervised.py")
+    assert again.exit_code == 0, (again.output, again.exception)
+    before, after = gp.load("run").history.aggregate(), gp.load("after").history.aggregate()
+    assert after["trunk.body.5.0"] > 100 * before["body.5.0"]
+
+
+def test_a_change_that_cannot_be_moved_is_said_in_words():
+    write(
+        CHANGED.replace("    loss =", "    out = F.log_softmax(out, -1)\n    loss =").replace(
+            "F.log_softmax(out, -1), y", "out, y"
+        )
+    )
+    Path("plain.py").symlink_to(SCRIPTS / "plain.py")
+    said = inside("--iterations", 2, "train.py").stdout
+    assert 'loss = gp.DeepSupervisionLoss(loss_fn, weight=0.3, schedule="constant")(model(x), y)' in said
+    assert "belongs into loss_fn" in said
+
+
+def test_a_model_and_an_optimizer_on_one_line_are_to_be_split():
+    write(CHANGED.replace("(12)\noptimizer", "(12); optimizer"))
+    Path("plain.py").symlink_to(SCRIPTS / "plain.py")
+    said = inside("--iterations", 2, "train.py").stdout
+    assert "split line 5 of train.py, `model = build(12)`, which builds the optimizer as well" in said
+
+
 @pytest.mark.parametrize("script", ["plain.py", "trainer.py"])
 def test_the_lines_to_add_do_what_they_say(script):
     first = ran(script)
@@ -547,9 +594,25 @@ def test_advice_for_a_model_with_its_own_loss():
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("loss = f(a, b)\nloss.backward()\nstep()", ("f", ("a", "b"))),
-        ("loss = f(a, b)\nloss = loss / 4\nscaler.scale(loss).backward()\nstep()", ("f", ("a", "b"))),
-        ("loss = out.loss\naccelerator.backward(loss)\nstep()", (None, ("out",))),
+        ("a = m(x)\nloss = f(a, b)\nloss.backward()\nstep()", ("f", ("a", "b"), None)),
+        ("loss = f(m(x), b)\nloss = loss / 4\nscaler.scale(loss).backward()\nstep()", ("f", ("m(x)", "b"), None)),
+        ("a = m(x)\nloss = f(g(a), y)\nloss.backward()\nstep()", ("f", ("a", "y"), "lambda a, y: f(g(a), y)")),
+        (
+            "loss = f(g(m(x), out), y['y'])\nloss.backward()\nstep()",
+            ("f", ("m(x)", "y['y']"), "lambda out_, y_: f(g(out_, out), y_)"),
+        ),
+        (
+            "a = m(x)\nloss = f(a - a.max(), y)\nloss.backward()\nstep()",
+            ("f", ("a", "y"), "lambda a, y: f(a - a.max(), y)"),
+        ),
+        ("loss = f(m(x) - m(x), y)\nloss.backward()\nstep()", ("f", (), None)),
+        ("a = g(m(x))\nloss = f(a, b)\nloss.backward()\nstep()", ("f", (), None)),
+        ("a = m(x)\na += 1\nloss = f(a, b)\nloss.backward()\nstep()", ("f", (), None)),
+        ("a, state = m(x)\nloss = f(a, b)\nloss.backward()\nstep()", ("f", (), None)),
+        ("a = m(x)\nfor a in a:\n    loss = f(a, b)\n    loss.backward()\nstep()", ("f", (), None)),
+        ("a = m(x)\nloss = f(g(a), h(a))\nloss.backward()\nstep()", ("f", (), None)),
+        ("loss = f(a, b)\nloss.backward()\nstep()", ("f", (), None)),
+        ("loss = out.loss\naccelerator.backward(loss)\nstep()", (None, ("out",), None)),
         ("loss = f(a, b, weight=w)\nloss.backward()\nstep()", None),
         ("def other():\n    loss = f(a, b)\n    loss.backward()\nstep()", None),
         ("step()", None),
@@ -557,8 +620,8 @@ def test_advice_for_a_model_with_its_own_loss():
     ],
 )
 def test_where_the_loss_is_computed(source, expected):
-    found = loss_at(source, "t.py", len(source.splitlines()))
-    assert (found and (found.function, found.arguments)) == expected
+    found = loss_at(source, "t.py", len(source.splitlines()), ["m"])
+    assert (found and (found.function, found.arguments, found.joint)) == expected
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,12 @@ def test_batches_that_are_none_are_refused(batches, error, message):
         scan(nn.Linear(1, 1), batches, lambda y, _: y.sum())
 
 
+@pytest.mark.parametrize("loss_fn", [None, [(torch.ones(2, 1), None)]])
+def test_a_loss_that_is_no_function_is_refused_with_the_order_of_the_arguments(loss_fn):
+    with pytest.raises(TypeError, match=rf"got {type(loss_fn).__name__}: call scan\(model, batches, loss_fn\)"):
+        scan(nn.Linear(1, 1), torch.nn.functional.mse_loss, loss_fn)
+
+
 def test_an_optimizer_has_to_be_a_function_of_the_model():
     net = nn.Linear(1, 1)
     with pytest.raises(TypeError, match="function from a model to its optimizer"):

@@ -62,6 +62,16 @@ def test_the_table_fits_the_terminal_whatever_the_layers_are_called(name, width)
     assert "\x1b" not in text
 
 
+def test_a_gradient_with_nan_is_not_called_infinite_and_one_iteration_is_one():
+    layers = tuple(Layer(name, depth, "Linear", 9) for depth, name in enumerate("ab"))
+    numbers = {"a": (float("nan"),) * 3 + (0, 3), "b": (1.0, 1.0, 1.0, 0, 0)}
+    rows = [(0, layer.name, layer.depth, "output", *numbers[layer.name]) for layer in layers]
+    text = table_of(GradientHistory(tidy(rows), {}, layers, (), None))
+    assert re.search(r"0 +a +Linear +not finite", text)
+    assert "inf" not in text.replace("not finite", "")
+    assert re.search(r"^1 iteration\.", text, re.MULTILINE)
+
+
 def test_a_long_name_is_cut_in_the_middle_and_its_end_stays():
     text = table_of(recorded({"model.encoder.layers.11.first_" + "x" * 200 + "_last": 1.0, "fc": 1e-2}))
     assert re.search(r"m\.e\.l\.11\.first_x*…x*_last ", text)
