@@ -118,6 +118,17 @@ def describe(inputs: Any) -> str:
     )
 
 
+def kind_of(inputs: Any) -> str:
+    """How a model gets a batch's inputs: ``"dict"`` as keywords, ``"tuple"`` as positionals, ``"tensor"`` as one.
+
+    Example:
+        >>> kind_of({"x": torch.zeros(2)}), kind_of((torch.zeros(2),)), kind_of(torch.zeros(2))
+        ('dict', 'tuple', 'tensor')
+    """
+    _, kwargs = as_arguments(inputs)
+    return "dict" if kwargs else "tuple" if isinstance(inputs, tuple) else "tensor"
+
+
 def fingerprint(batch: tuple[Any, Any]) -> Tensor:
     """A number on the batch's device that two different batches hardly share.
 

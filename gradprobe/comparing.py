@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import Batches, Source, fingerprint, forward, to_device
+from gradprobe.batches import Batches, Source, fingerprint, forward, kind_of, to_device
 from gradprobe.branches import BranchFactory
 from gradprobe.comparison import Comparison, learning_frame
 from gradprobe.door import check_trainable
@@ -201,6 +201,7 @@ def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed:
         facts = {**plan.conditions, "seed": seed}
         probe = GradientProbe(model, optimizer=optimizer, iterations=plan.window, conditions=facts)
         main: list[Tensor] = []
+        inputs: str | None = None
         accuracies: dict[int, float] = {}
         seen = torch.zeros((), dtype=torch.float64)
         try:
@@ -209,6 +210,7 @@ def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed:
                     net, plan.batches, criterion, optimizer, plan.iterations, seed=1_000_003 * (seed + 1)
                 ):
                     main.append(step.main)
+                    inputs = kind_of(step.batch[0])
                     seen = seen.to(step.main.device) * 0.9 + fingerprint(step.batch).to(step.main.device)
                     done = step.iteration + 1
                     criterion.epoch = done * EPOCHS // plan.iterations
@@ -217,7 +219,7 @@ def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed:
                     if plan.on_iteration:
                         plan.on_iteration(Reached(arm, seed, done, plan.iterations, step.main, probe))
         except KeyboardInterrupt:
-            history = concluded(probe.history, main[: plan.window], plan.loss_fn, seed)
+            history = concluded(probe.history, main[: plan.window], plan.loss_fn, seed, inputs)
             stopped = f"interrupted after {len(main)} of {plan.iterations} iterations of the {arm} training"
             facts = {**history.conditions, "complete": False, "stopped": stopped}
             raise Interrupted(replace(history, conditions=facts)) from None
@@ -226,7 +228,8 @@ def _train_arm(plan: _Plan, model: nn.Module, placement: Placement | None, seed:
                 generator.set_state(state)
         losses = torch.stack([loss.float().reshape(()) for loss in main]).tolist()
         loss_fn = criterion if placement else plan.loss_fn
-        return _Arm(concluded(probe.history, main[: plan.window], loss_fn, seed), losses, accuracies, float(seen))
+        history = concluded(probe.history, main[: plan.window], loss_fn, seed, inputs)
+        return _Arm(history, losses, accuracies, float(seen))
 
 
 def _is_checkpoint(done: int, iterations: int) -> bool:

@@ -20,7 +20,7 @@ CHANGES = ("up", "down", "lost", "found", "added", "removed")
 ALIKE = 2.0  # ratios that differ by less than this count as one factor
 MOST_ROWS = 40
 # what follows from the record itself, or is there for the figures
-_NO_CONDITION = {"losses", "skipped", "complete", "window", "ranks", "stats"}
+_NO_CONDITION = {"losses", "skipped", "complete", "window", "ranks", "stats", "inputs"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import Batches, Source, describe, forward, to_device
+from gradprobe.batches import Batches, Source, describe, forward, kind_of, to_device
 from gradprobe.branches import BranchFactory
 from gradprobe.door import check_loss_fn, check_trainable
 from gradprobe.history import GradientHistory
@@ -237,18 +237,20 @@ def _record(
     if seed is not None:
         seed_everything(seed)
     losses: list[Tensor] = []
+    inputs: str | None = None
     try:
         with attached:
             for step in train(net, batches, criterion, steps, iterations):
                 losses.append(step.loss)
+                inputs = kind_of(step.batch[0])
                 if on_iteration:
                     arm = "plain" if net is trunk else "repeated"
                     on_iteration(Reached(arm, seed, step.iteration + 1, iterations, step.main, attached))
     except KeyboardInterrupt:
-        history = concluded(attached.history, losses, criterion, seed)
+        history = concluded(attached.history, losses, criterion, seed, inputs)
         stopped = f"interrupted after {history.iterations} of {iterations} iterations"
         raise Interrupted(_with_conditions(history, complete=False, stopped=stopped)) from None
-    return concluded(attached.history, losses, criterion, seed)
+    return concluded(attached.history, losses, criterion, seed, inputs)
 
 
 @dataclass(frozen=True)
@@ -352,12 +354,16 @@ def _shapes_told(inputs: Any, iteration: int) -> Iterator[None]:
 
 
 def concluded(
-    history: GradientHistory, losses: list[Tensor], criterion: LossFunction, seed: int | None
+    history: GradientHistory,
+    losses: list[Tensor],
+    criterion: LossFunction,
+    seed: int | None,
+    inputs: str | None = None,
 ) -> GradientHistory:
-    """The history with its losses; it ends at the first one that is not finite, and says so."""
+    """The history with its losses and kind of inputs; it ends at the first loss not finite, and says so."""
     values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
     finite = [value if abs(value) < float("inf") else None for value in values]
-    found: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed}
+    found: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed, "inputs": inputs}
     if None in finite:
         # what comes behind says nothing more, and would outweigh the rest
         bad = finite.index(None)
@@ -368,8 +374,9 @@ def concluded(
 
 
 def _given(history: GradientHistory, found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What the caller said of the loss and the seed stands."""
-    return ((key, history.conditions[key]) for key in ("loss", "seed") if history.conditions.get(key) is not None)
+    """What the caller said of the loss, the seed and the inputs stands."""
+    given = ("loss", "seed", "inputs")
+    return ((key, history.conditions[key]) for key in given if history.conditions.get(key) is not None)
 
 
 def _with_conditions(history: GradientHistory, **more: Any) -> GradientHistory:

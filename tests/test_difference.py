@@ -147,7 +147,8 @@ def test_added_removed_and_renamed_layers_are_told():
 
 def test_conditions_that_differ_are_listed_and_what_follows_from_the_record_is_not():
     first = taken([1.0], batch_size=8, optimizer="SGD lr 0.1", losses=[1.0], seed=0, skipped=[], crop=(1, 2))
-    second = taken([1.0], iterations=5, batch_size=8, optimizer="Adam", losses=[2.0], skipped=[1], crop=[1, 2])
+    new = {"inputs": "dict", "crop": [1, 2]}
+    second = taken([1.0], iterations=5, batch_size=8, optimizer="Adam", losses=[2.0], skipped=[1], **new)
     found = difference(first, second)
     assert found.conditions == {"optimizer": ("SGD lr 0.1", "Adam"), "seed": (0, None), "iterations": (3, 5)}
     assert "different conditions: optimizer SGD lr 0.1, now Adam; seed 0, now none; iterations 3, now 5" in str(

@@ -17,11 +17,14 @@ from playwright.sync_api import expect, sync_playwright
 from torch import nn
 
 import gradprobe as gp
+from gradprobe import trials
 from gradprobe.cli import main
 from gradprobe.comparison import Comparison, learning_frame
 from gradprobe.history import AGGREGATES, GradientHistory, Layer, Point, tidy
 from gradprobe.page import document, numbers, render, words
 from gradprobe.page.steps import steps
+from gradprobe.policies import Placement
+from gradprobe.remedies import REMEDIES
 from gradprobe.zoo import plain_mlp
 
 INSTALL = "no chromium: apt-get install -y --no-install-recommends chromium"
@@ -672,7 +675,7 @@ def test_where_branches_did_not_help_the_page_does_not_advise_them():
     comparison = compared(vanishing())
     advised = steps("no difference", comparison.plain, comparison.placement, comparison, "")
     assert "supervise" not in "".join(step.code for step in advised)
-    assert any("kaiming" in step.code for step in advised)
+    assert any("lsuv" in step.code for step in advised)
 
 
 def test_the_code_to_paste_does_what_it_says():
@@ -685,6 +688,100 @@ def test_the_code_to_paste_does_what_it_says():
     exec(insertion.code, space)
     assert space["net"].points == tuple(point.name for point in placement.points) != ()
     space["loss"].backward()
+
+
+class Twice(nn.Module):
+    """A deep network that adds its two inputs first."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = plain_mlp(depth=20, width=16)
+
+    def forward(self, a, b):
+        return self.net(a + b)
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_the_code_to_paste_calls_the_model_as_the_batches_do(kind):
+    torch.manual_seed(0)
+    model, a, b, y = Twice(), torch.randn(8, 64), torch.randn(8, 64), torch.randint(10, (8,))
+    x = {"a": a, "b": b} if kind == "dict" else (a, b)
+    loss_fn = nn.functional.cross_entropy
+    history = gp.scan(model, [(x, y)], loss_fn, iterations=3)
+    assert history.conditions["inputs"] == kind
+    assert gp.compare(model, [(x, y)], loss_fn, iterations=2).plain.conditions["inputs"] == kind
+    placement = gp.place(history)
+    for step in (
+        steps("vanishing", history, placement, None, "")[0],
+        steps("nonfinite", history, placement, None, "")[0],
+    ):
+        space = {"torch": torch, "model": model, "x": x, "y": y, "loss_fn": loss_fn, "epochs": 5}
+        exec(step.code, space)
+    assert any("lsuv" in step.code for step in steps("vanishing", history, placement, None, ""))
+
+
+AUTO = Placement(trials.NAME, (), (), "Change the network before anything is placed: so.", remedy="lsuv")
+
+
+def test_where_the_trials_advise_a_remedy_the_page_says_so_and_what_vanishes():
+    history = vanishing()
+    said = words.verdict(history, AUTO)
+    assert said.state == "vanishing"
+    assert said.sentence == (
+        "The gradient does not reach 3 of 8 layers: block.0 to block.2. Change the network first: lsuv."
+    )
+    assert AUTO.reason in said.details
+    assert ("3", "flagged below 1e-7") in words.facts(history, AUTO)
+    rule = dict(words.why(history, AUTO))["Rule"]
+    assert rule.startswith(
+        "Branches are placed by: auto, by short trials. A layer is flagged by: mean |dL/d output|"
+    )
+    assert numbers.island(history, AUTO, None)["flagged"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+@pytest.mark.parametrize("state", ["vanishing", "healthy", "cannot tell"])
+def test_a_remedy_is_the_first_thing_to_do_and_its_code_runs(state, name):
+    advised = steps(state, VERDICTS[state], replace(AUTO, remedy=name), None, "")
+    assert "assert_gradients_reach" not in "".join(step.code for step in advised)
+    model, x = plain_mlp(depth=4, width=16), torch.randn(8, 64)
+    before = [*model.named_modules()], [weight.detach().clone() for weight in model.parameters()]
+    exec(advised[0].code, {"model": model, "x": x})
+    same = [torch.equal(*pair) for pair in zip(before[1], model.parameters(), strict=False)]
+    assert not all(same) or [*model.named_modules()] != before[0]
+
+
+def test_where_every_point_gets_a_branch_the_gradients_are_judged_all_the_same():
+    every = gp.EveryLayerPolicy()
+    ill, well = vanishing(), made([[1e-3], [1e-2]], points=[Point("block.0", (8, 4), 0, ("block.0",))])
+    assert words.verdict(ill, every(ill)).state == "vanishing"
+    assert words.verdict(well, every(well)).state == "healthy"
+    for history in (ill, well):
+        assert (
+            "gp.supervise"
+            in steps(words.verdict(history, every(history)).state, history, every(history), None, "")[0].code
+        )
+    rule = dict(words.why(ill, every(ill)))["Rule"]
+    assert rule.startswith("A branch at every supervision point")
+    assert "flagged by: mean |dL/d output| below 1e-7" in rule
+
+
+def test_the_headline_names_a_span_only_where_the_layers_are_contiguous():
+    names = [f"encoder.layer.{row}.attention.output.dense_projection" for row in range(8)]
+    values = np.full((8, 1), 1e-3)
+    values[[0, 2, 3, 5]] = 1e-9
+    history = made(values, names=names)
+    first, second = "encoder.layer.0.atte…ut.dense_projection", "encoder.layer.2.atte…ut.dense_projection"
+    said = words.verdict(history, gp.place(history)).sentence
+    assert said == f"The gradient does not reach 4 of 8 layers: {first}, {second} and 2 more."
+
+
+def test_where_the_reason_for_an_unreached_layer_stands_is_said_as_it_is():
+    history = made([[np.nan], [1e-2]])
+    placement = gp.place(history)
+    assert "block.0" in placement.skipped
+    assert "above, under Why" in steps("unreached", history, placement, None, "")[0].text
+    assert "under Evidence" in steps("unreached", history, replace(placement, skipped={}), None, "")[0].text
 
 
 def test_all_conditions_are_listed_and_what_is_missing_is_said():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gradprobe.history import AGGREGATES, GradientHistory, shorten
 from gradprobe.magnitude import label
+from gradprobe.page.words import judged
 from gradprobe.plots.grid import Grid
 from gradprobe.plots.learning import NAMES, window
 from gradprobe.policies import CNDS_THRESHOLD, Placement
@@ -30,6 +31,7 @@ def island(history: GradientHistory, placement: Placement, comparison: Compariso
 
     Arrays are base64 of little-endian floats, one after another: `_packed`. A layer is its row in depth order.
     """
+    placement = judged(history, placement)
     arms = {"Without deep supervision" if comparison and comparison.supervised else "": history}
     if comparison is not None and comparison.supervised is not None:
         arms["With deep supervision"] = comparison.supervised

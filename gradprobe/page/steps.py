@@ -9,8 +9,8 @@ from typing import Any
 
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory
-from gradprobe.page.words import is_scale
-from gradprobe.policies import Placement
+from gradprobe.page.words import is_scale, judged
+from gradprobe.policies import Placement, unreached
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,17 @@ class Step:
     code: str = ""
 
 
-_KAIMING = """\
-from torch import nn
-
-for module in model.modules():
-    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)"""
+_REMEDIES = {  # as in gradprobe.remedies, which needs torch
+    "kaiming": "It draws new weights, so it is only for a model trained from scratch.",
+    "lsuv": "It draws new weights, so it is only for a model trained from scratch.",
+    "normalised": "It puts batch normalisation behind each layer, so names below them change.",
+}
 _INITIALISE = Step(
     "Try another initialisation or normalisation",
-    "Often as good as a branch, and free: initialise for the activation (here for ReLU), or put a normalisation "
-    "layer behind each flagged one. Then measure again.",
-    _KAIMING,
+    "Often as good as a branch, and free, but only for a model trained from scratch: new weights with which every "
+    "layer returns unit variance (LSUV), or a normalisation layer behind each flagged one. Then measure again.",
+    "from gradprobe import remedies\n\n"
+    "remedies.lsuv(model, x)  # in place, before the optimizer; x: a batch as the model gets it",
 )
 _SCALE = Step(
     "Look at the scale of the loss first",
@@ -42,22 +40,11 @@ _SCALE = Step(
     "not change with any of them. If it flags nothing, nothing has vanished; if the last layer's output is "
     "constant, the network is dead from there on.",
 )
-_FINITE = Step(
-    "Find the operation that makes them",
-    "Lower the learning rate, check the inputs and the loss for NaN and for divisions and logarithms of zero, and "
-    "let autograd name the operation.",
-    "with torch.autograd.set_detect_anomaly(True):\n    loss_fn(model(x), y).backward()",
-)
 _CLIP = Step(
     "Lower the learning rate, or clip",
     "Clipping hides the cause but lets the network train. Also look at the initialisation and the scale of the "
     "inputs.",
     "loss.backward()\ntorch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)\noptimizer.step()",
-)
-_REACH = Step(
-    "Connect these layers, or freeze them",
-    "The reason for each is in the table of layers below. A layer that is not meant to be trained says so with "
-    "requires_grad_(False).",
 )
 _KEEP = Step(
     "Nothing to add",
@@ -65,6 +52,9 @@ _KEEP = Step(
     "capacity rather than at the depth. A test keeps it so:",
     "from gradprobe.testing import assert_gradients_reach\n\nassert_gradients_reach(model, batches, loss_fn)",
 )
+
+_NOTHING = "Measure again, over more iterations: from nothing nothing follows."
+_AFTER = "After the change the gradients are others: measure them before anything is placed."
 
 
 def steps(
@@ -79,16 +69,24 @@ def steps(
         comparison: The comparison, if there is one.
         run: Folder of the run, or empty.
     """
-    alone = {"nonfinite": [_FINITE], "exploding": [_CLIP], "unreached": [_REACH], "healthy": [_KEEP]}
-    if state in alone:
-        return alone[state]
+    placement = judged(history, placement)
+    alone = {
+        "nonfinite": _finite(history),
+        "exploding": _CLIP,
+        "unreached": _reach(history, placement),
+        "healthy": _again(_AFTER) if placement.remedy else _KEEP,
+    }
+    if placement.remedy:
+        return [_remedied(placement.remedy), alone.get(state, _again(_AFTER))]
+    if state in alone and not (state == "healthy" and placement.points):
+        return [alone[state]]
     if state == "helped":
-        return [_insertion("Keep the branch", placement, comparison)]
+        return [_insertion("Keep the branch", history, placement, comparison)]
     if state in ("no difference", "harmed"):
         left_out = "The branch brought the main output nothing" if state == "no difference" else "It did worse"
         return [Step("Leave the branches out", f"{left_out} under these conditions."), _INITIALISE]
     if placement.points:
-        insertion = _insertion("Insert the branch", placement, comparison)
+        insertion = _insertion("Insert the branch", history, placement, comparison)
         return (
             [_comparing(comparison), _INITIALISE, insertion]
             if comparison
@@ -98,10 +96,46 @@ def steps(
         again = f'print(gp.place(gp.load("{run}").history, gp.RelativePolicy()))' if run else ""
         code = f"import gradprobe as gp\n\n{again}" if again else ""
         return [Step(_SCALE.title, _SCALE.text, code)]
-    return [_INITIALISE] if placement.flagged else [_again()]
+    return [_INITIALISE] if placement.flagged else [_again(_NOTHING)]
 
 
-def _insertion(title: str, placement: Placement, comparison: Comparison | None) -> Step:
+def _remedied(name: str) -> Step:
+    """What the trials found better than a branch, as code where it is one of ours."""
+    code = (
+        "from gradprobe import remedies\n\n"
+        f"remedies.{name}(model, x)  # in place, before the optimizer; x: a batch as the model gets it"
+    )
+    found = "In short trials the loss of the main output ended lower with it than as it is."
+    text = f"{found} {_REMEDIES.get(name, '')}"
+    return Step(f"Change the network first: {name}", text.rstrip(), code if name in _REMEDIES else "")
+
+
+def _called(name: str, history: GradientHistory) -> str:
+    """The call of a model on the inputs of a batch."""
+    stars = {"dict": "**", "tuple": "*"}.get(str(history.conditions.get("inputs")), "")
+    return f"{name}({stars}x)"
+
+
+def _finite(history: GradientHistory) -> Step:
+    return Step(
+        "Find the operation that makes them",
+        "Lower the learning rate, check the inputs and the loss for NaN and for divisions and logarithms of zero, "
+        "and let autograd name the operation.",
+        f"with torch.autograd.set_detect_anomaly(True):\n    loss_fn({_called('model', history)}, y).backward()",
+    )
+
+
+def _reach(history: GradientHistory, placement: Placement) -> Step:
+    listed = set(unreached(history)) <= set(placement.skipped)
+    where = "above, under Why" if listed else "in the table of layers, under Evidence"
+    return Step(
+        "Connect these layers, or freeze them",
+        f"The reason for each stands {where}. A layer that is not meant to be trained says so with "
+        "requires_grad_(False).",
+    )
+
+
+def _insertion(title: str, history: GradientHistory, placement: Placement, comparison: Comparison | None) -> Step:
     """The lines that put the branches in, with this model's own names."""
     conditions: Mapping[str, Any] = {} if comparison is None else comparison.conditions
     schedule = conditions.get("schedule", "cnds")
@@ -115,7 +149,7 @@ def _insertion(title: str, placement: Placement, comparison: Comparison | None) 
         f"net = gp.supervise(model, [{names}], inputs=x{kind})  # x: a batch as the model gets it\n"
         f"criterion = gp.DeepSupervisionLoss(loss_fn, weight={conditions.get('weight', 0.3):g}, "
         f'schedule="{schedule}"{total})\n'
-        "loss = criterion(net(x), y)  # in place of loss_fn(model(x), y)"
+        f"loss = criterion({_called('net', history)}, y)  # in place of loss_fn({_called('model', history)}, y)"
     )
     text = (
         "After the model is built and before the optimizer, which then gets net.parameters(). In eval() net "
@@ -138,6 +172,9 @@ def _compare_code(iterations: int, seeds: int) -> str:
     return f"import gradprobe as gp\n\nprint({call})"
 
 
-def _again() -> Step:
-    text = "Measure again, over more iterations: from nothing nothing follows."
-    return Step("Measure again", text, "history = gp.scan(model, batches, loss_fn, iterations=50)")
+def _again(text: str) -> Step:
+    return Step(
+        "Measure again",
+        text,
+        "import gradprobe as gp\n\nhistory = gp.scan(model, batches, loss_fn, iterations=50)",
+    )

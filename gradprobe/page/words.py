@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, shorten
 from gradprobe.magnitude import short
 from gradprobe.plots.style import counted
-from gradprobe.policies import EveryLayerPolicy, Placement, findings
+from gradprobe.policies import EveryLayerPolicy, Placement, ThresholdPolicy, findings
 from gradprobe.version import __version__
 
 DEPENDS = (
@@ -91,33 +91,90 @@ def verdict(history: GradientHistory, placement: Placement, comparison: Comparis
         return Verdict(comparison.verdict, _COMPARED[comparison.verdict], tuple(str(comparison).splitlines()))
     if not history.iterations:
         return Verdict("cannot tell", "Nothing was recorded, so nothing can be said.")
-    found = findings(history, placement)
+    said = _health(history, placement)
+    if not placement.remedy:
+        return said
+    advised = f"{said.sentence} Change the network first: {placement.remedy}."
+    return replace(said, sentence=advised, details=tuple(dict.fromkeys([*said.details, placement.reason])))
+
+
+def _health(history: GradientHistory, placement: Placement) -> Verdict:
+    """What the gradients alone came to."""
+    found = findings(history, judged(history, placement))
     if is_scale(history, placement) and "nonfinite" not in found:
         return Verdict("cannot tell", "Every layer is flagged, so the scale of the loss hides what depth does.")
     for kind, said in _FOUND.items():
         if kind in found:
             count = f"{len(found[kind])} of {counted(len(history.layers), 'layer')}"
-            return Verdict(kind, f"{said} {count}: {_span(found[kind])}.", _also(found, kind))
-    if placement.policy == _EVERY:
-        return Verdict("cannot tell", "Every point gets a branch; whether one is needed was not asked.")
+            return Verdict(kind, f"{said} {count}: {_span(found[kind], history)}.", _also(found, kind))
     return Verdict("healthy", "The gradient reaches every layer.", (placement.reason,))
+
+
+def judged(history: GradientHistory, placement: Placement) -> Placement:
+    """The placement with the layers that CNDS' rule flags, where its own policy flags none whatever the gradients.
+
+    Example:
+        >>> from gradprobe.history import Layer, tidy
+        >>> rows = [(0, name, depth, "output", 10.0 ** (depth - 8), 0, 0, 0, 0) for depth, name in enumerate("ab")]
+        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
+        >>> found = judged(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
+        >>> found.flagged, found.threshold
+        (('a',), 1e-07)
+    """
+    if flags(placement):
+        return placement
+    decided = _default(history)(history)
+    return replace(placement, flagged=decided.flagged, of=decided.of, threshold=decided.threshold)
+
+
+def flags(placement: Placement) -> bool:
+    """Whether the policy looked for layers that the gradient does not reach."""
+    return placement.threshold is not None or bool(placement.flagged)
+
+
+def _default(history: GradientHistory) -> ThresholdPolicy:
+    usual = ThresholdPolicy()
+    return usual if usual.of in history.of or not history.of else ThresholdPolicy(of=history.of[0])
 
 
 def is_scale(history: GradientHistory, placement: Placement) -> bool:
     """Whether every measured layer is flagged: then it is the scale of the loss, not the depth."""
+    placement = judged(history, placement)
     measured = len(history.aggregate(placement.of)) if placement.of in history.of else 0
     return measured > 1 and len(placement.flagged) == measured
 
 
-def _span(names: Sequence[str]) -> str:
-    """Some names in few words.
+def _span(names: Sequence[str], history: GradientHistory) -> str:
+    """Some layers in few words: the first to the last only where all between them belong to it.
 
     Example:
-        >>> _span(["fc1"]), _span(["fc1", "fc2", "fc3"])
-        ('fc1', 'fc1 to fc3')
+        >>> from gradprobe.history import Layer, tidy
+        >>> layers = tuple(Layer(f"fc{depth}", depth, "Linear", 9) for depth in range(6))
+        >>> history = GradientHistory(tidy([]), {}, layers, (), None)
+        >>> _span(["fc1", "fc2", "fc3"], history), _span(["fc0", "fc2", "fc3", "fc5"], history)
+        ('fc1 to fc3', 'fc0, fc2 and 2 more')
     """
-    ends = [shorten(name, 32) for name in (names[0], names[-1])]
-    return ends[0] if len(names) == 1 else f"{ends[0]} {'and' if len(names) == 2 else 'to'} {ends[1]}"
+    depths = {layer.name: layer.depth for layer in history.layers if layer.name in names}
+    ordered = sorted(names, key=lambda name: depths.get(name, 0))
+    said = [_middle(name, 40) for name in ordered]
+    span = max(depths.values(), default=0) - min(depths.values(), default=0) + 1
+    if len(said) > 2 and len(depths) == span == len(said):
+        return f"{said[0]} to {said[-1]}"
+    if len(said) > 3:
+        return f"{said[0]}, {said[1]} and {len(said) - 2} more"
+    return " and ".join([*([", ".join(said[:-1])] if said[1:] else []), said[-1]])
+
+
+def _middle(name: str, width: int) -> str:
+    """A name, or its beginning and its end.
+
+    Example:
+        >>> _middle("encoder.layer.11.attention.output.dense", 24)
+        'encoder.laye…utput.dense'
+    """
+    whole = shorten(name, max(len(name), len("(root)")))
+    tail = (width - 1) // 2
+    return whole if len(whole) <= width else f"{whole[: width - 1 - tail]}…{whole[-tail:]}"
 
 
 def _also(found: Mapping[str, Sequence[str]], said: str) -> tuple[str, ...]:
@@ -132,6 +189,7 @@ def _also(found: Mapping[str, Sequence[str]], said: str) -> tuple[str, ...]:
 
 def facts(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]:
     """A few numbers, each with what it counts."""
+    placement = judged(history, placement)
     below = "" if placement.threshold is None else f" below {short(placement.threshold)}"
     return [
         (str(len(history.layers)), "layer" if len(history.layers) == 1 else "layers"),
@@ -143,9 +201,7 @@ def facts(history: GradientHistory, placement: Placement) -> list[tuple[str, str
 
 def why(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]:
     """How it was decided: what, in a word, and the sentence."""
-    rows = [("Rule", f"A layer is flagged by: {placement.policy}.")]
-    if placement.policy == _EVERY:
-        rows = [("Rule", "A branch at every supervision point (Deeply-Supervised Nets).")]
+    rows = [("Rule", _rule(history, placement))]
     rows.append(("Placement", placement.reason))
     if placement.points:
         names = ", ".join(shorten(point.name, 40) for point in placement.points)
@@ -155,6 +211,15 @@ def why(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]
     if history.conditions.get("stopped"):
         rows.append(("Incomplete", f"The record ended early: {history.conditions['stopped']}."))
     return rows
+
+
+def _rule(history: GradientHistory, placement: Placement) -> str:
+    """What flags, and what places where that is something else."""
+    if flags(placement):
+        return f"A layer is flagged by: {placement.policy}."
+    every = "A branch at every supervision point (Deeply-Supervised Nets)."
+    placed = every if placement.policy == _EVERY else f"Branches are placed by: {placement.policy}."
+    return f"{placed} A layer is flagged by: {_default(history)}."
 
 
 def is_synthetic(history: GradientHistory) -> bool:
@@ -183,6 +248,7 @@ _SOMETIMES = {
     "compile": "torch.compile",
     "stats": "statistics",
     "window": "window",
+    "inputs": "inputs of the model",
     "stopped": "ended early",
 }
 _COMPARISON = {
