@@ -74,6 +74,8 @@ def save_figures(
         "depth": plot_profile(history, of=of, threshold=threshold, placement=placement, ax=_axes(*size)),
         "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*heatmap_size(history, size[0]))),
     }
+    for ax in axes.values():
+        style.heighten(ax.figure.figure, [ax])  # type: ignore[arg-type]
     files = [save_figure(ax, folder / f"{name}.{suffix}") for name, ax in axes.items()]
     if comparison is not None:
         page = page_size("page" if size[0] < style.WIDTHS["page"] else width)
@@ -127,6 +129,7 @@ def save_side_by_side(
         low, high = zip(*(panel.get_ylim() for panel in panels), strict=True)
         for panel in panels:
             panel.set_ylim(min(low), max(high))
+        style.heighten(figure, panels, rows)
         files.append(save_figure(figure, folder / f"{kind}.{suffix}"))
     return files
 
