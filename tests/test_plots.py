@@ -49,6 +49,7 @@ LONG = {  # 150 characters, as a model of the user's own with data and optimizer
     "device": "cpu",
     "seed": 0,
 }
+USUAL = {**LONG, "target": "awk.py", "data": "awk.py:batches", "optimizer": "SGD lr 0.01"}
 AWKWARD = ("0", "nan", "", "$x_1$", "_hidden", "a$b$c", "[0-9]", "None")
 ZERO, NAN, MISSING = (0.0, 0), (float("nan"), 2), (None, None)
 
@@ -627,7 +628,18 @@ def seen_while_saving(monkeypatch, look) -> list:
 def crowded() -> GradientHistory:
     """A history whose figures say all there is to say above the axes."""
     values = [[10.0 ** (k - 11)] * 10 for k in range(8)]
-    return make(put(values, {(2, 2): ZERO, (4, 3): NAN, **{(6, i): MISSING for i in range(10)}}), conditions=LONG)
+    cells = {(2, 2): ZERO, (4, 3): NAN, **{(6, i): MISSING for i in range(10)}}
+    names = [
+        "features.conv1.block",
+        "\u5c42.1",
+        "features.conv3",
+        "c",
+        "d",
+        "encoder.layers.11.attention",
+        "f",
+        "head",
+    ]
+    return make(put(values, cells), names, conditions=LONG)
 
 
 class TestPrint:
@@ -652,10 +664,11 @@ class TestPrint:
             assert max(sizes - {11.0}) <= 9, "only the heading of a whole page is larger"
 
     @pytest.mark.parametrize("suffix", ["pdf", "png"])
-    def test_long_conditions_stay_inside_the_file(self, tmp_path, monkeypatch, suffix):
+    @pytest.mark.parametrize("conditions", [LONG, USUAL])
+    def test_long_conditions_stay_inside_the_file(self, tmp_path, monkeypatch, conditions, suffix):
         assert len(describe_conditions(LONG)) >= 150
-        history = crowded()
-        placement = Placement("rule", ("net.0", "net.1"), history.points[1:3], "because")
+        history = dataclasses.replace(crowded(), conditions=conditions)
+        placement = Placement("rule", ("c", "d"), history.points[1:3], "because")
         outside = seen_while_saving(monkeypatch, cut_off)
         save_figures(tmp_path, history, placement, suffix=suffix, width="column")
         save_side_by_side(tmp_path, [("a", history), ("b", history)], suffix=suffix, width="column")
@@ -664,7 +677,7 @@ class TestPrint:
 
     def test_the_axes_have_half_of_the_height_of_a_column(self, tmp_path, monkeypatch):
         history = crowded()
-        placement = Placement("rule", ("net.0", "net.1"), history.points[1:3], "because")
+        placement = Placement("rule", ("c", "d"), history.points[1:3], "because")
         figures = saved_figures(monkeypatch)
         save_figures(tmp_path, history, placement, width="column")
         save_side_by_side(tmp_path, [("a", history), ("b", history)], width="column")

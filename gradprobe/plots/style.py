@@ -310,19 +310,20 @@ def settle(ax: Axes) -> None:
         engine.execute(root)
 
 
-def heighten(figure: Figure, panels: Sequence[Axes], rows: int = 1) -> None:
-    """Make a figure higher where a header leaves its axes less than half of the height.
+def heighten(figure: Figure, panels: Sequence[Axes], least: float, rows: int = 1) -> None:
+    """Give a figure the least height in inches, or more where a header would leave axes less than half of it.
 
     Args:
         figure: The figure, of which the rows take equal parts.
         panels: One axes for each part.
+        least: Its height in inches where that is enough.
         rows: Number of rows.
     """
+    figure.set_figheight(2 * least)  # in which any header has room
     settle(panels[0])
     part = figure.bbox.height / rows
     rest = max(part - panel.bbox.height for panel in panels)
-    if rest > part / 2:
-        figure.set_figheight(rows * 2 * rest / figure.dpi)
+    figure.set_figheight(max(least, rows * 2 * rest / figure.dpi))
 
 
 def _room(ax: Axes) -> float:
