@@ -13,12 +13,13 @@ matplotlib.use("Agg")
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 
 from gradprobe.comparison import Comparison, learning_frame
-from gradprobe.history import GradientHistory, Layer, Point, tidy
+from gradprobe.history import GradientHistory, Layer, Point, describe_conditions, tidy
 from gradprobe.magnitude import label
 from gradprobe.plots import (
     comparison_figure,
@@ -38,6 +39,17 @@ from gradprobe.plots.labels import EndLabels, spread
 from gradprobe.policies import Placement
 
 CONDITIONS = {"target": "net.py", "data": "digits", "batch_size": 64, "seed": 0}
+LONG = {  # 150 characters, as a model of the user's own with data and optimizer has them
+    "target": "awkward_model.py",
+    "data": "awkward_model.py:batches",
+    "batch_size": 16,
+    "loss": "cross_entropy",
+    "optimizer": "AdamW lr 0.0003, betas (0.9, 0.95), weight_decay 0.1",
+    "dtype": "float32",
+    "device": "cpu",
+    "seed": 0,
+}
+USUAL = {**LONG, "target": "awk.py", "data": "awk.py:batches", "optimizer": "SGD lr 0.01"}
 AWKWARD = ("0", "nan", "", "$x_1$", "_hidden", "a$b$c", "[0-9]", "None")
 ZERO, NAN, MISSING = (0.0, 0), (float("nan"), 2), (None, None)
 
@@ -495,6 +507,15 @@ class TestComparison:
         with pytest.raises(ValueError, match="at least 7 inches"):
             comparison_figure(compare(), width="column")
 
+    @pytest.mark.parametrize("width", ["page", "screen"])
+    @pytest.mark.parametrize("figure", [comparison_figure, paper_figure])
+    def test_a_long_reason_leaves_the_other_axes_their_room(self, figure, width):
+        comparison = compare(supervised=False)
+        placement = dataclasses.replace(comparison.placement, reason="no layer is below the threshold, " * 12)
+        drawn = figure(dataclasses.replace(comparison, placement=placement), width=width)
+        drawn.draw_without_rendering()  # a warning is an error
+        assert drawn.axes[0].bbox.width > drawn.bbox.width / 4
+
     def test_page_without_a_branch(self):
         figure = comparison_figure(compare(supervised=False, accuracy=False))
         assert len(figure.axes) == 4
@@ -586,6 +607,41 @@ def cut_off(figure) -> list[str]:
     ]
 
 
+def seen_while_saving(monkeypatch, look) -> list:
+    """What there is to see in each figure at the moment it is written, in the resolution of its file."""
+    seen = []
+    save = Figure.savefig
+
+    class Last(Artist):
+        def draw(self, renderer):
+            seen.append(look(self.figure))
+
+    def saved(figure, path, **options):
+        last = figure.add_artist(Last())
+        last.set(zorder=1000, in_layout=False)
+        save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    return seen
+
+
+def crowded() -> GradientHistory:
+    """A history whose figures say all there is to say above the axes."""
+    values = [[10.0 ** (k - 11)] * 10 for k in range(8)]
+    cells = {(2, 2): ZERO, (4, 3): NAN, **{(6, i): MISSING for i in range(10)}}
+    names = [
+        "features.conv1.block",
+        "\u5c42.1",
+        "features.conv3",
+        "c",
+        "d",
+        "encoder.layers.11.attention",
+        "f",
+        "head",
+    ]
+    return make(put(values, cells), names, conditions=LONG)
+
+
 class TestPrint:
     """In the sizes of print nothing is cut off, and letters have 7 to 9 points."""
 
@@ -593,8 +649,7 @@ class TestPrint:
     @pytest.mark.parametrize("count", [8, 60, 200, 1000])
     def test_nothing_is_cut_off(self, tmp_path, monkeypatch, count, width):
         names = [f"encoder.layers.{k}.attention.output.dense" for k in range(count)]
-        conditions = {**CONDITIONS, "optimizer": "AdamW lr 0.0003, betas (0.9, 0.95), weight_decay 0.1"}
-        plain = dataclasses.replace(ramp(count, 3, names=names), conditions=conditions)
+        plain = dataclasses.replace(ramp(count, 3, names=names), conditions=LONG)
         comparison = dataclasses.replace(compare(count, count // 2), plain=plain, supervised=plain)
         placement = Placement("rule", tuple(names[: count // 2]), plain.points[1 : count // 2 : 3], "because")
         comparison = dataclasses.replace(comparison, placement=placement)
@@ -607,6 +662,33 @@ class TestPrint:
             sizes = {text.get_fontsize() for text in printed(figure)}
             assert min(sizes) >= 7
             assert max(sizes - {11.0}) <= 9, "only the heading of a whole page is larger"
+
+    @pytest.mark.parametrize("suffix", ["pdf", "png"])
+    @pytest.mark.parametrize("conditions", [LONG, USUAL])
+    def test_long_conditions_stay_inside_the_file(self, tmp_path, monkeypatch, conditions, suffix):
+        assert len(describe_conditions(LONG)) >= 150
+        history = dataclasses.replace(crowded(), conditions=conditions)
+        placement = Placement("rule", ("c", "d"), history.points[1:3], "because")
+        outside = seen_while_saving(monkeypatch, cut_off)
+        save_figures(tmp_path, history, placement, suffix=suffix, width="column")
+        save_side_by_side(tmp_path, [("a", history), ("b", history)], suffix=suffix, width="column")
+        assert len(outside) >= 5
+        assert not any(outside)
+
+    def test_the_axes_have_half_of_the_height_of_a_column(self, tmp_path, monkeypatch):
+        history = crowded()
+        placement = Placement("rule", ("c", "d"), history.points[1:3], "because")
+        figures = saved_figures(monkeypatch)
+        save_figures(tmp_path, history, placement, width="column")
+        save_side_by_side(tmp_path, [("a", history), ("b", history)], width="column")
+        shares = [
+            ax.bbox.height / ax.figure.bbox.height
+            for figure in figures
+            for ax in figure.axes
+            if ax.get_title("left")
+        ]
+        assert len(shares) == 7
+        assert min(shares) > 0.49
 
     def test_a_pdf_embeds_its_fonts_as_truetype(self, tmp_path):
         before = dict(matplotlib.rcParams)

@@ -151,8 +151,10 @@ def draw_reason(ax: Axes, reason: str) -> None:
     ax.set_axis_off()
     said = ax.text(0, 0.97, style.legible(reason), transform=ax.transAxes, fontsize=style.NAME)
     said.set(color=style.GREY, parse_math=False, va="top")
+    said.set_in_layout(False)  # on one line it would leave the axes beside it no room
     style.settle(ax)
     style.wrap(said, 0.9 * ax.bbox.width, lines=12)
+    said.set_in_layout(True)
     style.header(ax, "No branch was placed")
 
 

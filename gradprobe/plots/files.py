@@ -74,6 +74,9 @@ def save_figures(
         "depth": plot_profile(history, of=of, threshold=threshold, placement=placement, ax=_axes(*size)),
         "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*heatmap_size(history, size[0]))),
     }
+    for ax in axes.values():
+        whole = ax.figure.figure
+        style.heighten(whole, [ax], whole.get_figheight())
     files = [save_figure(ax, folder / f"{name}.{suffix}") for name, ax in axes.items()]
     if comparison is not None:
         page = page_size("page" if size[0] < style.WIDTHS["page"] else width)
@@ -118,15 +121,17 @@ def save_side_by_side(
     rows = -(-len(pairs) // columns)
     files = []
     for kind, draw in (("iterations", plot_history), ("depth", plot_profile)):
-        figure = _figure(wide, rows * (style.size(wide / columns)[1] + 0.4))
+        high = rows * (style.size(wide / columns)[1] + 0.4)
+        figure = _figure(wide, 2 * high)  # while it is drawn there must be room for every header
         parts = figure.subfigures(rows, columns, squeeze=False).ravel()[: len(pairs)]
         panels = [part.subplots() for part in parts]
         for part, panel, (name, history) in zip(parts, panels, pairs, strict=True):
             part.suptitle(style.legible(name), fontsize=style.NAME, color=style.GREY, parse_math=False)
             draw(history, of=of or "output", threshold=threshold or CNDS_THRESHOLD, ax=panel)
-        low, high = zip(*(panel.get_ylim() for panel in panels), strict=True)
+        lows, highs = zip(*(panel.get_ylim() for panel in panels), strict=True)
         for panel in panels:
-            panel.set_ylim(min(low), max(high))
+            panel.set_ylim(min(lows), max(highs))
+        style.heighten(figure, panels, high, rows)
         files.append(save_figure(figure, folder / f"{kind}.{suffix}"))
     return files
 

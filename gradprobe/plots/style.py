@@ -13,6 +13,7 @@ from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 from numpy.typing import NDArray
@@ -309,24 +310,53 @@ def settle(ax: Axes) -> None:
         engine.execute(root)
 
 
+def heighten(figure: Figure, panels: Sequence[Axes], least: float, rows: int = 1) -> None:
+    """Give a figure the least height in inches, or more where a header would leave axes less than half of it.
+
+    Args:
+        figure: The figure, of which the rows take equal parts.
+        panels: One axes for each part.
+        least: Its height in inches where that is enough.
+        rows: Number of rows.
+    """
+    figure.set_figheight(2 * least)  # in which any header has room
+    settle(panels[0])
+    part = figure.bbox.height / rows
+    rest = max(part - panel.bbox.height for panel in panels)
+    figure.set_figheight(max(least, rows * 2 * rest / figure.dpi))
+
+
 def _room(ax: Axes) -> float:
-    """Pixels from the left end of the axes to the right end of what stands beside them."""
+    """Pixels from the left end of the axes to the right end of what stands beside them, less a reserve.
+
+    A figure is saved at another resolution than it is laid out for, at which both ends lie a little elsewhere.
+    """
     box = ax.get_tightbbox()
-    return float(max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0)
+    return 0.96 * float(max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0)
 
 
 def wrap(text: Text, room: float, lines: int = 2) -> None:
     """Break a text into lines that fit into so many pixels; what does not fit is cut off."""
     words = text.get_text()
     columns = len(words)
-    while columns > 12 and text.get_window_extent().width > room:
+    while columns > 12 and _wide(text) > room:
         columns = int(columns * 0.94)
         text.set_text("\n".join(textwrap.wrap(words, columns, max_lines=lines, placeholder=" …")))
+
+
+def _wide(text: Text) -> float:
+    """Pixels that a text takes: as it is here or, which may be wider by a tenth, in letters without hinting."""
+    font, dpi = text.get_fontproperties(), text.get_figure(root=True).dpi  # type: ignore[union-attr]
+    lines = text.get_text().split("\n")
+    points = max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines)
+    return float(max(text.get_window_extent().width, points * dpi / 72))
 
 
 def _legend(ax: Axes, entries: Sequence[Artist], start: float, room: float) -> float:
     """Draw the legend in as many columns as fit; gives its height in points."""
     options: dict[str, Any] = {"handletextpad": 0.5, "columnspacing": 1.4, "labelspacing": 0.3}
+    if room < WIDTHS["column"] * ax.figure.dpi:
+        options.update(columnspacing=0.8, handlelength=1.4)  # so that two columns fit beside each other
     for columns in range(len(entries), 0, -1):
         legend = ax.legend(
             handles=list(entries),
@@ -342,7 +372,8 @@ def _legend(ax: Axes, entries: Sequence[Artist], start: float, room: float) -> f
             **options,
         )
         box = legend.get_window_extent()
-        if box.width <= room:
+        stretch = max(_wide(text) / text.get_window_extent().width for text in legend.get_texts())
+        if box.width * stretch <= room:
             break
     return float(box.height * 72 / ax.figure.dpi)
 
