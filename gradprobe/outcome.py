@@ -87,9 +87,10 @@ def show_results(results: Sequence[Result], options: dict[str, Any]) -> None:
 
 def end_if(by_kind: Mapping[str, Sequence[str]], kinds: Sequence[str], word: str = "") -> None:
     """Name what was asked for and found, and end with the code that says so."""
+    from gradprobe.history import few
+
     found = {kind: layers for kind, layers in by_kind.items() if kind in kinds}
     for kind, layers in found.items():
-        more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
-        click.echo(f"found {word}{kind}: {', '.join(map(repr, layers[:5]))}{more}", err=True)
+        click.echo(f"found {word}{kind}: {few([*map(repr, layers)], 5)}", err=True)
     if found:
         raise SystemExit(FOUND)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from gradprobe.difference.record import LayerChange
-from gradprobe.difference.wording import extent, few
+from gradprobe.difference.wording import extent, some
 from gradprobe.history import GradientHistory
 from gradprobe.magnitude import short
 from gradprobe.run import Run
@@ -59,7 +59,7 @@ def _batch_remarks(one: Run, other: Run, first: int, second: int, layers: Sequen
         told = f"every layer is about there ({extent(ratios.values())} times), which explains it"
     yield (
         f"The batch size, {first} and now {second}, alone makes every output's gradient of a mean loss "
-        f"{short(expected)} times what it was: {told}{f'; not {few(rest)}' if rest else ''}."
+        f"{short(expected)} times what it was: {told}{f'; not {some(rest)}' if rest else ''}."
     )
     threshold = other.placement.threshold
     if threshold is None or threshold != one.placement.threshold or other.placement.of != "output":
@@ -67,7 +67,7 @@ def _batch_remarks(one: Run, other: Run, first: int, second: int, layers: Sequen
     flagged = [layer for layer in layers if "vanishing" in layer.new and layer.second is not None]
     above = [layer.name for layer in flagged if layer.second and layer.second / expected >= threshold]
     if above:
-        yield f"At batch size {first} these would not be below {short(threshold)}: {few(above)}."
+        yield f"At batch size {first} these would not be below {short(threshold)}: {some(above)}."
 
 
 def _batch_sizes(history: GradientHistory) -> int | None:

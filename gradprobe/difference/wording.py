@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.history import shorten
+from gradprobe.history import few, shorten
 from gradprobe.magnitude import label, short
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def report(found: Difference) -> Iterator[str]:
         yield f"{label(found.of)}, median over the iterations; changes beyond {found.factor:g} times"
         yield from _table(changed)
     for title, kinds in (("newly", found.new), ("no longer", found.gone)):
-        yield from (f"{title} {kind}: {few(names)}" for kind, names in kinds.items())
+        yield from (f"{title} {kind}: {some(names)}" for kind, names in kinds.items())
     if found.renamed:
         pairs = [f"{shorten(old, 40)} to {shorten(new, 40)}" for old, new in found.renamed.items()]
-        yield f"renamed: {', '.join(pairs[:5])}{_more(pairs)}"
+        yield f"renamed: {few(pairs, 5)}"
     if found.conditions:
         yield "different conditions: " + "; ".join(_condition(*item) for item in found.conditions.items())
     yield from found.remarks
@@ -71,13 +71,9 @@ def extent(ratios: Collection[float | None]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def few(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(shorten(name, 40) for name in names[:5]) + _more(names)
-
-
-def _more(named: Sequence[str]) -> str:
-    return f" and {len(named) - 5} more" if len(named) > 5 else ""
+def some(names: Sequence[str]) -> str:
+    """The first layers, and how many more there are."""
+    return few([shorten(name, 40) for name in names], 5)
 
 
 def _condition(name: str, values: tuple[Any, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from gradprobe.history import GradientHistory, describe_conditions, shorten
+from gradprobe.history import GradientHistory, describe_conditions, few, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.fitting import settle, wrap
@@ -235,5 +235,4 @@ def _heading(comparison: Comparison) -> str:
     points = [shorten(point.name, 24) for point in comparison.placement.points]
     if not points:
         return "Deep supervision: no branch"
-    shown = ", ".join(points[:4]) + (f" and {len(points) - 4} more" if len(points) > 4 else "")
-    return f"Deep supervision: {style.counted(len(points), 'branch', 'branches')}, at {shown}"
+    return f"Deep supervision: {style.counted(len(points), 'branch', 'branches')}, at {few(points, 4)}"
