@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from types import TracebackType
 from typing import Any
 
@@ -30,9 +31,11 @@ from gradprobe.ranks import Meeting, around, world_size, wrapper
 from gradprobe.reasons import Reasons, came_late
 from gradprobe.reduction import Reducer
 from gradprobe.scaling import Listening
-from gradprobe.topology import Survey
+from gradprobe.topology import Survey, Topology
 from gradprobe.weights import Weights
 from gradprobe.window import Closed, Collected, Part, Slot, statistics, table
+
+Sums = list[list[list[float]]]  # `gradprobe.window.table` as numbers
 
 
 class GradientProbe:
@@ -164,41 +167,17 @@ class GradientProbe:
     def history(self) -> GradientHistory:
         """What was recorded so far. Waits for the device."""
         topology = self._survey.finish()
-        order = [name for name in topology.order if name in self._layers]
-        numbers = (table(self._closed, self._slots) if self._attached else self._table).tolist()
-        arrived = {slot for sums in numbers for slot, six in zip(self._slots, sums, strict=True) if any(six)}
-        place = {slot: index for index, slot in enumerate(self._slots)}
-        rows = [
-            (index, name, depth, of, *statistics(sums[place[name, of]], self._true_count(name, of)))
-            for index, sums in enumerate(numbers)
-            for depth, name in enumerate(order)
-            for of in self._quantities_of(name)
-        ]
-        looked = bool(self._closed or self._refused)
-        layers = tuple(
-            Layer(
-                name,
-                depth,
-                type(self._layers[name]).__name__.removeprefix("FSDP"),
-                sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
-                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if looked else {},
-                topology.points.unserved.get(name),
-            )
-            for depth, name in enumerate(order)
-        )
-        late = came_late(self._known, named_layers(self.model), self.of, len(order))
-        layers += late
-        rows += [
+        sums = (table(self._closed, self._slots) if self._attached else self._table).tolist()
+        layers = self._hooked(topology, sums)
+        late = came_late(self._known, named_layers(self.model), self.of, len(layers))
+        unmeasured = (
             (index, layer.name, layer.depth, of, *(None,) * 5)
-            for index in range(len(numbers))
-            for layer in late
-            for of in self.of
-        ]
-        conditions = self._conditions(topology.batch_size)
+            for index, layer, of in product(range(len(sums)), late, self.of)
+        )
         return GradientHistory(
-            tidy(rows),
-            conditions,
-            layers,
+            tidy([*self._rows(layers, sums), *unmeasured]),
+            self._conditions(topology.batch_size),
+            layers + late,
             tuple(topology.points),
             topology.output_shape,
             topology.output_channels,
@@ -358,6 +337,31 @@ class GradientProbe:
 
     def _quantities_of(self, name: str) -> list[str]:
         return [of for of in self.of if of == "output" or self._weights[name]]
+
+    def _hooked(self, topology: Topology, sums: Sums) -> tuple[Layer, ...]:
+        """The layers that were there from the beginning, and why no gradient arrived where none did."""
+        arrived = {slot for row in sums for slot, six in zip(self._slots, row, strict=True) if any(six)}
+        looked = bool(self._closed or self._refused)
+        return tuple(
+            Layer(
+                name,
+                depth,
+                type(self._layers[name]).__name__.removeprefix("FSDP"),
+                sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
+                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if looked else {},
+                topology.points.unserved.get(name),
+            )
+            for depth, name in enumerate(name for name in topology.order if name in self._layers)
+        )
+
+    def _rows(self, layers: Sequence[Layer], sums: Sums) -> Iterator[tuple[Any, ...]]:
+        """The rows of the frame: one for each iteration, layer and quantity."""
+        place = {slot: index for index, slot in enumerate(self._slots)}
+        counts = {slot: self._true_count(*slot) for slot in self._slots}
+        slots = [(layer.name, layer.depth, of) for layer in layers for of in self._quantities_of(layer.name)]
+        for index, row in enumerate(sums):
+            for name, depth, of in slots:
+                yield index, name, depth, of, *statistics(row[place[name, of]], counts[name, of])
 
     def _true_count(self, name: str, of: str) -> int | None:
         """Elements of a layer's weights, of which several ranks may have counted copies."""
