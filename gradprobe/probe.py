@@ -30,7 +30,7 @@ from gradprobe.passes import CAPTURED, Passes, Tap, is_captured
 from gradprobe.ranks import Meeting, around, world_size, wrapper
 from gradprobe.reasons import Reasons, came_late
 from gradprobe.reduction import Reducer
-from gradprobe.scaling import Listening
+from gradprobe.scaling import Listening, Scale
 from gradprobe.topology import Survey, Topology
 from gradprobe.weights import Weights
 from gradprobe.window import Closed, Collected, Part, Slot, statistics, table
@@ -115,8 +115,8 @@ class GradientProbe:
         self._reasons = Reasons(self._layers, self._weights, self._taps, refused)
         self._eager = False
         self._combined = ""
+        self._scale = Scale(self._scaler_stepped)
         self._begin()
-        self._unscaled()
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
@@ -155,7 +155,7 @@ class GradientProbe:
         if self._attached:
             self._gather()
             self._close()
-            self._unscaled()
+            self._scale.clear()
             self._detach_if_full()
 
     @property
@@ -209,7 +209,7 @@ class GradientProbe:
         for optimizer in self.optimizers:
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
             self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
-        self._hooks.add(Listening(self))
+        self._hooks.add(Listening(self._scale))
 
     def _let_go(self) -> None:
         self._attached = False
@@ -234,11 +234,11 @@ class GradientProbe:
             self._reader.read(self._collected, only)
         came_by = self._take()
         self._collected.put(came_by)
-        if self._scale is not None:
+        if self._scale.value is not None:
             if came_by:
-                self._scales["output"] = self._scale
-            if not self._taken_out:
-                self._scales["weight"] = self._scale
+                self._scales["output"] = self._scale.value
+            if not self._scale.taken_out:
+                self._scales["weight"] = self._scale.value
 
     def _take(self) -> list[Part]:
         return self._passes.take()
@@ -299,7 +299,7 @@ class GradientProbe:
         self._stepped.add(id(optimizer))
         fused = getattr(optimizer, "grad_scale", None)
         if fused is None:
-            self._taken_out.add(id(optimizer))
+            self._scale.unscaled()
         alone = len(self.optimizers) == 1
         self._gather(None if alone else {id(p) for group in optimizer.param_groups for p in group["params"]})
         if fused is not None:  # unscaled only inside the kernel (design, fact 5)
@@ -309,25 +309,9 @@ class GradientProbe:
             self._skipped = True
         if len(self._stepped) == len(self.optimizers):
             self._close()
-            self._unscaled()
+            self._scale.clear()
 
-    # what a gradient scaler says --------------------------------------------------------------------------------
-
-    def _unscaled(self) -> None:
-        """No loss has been scaled since."""
-        self._scale: Tensor | None = None
-        self._taken_out: set[int] = set()
-
-    def scaled(self, scale: Tensor) -> None:
-        """A gradient scaler multiplied a loss by its scale."""
-        self._scale = scale
-        self._taken_out.clear()
-
-    def unscaled(self, optimizer: Optimizer) -> None:
-        """A gradient scaler took the scale out of an optimizer's gradients."""
-        self._taken_out.add(id(optimizer))
-
-    def stepped(self, optimizer: Optimizer, called: bool) -> None:
+    def _scaler_stepped(self, optimizer: Optimizer, called: bool) -> None:
         """A gradient scaler stepped an optimizer, or skipped it for an overflow: that is recorded as such."""
         if not called and any(optimizer is own for own in self.optimizers):
             self._step_of(optimizer, skipped=True)
