@@ -244,7 +244,7 @@ class GradientProbe:
         return self._passes.take()
 
     def _close(self) -> None:
-        scales = {**self._scales, "output": self._scales.get("output", 1.0) * max(1, self._passes.averaged)}
+        scales = {**self._scales, "output": self._scales.get("output", 1.0) * self._passes.averaged}
         like = self._closed[-1] if self._closed else None
         self._closed.append(Closed.of(self._collected.take(), scales, self._skipped, like))
         self._begin()
@@ -368,7 +368,7 @@ class GradientProbe:
             "optimizer": " and ".join(map(describe_optimizer, self.optimizers)) or None,
             "torch": str(torch.__version__),
             "stats": self.stats,
-            "amp_scale": float(scales[0]) / max(1, self._passes.averaged) if scales else None,
+            "amp_scale": float(scales[0]) / self._passes.averaged if scales else None,
             "skipped": [index for index, closed in enumerate(self._closed) if bool(closed.skipped)],
             "micro_batches": self._passes.micro_batches,
             "world_size": world_size(),
