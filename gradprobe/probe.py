@@ -32,7 +32,7 @@ from gradprobe.reasons import Reasons, came_late
 from gradprobe.reduction import Reducer
 from gradprobe.scaling import Listening, Scale
 from gradprobe.topology import Survey, Topology
-from gradprobe.weights import Weights
+from gradprobe.weights import Weights, ids
 from gradprobe.window import Closed, Collected, Part, Slot, statistics, table
 
 Sums = list[list[list[float]]]  # `gradprobe.window.table` as numbers
@@ -274,7 +274,8 @@ class GradientProbe:
 
     def _first_call(self, optimizer: Optimizer, closure: Callable[[], Any], first: list[bool]) -> Any:
         loss = closure()
-        if first.pop() if first else False:
+        if first:
+            first.clear()
             self._step_of(optimizer)
             self._passes.pause()
         return loss
@@ -301,7 +302,7 @@ class GradientProbe:
         if fused is None:
             self._scale.unscaled()
         alone = len(self.optimizers) == 1
-        self._gather(None if alone else {id(p) for group in optimizer.param_groups for p in group["params"]})
+        self._gather(None if alone else ids(optimizer))
         if fused is not None:  # unscaled only inside the kernel (design, fact 5)
             self._scales["weight"] = fused.detach().clone()
             self._skipped = optimizer.found_inf.detach().clone()  # type: ignore[attr-defined]
