@@ -22,6 +22,7 @@ ROW = 4096  # elements of a row of a large gradient
 _ONE_ROW = 16 * ROW  # elements up to which more rows cost more than a float32 sum of so many loses
 _CACHED = 2**19  # elements of a scratch buffer that two cores keep in their second-level caches
 _LAUNCHED = 2**23  # elements that are worth the launch of a kernel on an accelerator
+_AT_ONCE = 4096  # rows that room is taken for
 _SMALLEST, _LARGEST = 1e-12, 1e15  # sums of a row between which its squares neither vanish nor overflow
 
 Rows = Tensor | list[Tensor]  # a matrix, or gradients of one shape which are its rows
@@ -52,6 +53,7 @@ class Reducer:
     def __init__(self, *, every: bool = True) -> None:
         self.every = every
         self._buffers: dict[tuple[torch.device, torch.dtype, int], Tensor] = {}
+        self._free = torch.empty(0, 5 if every else 1)
         self._lock = Lock()  # two backward passes in two threads may meet in the scratch
 
     def one(self, gradient: Tensor) -> Tensor:
@@ -63,9 +65,8 @@ class Reducer:
         Raises:
             PartialSumError: It is a distributed tensor that no rank has the values of.
         """
-        rows = native.sums([gradient], every=self.every)
-        if rows is not None:
-            return rows
+        if native.takes([gradient]):
+            return self._by_native([gradient])
         gradient = local(gradient)
         if gradient.is_sparse:
             # implicit zeros count as zeros: they are what the optimizer sees
@@ -77,8 +78,8 @@ class Reducer:
         if gradient.is_complex():
             gradient = gradient.abs()
         elements = _in_memory_order(gradient)
-        if elements is not gradient and (rows := native.sums([elements], every=self.every)) is not None:
-            return rows
+        if elements is not gradient and native.takes([elements]):
+            return self._by_native([elements])
         if elements.numel() <= _ONE_ROW:
             return self._reduced([elements.view(1, -1)], elements, rows=1).t()
         whole = elements.numel() // ROW
@@ -94,9 +95,8 @@ class Reducer:
         Returns:
             Shape ``(gradients, 5)``, or ``(gradients, 1)``, on their device.
         """
-        rows = native.sums(gradients, every=self.every)
-        if rows is not None:
-            return rows
+        if native.takes(gradients):
+            return self._by_native(gradients)
         first = gradients[0]
         at_once = max(1, self.room(first.device) // first.numel())
         parts: list[Rows] = [gradients[i : i + at_once] for i in range(0, len(gradients), at_once)]
@@ -105,6 +105,23 @@ class Reducer:
     def room(self, device: torch.device) -> int:
         """Elements that the scratch of a device has room for."""
         return _CACHED if device.type == "cpu" else _LAUNCHED
+
+    def _by_native(self, gradients: list[Tensor]) -> Tensor:
+        rows = self._rows(len(gradients))
+        native.sums(gradients, into=rows)
+        return rows
+
+    def _rows(self, count: int) -> Tensor:
+        """Memory for so many rows, out of a piece for many.
+
+        They live until the iteration ends. Each by itself would lie amid the large pieces that a training step
+        gives back and takes again, and keep these from becoming one again: fresh ones cost page faults.
+        """
+        with self._lock:
+            if len(self._free) < count:
+                self._free = torch.empty(max(count, _AT_ONCE), self._free.shape[1])
+            rows, self._free = self._free[:count], self._free[count:]
+        return rows
 
     def _reduced(self, parts: Sequence[Rows], like: Tensor, rows: int) -> Tensor:
         """The sums of every row of these parts, each of which fits into the scratch: shape ``(5 or 1, rows)``."""

@@ -35,36 +35,45 @@ def library() -> ctypes.CDLL | None:
     return compiled
 
 
-def sums(gradients: Sequence[Tensor], *, every: bool) -> Tensor | None:
-    """Rows of sums as `gradprobe.reduction.Reducer` makes them.
+def takes(gradients: Sequence[Tensor]) -> bool:
+    """Whether this code is there, and all of them are dense, contiguous, float32 and on the CPU.
+
+    Example:
+        >>> takes([torch.ones(2, dtype=torch.float64)])
+        False
+    """
+    return library() is not None and all(map(_fits, gradients))
+
+
+def sums(gradients: Sequence[Tensor], into: Tensor) -> None:
+    """Rows of sums as `gradprobe.reduction.Reducer` makes them, of gradients that it `takes`.
 
     Args:
         gradients: Of any shapes.
-        every: Whether all five are wanted, or the first alone.
+        into: Filled; shape ``(gradients, 5)`` or, for the sum alone, ``(gradients, 1)``, contiguous.
 
-    Returns:
-        Shape ``(gradients, 5)`` or ``(gradients, 1)``; None where this code is not there, or one of them is not
-        dense, contiguous, float32 and on the CPU.
+    Raises:
+        RuntimeError: There is no memory.
 
     Example:
-        >>> rows = sums([torch.tensor([3.0, -4.0, 0.0])], every=True)
-        >>> rows is None or rows.tolist() == [[7, 5, 4, 1, 0]]
-        True
+        >>> gradients, rows = [torch.tensor([3.0, -4.0, 0.0])], torch.tensor([[7.0, 5.0, 4.0, 1.0, 0.0]])
+        >>> if takes(gradients):
+        ...     sums(gradients, into=rows.zero_())
+        >>> rows
+        tensor([[7., 5., 4., 1., 0.]])
     """
-    compiled = library()
-    if compiled is None or not all(map(_fits, gradients)):
-        return None
-    count = len(gradients)
-    rows = torch.empty(count, 5 if every else 1)
-    done = compiled.gradprobe_sums(
+    compiled, count = library(), len(gradients)
+    assert compiled is not None  # as `takes` says
+    failed = compiled.gradprobe_sums(
         (ctypes.c_void_p * count)(*[gradient.data_ptr() for gradient in gradients]),
         (ctypes.c_size_t * count)(*[gradient.numel() for gradient in gradients]),
         count,
-        every,
+        into.shape[1] > 1,
         torch.get_num_threads(),
-        rows.data_ptr(),
+        into.data_ptr(),
     )
-    return rows if done == 0 else None
+    if failed:
+        raise RuntimeError("there was no memory to measure it")
 
 
 def _fits(gradient: Tensor) -> bool:

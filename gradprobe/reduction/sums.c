@@ -9,8 +9,8 @@
 #include <string.h>
 
 enum { SUM, NORM, PEAK, ZEROS, NONFINITE, NUMBERS };
-enum { BLOCK = 4096, PART = 16 * BLOCK, FEW = 32768 };
-static const uint32_t MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000;
+enum { BLOCK = 4096, PART = 16 * BLOCK, FEW = 32768, ON_STACK = 128 };
+static const uint32_t INFINITE = 0x7f800000;
 
 /* one function for each kind of processor, chosen when the library is loaded */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
@@ -73,41 +73,46 @@ static void measure(Part *part, int every) {
     }
 }
 
-/* Rows of sums of so many tensors: shape (tensors, 5), or (tensors, 1). Gives 0, or 1 if there is no memory. */
-int gradprobe_sums(const float *const *tensors, const size_t *counts, size_t n, int every, int threads, float *rows) {
-    size_t number = 0, elements = 0, at = 0;
-    for (size_t t = 0; t < n; t++) {
-        number += (counts[t] + PART - 1) / PART;
-        elements += counts[t];
-    }
-    Part *parts = calloc(number ? number : 1, sizeof *parts);
-    double *sums = calloc(n ? n * NUMBERS : 1, sizeof *sums);
-    if (!parts || !sums) {
-        free(parts);
-        free(sums);
-        return 1;
-    }
-    for (size_t t = 0; t < n; t++)
-        for (size_t start = 0; start < counts[t]; start += PART, at++) {
+static size_t parts_of(size_t count) { return (count + PART - 1) / PART; }
+
+static void measure_all(const float *const *tensors, const size_t *counts, size_t n, int every, int threads,
+                        Part *parts, double *sums) {
+    size_t number = 0, elements = 0;
+    for (size_t t = 0; t < n; elements += counts[t++])
+        for (size_t start = 0; start < counts[t]; start += PART) {
             size_t left = counts[t] - start;
-            parts[at].values = tensors[t] + start;
-            parts[at].count = left < PART ? left : PART;
-            parts[at].tensor = t;
+            parts[number++] = (Part){tensors[t] + start, left < PART ? left : PART, t, {0}};
         }
 #pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (elements > FEW)
     for (size_t i = 0; i < number; i++) measure(&parts[i], every);
+    memset(sums, 0, n * NUMBERS * sizeof *sums);
     for (size_t i = 0; i < number; i++) {
         double *to = sums + parts[i].tensor * NUMBERS, *from = parts[i].sums;
         for (int k = 0; k < NUMBERS; k++)
             if (k != PEAK) to[k] += from[k];
         if (from[PEAK] > to[PEAK] || isnan(from[PEAK])) to[PEAK] = from[PEAK];
     }
-    for (size_t t = 0; t < n; t++) {
+}
+
+/* Rows of sums of so many tensors: shape (tensors, 5), or (tensors, 1). Gives 0, or 1 if there is no memory.
+
+   What is small is not taken from the heap: a few bytes amid the large pieces that a training step gives back and
+   takes again keep these from becoming one again, and fresh ones cost page faults. */
+int gradprobe_sums(const float *const *tensors, const size_t *counts, size_t n, int every, int threads, float *rows) {
+    Part few_parts[ON_STACK];
+    double few_sums[ON_STACK * NUMBERS];
+    size_t number = 0;
+    for (size_t t = 0; t < n; t++) number += parts_of(counts[t]);
+    Part *parts = number <= ON_STACK ? few_parts : malloc(number * sizeof *parts);
+    double *sums = n <= ON_STACK ? few_sums : malloc(n * NUMBERS * sizeof *sums);
+    int done = parts && sums, width = every ? NUMBERS : 1;
+    if (done) measure_all(tensors, counts, n, every, threads, parts, sums);
+    for (size_t t = 0; done && t < n; t++) {
         double *from = sums + t * NUMBERS;
         from[NORM] = sqrt(from[NORM]);
-        for (int k = 0; k < (every ? NUMBERS : 1); k++) rows[t * (every ? NUMBERS : 1) + k] = (float)from[k];
+        for (int k = 0; k < width; k++) rows[t * width + k] = (float)from[k];
     }
-    free(parts);
-    free(sums);
-    return 0;
+    if (parts != few_parts) free(parts);
+    if (sums != few_sums) free(sums);
+    return !done;
 }
