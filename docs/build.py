@@ -43,7 +43,7 @@ CHAPTERS = {
         "squared_hinge",
     ],
     "Branches": ["BRANCHES", "Branch", "CNDSBranch", "build_branch", "C1DeepSup", "conv3x3_bn_relu"],
-    "Prove": ["compare", "Comparison"],
+    "Prove": ["compare", "Comparison", "compare_arms", "ArmsComparison", "Arm"],
     "Draw": [
         "plot_history",
         "plot_profile",
@@ -52,6 +52,7 @@ CHAPTERS = {
         "comparison_figure",
         "paper_figure",
         "plot_learning",
+        "plot_arms",
         "save_figure",
     ],
     "Keep": ["save", "load", "write_page", "Run"],

@@ -14,6 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradprobe.arms import Arm as Arm
+    from gradprobe.arms import ArmsComparison as ArmsComparison
     from gradprobe.branches import BRANCHES as BRANCHES
     from gradprobe.branches import Branch as Branch
     from gradprobe.branches import C1DeepSup as C1DeepSup
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from gradprobe.companion import CompanionObjective as CompanionObjective
     from gradprobe.companion import squared_hinge as squared_hinge
     from gradprobe.comparing import compare as compare
+    from gradprobe.comparing_arms import compare_arms as compare_arms
     from gradprobe.comparison import Comparison as Comparison
     from gradprobe.history import GradientHistory as GradientHistory
     from gradprobe.history import Point as Point
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from gradprobe.page import write_page as write_page
     from gradprobe.plots import comparison_figure as comparison_figure
     from gradprobe.plots import paper_figure as paper_figure
+    from gradprobe.plots import plot_arms as plot_arms
     from gradprobe.plots import plot_comparison as plot_comparison
     from gradprobe.plots import plot_heatmap as plot_heatmap
     from gradprobe.plots import plot_history as plot_history
@@ -58,9 +62,11 @@ if TYPE_CHECKING:
 
 # No module is called like a public function (scan, compare, points): importing it would hide the function.
 _HOME = {
+    "arms": ["Arm", "ArmsComparison"],
     "branches": ["BRANCHES", "Branch", "C1DeepSup", "CNDSBranch", "build_branch", "conv3x3_bn_relu"],
     "companion": ["CompanionObjective", "squared_hinge"],
     "comparing": ["compare"],
+    "comparing_arms": ["compare_arms"],
     "comparison": ["Comparison"],
     "history": ["GradientHistory", "Point", "Points"],
     "loss": ["DeepSupervisionLoss", "SupervisedOutput", "branch_weights"],
@@ -68,6 +74,7 @@ _HOME = {
     "plots": [
         "comparison_figure",
         "paper_figure",
+        "plot_arms",
         "plot_comparison",
         "plot_heatmap",
         "plot_history",

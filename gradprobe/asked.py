@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,26 @@ def _moved(loaded: Target, device: str) -> Target:
 def conditions(loaded: Target, options: dict[str, Any]) -> dict[str, Any]:
     """What the command knows of the conditions that a record is taken under."""
     return {"target": loaded.name, "data": loaded.data, "seed": options["seed"]}
+
+
+def engine(arms: Sequence[str] | None, name: str | None, jobs: int | None) -> str:
+    """The engine that several arms are trained on."""
+    context = click.get_current_context()
+    given = [
+        option
+        for option in ("policy", "repeat", "threshold", "of", "aggregate")
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if arms is None and (name or jobs):
+        option = "--engine" if name else "--jobs"
+        raise click.UsageError(f"{option} is for several arms: add --arms none,cnds,auto,kaiming,lsuv")
+    if arms is not None and given:
+        raise click.UsageError(
+            f"--{given[0]} is for a single policy, and --arms names its own: cnds, repeated, relative, every, auto"
+        )
+    if name == "serial" and jobs:
+        raise click.UsageError("--jobs is for --engine processes or ray: serial trains one after the other")
+    return name or ("processes" if jobs else "serial")
 
 
 def policy(options: dict[str, Any]) -> Policy:

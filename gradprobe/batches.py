@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,6 +24,9 @@ class Batches:
             positional arguments, a dict as keywords. A batch that is itself a dict goes in as keywords, and the
             loss function gets it as the target.
 
+    Attributes:
+        source: The same, to be gone through as often as one likes.
+
     Example:
         >>> batches = Batches([("x0", "y0"), ("x1", "y1")])
         >>> stream = batches.stream()
@@ -38,19 +42,29 @@ class Batches:
             )
         if isinstance(source, (Tensor, str, dict)):
             raise TypeError(f"expected an iterable of (inputs, target) batches, got one {type(source).__name__}")
-        self._source: Source = _Replayed(source) if isinstance(source, Iterator) else source
+        self.source: Source = _Replayed(source) if isinstance(source, Iterator) else source
 
     def generators(self) -> list[torch.Generator]:
         """The loader's own random number generators, which the global seed does not reach."""
-        loader = self._source
+        loader = self.source
         batch_sampler = getattr(loader, "batch_sampler", None)
         owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
         found = (getattr(owner, "generator", None) for owner in owners)
         return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
+    @contextlib.contextmanager
+    def rewound(self) -> Iterator[None]:
+        """Put the loader's own generators back in the end: the next training has to see the same batches."""
+        states = {generator: generator.get_state() for generator in self.generators()}
+        try:
+            yield
+        finally:
+            for generator, state in states.items():
+                generator.set_state(state)
+
     def once(self) -> Iterator[tuple[Any, Any]]:
         """One pass."""
-        source = self._source
+        source = self.source
         passed = source() if callable(source) and not isinstance(source, Iterable) else source
         return (split(batch, index) for index, batch in enumerate(passed))
 

@@ -13,6 +13,7 @@ import click
 from gradprobe import asked, outcome
 from gradprobe.options import (
     ALL,
+    ARMS,
     BRANCH,
     COUNT,
     DATA,
@@ -122,16 +123,22 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
     show_default=True,
     help="How the weight of the branches falls over the training.",
 )
+@ARMS
 @POLICY_OR_TRIALS
 @BRANCH
 @DATA
 @OUT
 @FAIL_ON
 def compare(target: str, iterations: int, window: int, seeds: int, out: Path | None, **options: Any) -> None:
-    """Train with and without deep supervision and say whether it helped."""
+    """Train with and without deep supervision and say whether it helped; or with --arms, which arm to use."""
     with reported():
+        engine = asked.engine(options["arms"], options["engine"], options["jobs"])
         folder = asked.folder(out, target, options["force"], suffix="-compare")
-        _compare(asked.target(target, options), folder, iterations, window, seeds, options)
+        loaded = asked.target(target, options)
+        if options["arms"] is None:
+            _compare(loaded, folder, iterations, window, seeds, options)
+        else:
+            _compare_arms(loaded, folder, iterations, window, seeds, {**options, "engine": engine})
 
 
 @main.command()
@@ -241,7 +248,7 @@ def place(run: Path, keep: bool, **options: Any) -> None:
         saved = asked.saved(run)
         placement = policies.place(saved.history, asked.policy(options))
         if keep:
-            if saved.comparison is not None:
+            if saved.comparison is not None or saved.arms is not None:
                 raise click.UsageError(f"{run} holds a comparison of its own placement: it is not rewritten")
             save(run, saved.history, placement, timings=saved.timings, force=True)
         outcome.show(saved.history, placement, None, options)
@@ -287,7 +294,7 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if len(saved) == 1:
             one = saved[0]
-            files = save_figures(folder, one.history, one.placement, one.comparison, **options)
+            files = save_figures(folder, one.history, one.placement, one.comparison, arms=one.arms, **options)
         else:
             histories = [(str(run), loaded.history) for run, loaded in zip(runs, saved, strict=True)]
             files = save_side_by_side(folder, histories, **options)
@@ -307,7 +314,7 @@ def report(run: Path, out: Path | None, show: bool) -> None:
         saved = asked.saved(run)
         file = out or run / "report.html"
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_page(file, saved.history, saved.placement, saved.comparison, run=str(run))
+        write_page(file, saved.history, saved.placement, saved.comparison, arms=saved.arms, run=str(run))
         click.echo(file)
         if show:
             click.launch(str(file))
@@ -400,3 +407,36 @@ def _compare(
             interrupted, history, placement = error, error.history, place(error.history, policy)
     timings = outcome.timings("compare", started, display)
     outcome.finish(folder, history, placement, comparison, timings, options, interrupted)
+
+
+def _compare_arms(
+    loaded: Target, folder: Path, iterations: int, window: int, seeds: int, options: dict[str, Any]
+) -> None:
+    from gradprobe.comparing_arms import compare_arms
+    from gradprobe.target import carry_along
+
+    if options["engine"] != "serial":
+        carry_along()
+    started = time.perf_counter()
+    many = f"{len(options['arms'])} arms, {'1 seed' if seeds == 1 else f'{seeds} seeds'}"
+    what = f"comparing {loaded.name}: {many}, {iterations} iterations each"
+    with shown(options["quiet"], None, what) as display, user_output():
+        result = compare_arms(
+            loaded.build or loaded.model,
+            loaded.batches,
+            loaded.loss_fn,
+            options["arms"],
+            iterations=iterations,
+            window=window,
+            seeds=range(options["seed"], options["seed"] + seeds),
+            optimizer=loaded.optimizer,
+            held_out=loaded.held_out,
+            branch=options["branch"],
+            weight=options["weight"],
+            schedule=options["schedule"],
+            engine=options["engine"],
+            jobs=options["jobs"],
+            conditions=asked.conditions(loaded, options),
+            on_training=None if display is None else display.part,
+        )
+    outcome.finish_arms(folder, result, outcome.timings("compare", started, display), options)

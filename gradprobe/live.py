@@ -87,6 +87,11 @@ class Display:
         self.seconds += now - started
         self._next = max(now + INTERVAL, self._started + self.seconds / SHARE)
 
+    def part(self, what: str, done: int, total: int) -> None:
+        """Take note of a part of a larger whole that is done, of which only how many is shown."""
+        self._progress.update(self._task, completed=done, total=total, description=what)
+        self._live.update(self._progress, refresh=True)
+
     def _begin(self, reached: Reached) -> None:
         self._training = reached.arm, reached.seed
         called = _called(reached)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, Points, describe_conditions, few, shorten
 from gradprobe.magnitude import label, short
@@ -74,10 +75,24 @@ def comparison_html(comparison: Comparison) -> str:
     return _block([*parts, _small(describe_conditions(comparison.plain.conditions))])
 
 
-def run_html(history: GradientHistory, placement: Placement, comparison: Comparison | None) -> str:
+def arms_html(result: ArmsComparison) -> str:
+    """Several arms: which one to use, and the table."""
+    head, *rows = result.table()
+    said = [*result.choice.sentences, *result.failures]
+    parts = [_title(f"{len(rows)} arms: use {result.best}"), *map(_text, said), _table(head, rows)]
+    return _block([*parts, _small(describe_conditions(result.plain.conditions))])
+
+
+def run_html(
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None,
+    arms: ArmsComparison | None = None,
+) -> str:
     """A saved run: all that it holds."""
     parts = [history_html(history), placement_html(placement)]
-    return "".join([*parts, *([comparison_html(comparison)] if comparison else [])])
+    parts += [comparison_html(comparison)] if comparison else []
+    return "".join([*parts, *([arms_html(arms)] if arms else [])])
 
 
 def _quantity(history: GradientHistory) -> str | None:

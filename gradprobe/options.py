@@ -42,6 +42,17 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
     return sizes
 
 
+def _arms(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    from gradprobe.arms import chosen_arms
+
+    try:
+        return chosen_arms(name.strip() for name in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 class RunFolder(click.Path):
     """A run's folder; a shell completes to those in `RUNS`, else as for any folder."""
 
@@ -119,6 +130,22 @@ POLICY_OR_TRIALS = _options(
     _policy("auto", said=" auto: by short trainings of several remedies and placements."), _RULE
 )
 COUNT = click.IntRange(min=1)
+ARMS = _options(
+    click.option(
+        "--arms",
+        callback=_arms,
+        metavar="ARM,...",
+        help="Compare several at once, with a table, and say which one to use: none, cnds, repeated, relative, "
+        "every, auto (policies), kaiming, lsuv, normalised (remedies).",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["serial", "processes", "ray"]),
+        help="Where the trainings of --arms run: one by one, several in processes of their own, or on the Ray "
+        "cluster that is running.  [default: serial; with --jobs processes]",
+    ),
+    click.option("--jobs", type=COUNT, help="How many of them at a time.  [default: one for each core]"),
+)
 ALL = click.option(
     "--all", "every_layer", is_flag=True, help="Every layer in the table, also where there are many."
 )

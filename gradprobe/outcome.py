@@ -12,6 +12,7 @@ import click
 from gradprobe.terminal import FAILED, FOUND, console
 
 if TYPE_CHECKING:
+    from gradprobe.arms import ArmsComparison
     from gradprobe.comparison import Comparison
     from gradprobe.history import GradientHistory
     from gradprobe.live import Display
@@ -41,15 +42,46 @@ def finish(
         raise KeyboardInterrupt
     show(history, placement, comparison, options)
     save(folder, history, placement, comparison, timings=spent, force=options["force"])
-    if not options["quiet"]:
-        page = folder / "report.html"
-        click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)
+    _say_where(folder, options)
     if interrupted is not None:
         raise interrupted
     end_if(findings(history, placement), options["fail_on"])
     if history.conditions.get("stopped"):
         click.echo(f"Error: {history.conditions['stopped']}; the record ends there", err=True)
         raise SystemExit(FAILED)
+
+
+def finish_arms(folder: Path, result: ArmsComparison, spent: dict[str, float], options: dict[str, Any]) -> None:
+    """The same of several arms; one that failed is named, and the code says so."""
+    from gradprobe.policies import findings
+    from gradprobe.run import save
+
+    show_arms(result, options["form"])
+    save(folder, result.plain, result.placement, arms=result, timings=spent, force=options["force"])
+    _say_where(folder, options)
+    end_if(findings(result.plain, result.placement), options["fail_on"])
+    for failure in result.failures:
+        click.echo(f"Error: {failure}", err=True)
+    if result.failures:
+        raise SystemExit(FAILED)
+
+
+def _say_where(folder: Path, options: dict[str, Any]) -> None:
+    if not options["quiet"]:
+        page = folder / "report.html"
+        click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)
+
+
+def show_arms(result: ArmsComparison, form: str) -> None:
+    """Print what several arms came to on standard output, in the ``--format`` asked for."""
+    from gradprobe import report
+
+    if form == "json":
+        click.echo(report.arms_json(result))
+    elif form == "csv":
+        click.echo(report.arms_csv(result), nl=False)
+    else:
+        console().print(report.arms_table(result))
 
 
 def show(

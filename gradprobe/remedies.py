@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import forward
+from gradprobe.batches import Batches, forward, to_device
 from gradprobe.hooks import Attached, Hook
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -139,6 +139,14 @@ def normalised(model: nn.Module, inputs: Any = None) -> None:
 
 
 REMEDIES: dict[str, Remedy] = {"kaiming": kaiming, "lsuv": lsuv, "normalised": normalised}
+
+
+def apply(remedy: Remedy, model: nn.Module, batches: Batches) -> None:
+    """Change a model in place by a remedy, which gets the inputs of the first batch; the batches begin anew."""
+    device = next(model.parameters()).device
+    with batches.rewound():
+        inputs, _ = to_device(next(batches.stream()), device)
+    remedy(model, inputs)
 
 
 def _norm_behind(layer: Layer) -> nn.Module:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
 from gradprobe.magnitude import QUANTITIES, label, short
@@ -95,6 +96,37 @@ def as_json(history: GradientHistory, placement: Placement, comparison: Comparis
 def as_csv(history: GradientHistory, placement: Placement) -> str:
     """The same rows as CSV."""
     return str(result_frame(history, placement).to_csv(index=False, lineterminator="\n"))
+
+
+def arms_table(result: ArmsComparison) -> RenderableType:
+    """Several arms for a terminal: a row for each, what failed, and which one to use."""
+    head, *rows = result.table()
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, justify="right" if name in ("windows", "seconds") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row), style="bold" if row[0] == result.best else "")
+    conditions = Text(describe_conditions(result.plain.conditions), style="dim")
+    failures = [Text(line, style="red") for line in result.failures]
+    return Group(table, "", conditions, *failures, *(Text(line, style="bold") for line in result.choice.sentences))
+
+
+def arms_json(result: ArmsComparison) -> str:
+    """The same for a program: one JSON object."""
+    rows = result.summary.to_dict("records")
+    record = {
+        "conditions": {**result.plain.conditions, **result.conditions},
+        "placement": result.placement.record(),
+        "best": result.best,
+        "sentences": list(result.choice.sentences),
+        "arms": [{str(key): _plain(value) for key, value in row.items()} for row in rows],
+    }
+    return json.dumps(record, indent=2, allow_nan=False)
+
+
+def arms_csv(result: ArmsComparison) -> str:
+    """The same rows as CSV."""
+    return str(result.summary.to_csv(index=False, lineterminator="\n"))
 
 
 def points_tree(points: Points, kinds: Mapping[str, str]) -> RenderableType:

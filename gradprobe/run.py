@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison, read_learning
 from gradprobe.history import GradientHistory, read_csv, write_csv
 from gradprobe.markup import run_html
@@ -27,11 +28,13 @@ _OURS = {
     "history.csv",
     "supervised.csv",
     "learning.csv",
+    "arms.csv",
     "iterations.png",
     "depth.png",
     "heatmap.png",
     "comparison.png",
     "paper.png",
+    "arms.png",
     "report.html",
 }
 
@@ -46,6 +49,7 @@ class Run:
         placement: The decision.
         comparison: The comparison, or None.
         timings: Seconds, by what they were spent on.
+        arms: The comparison of several arms, or None.
     """
 
     folder: Path = field(compare=False)
@@ -53,13 +57,14 @@ class Run:
     placement: Placement
     comparison: Comparison | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    arms: ArmsComparison | None = None
 
     def __str__(self) -> str:
-        parts = [self.history, self.placement, *filter(None, [self.comparison])]
+        parts = [self.history, self.placement, *filter(None, [self.comparison, self.arms])]
         return "\n\n".join(map(str, parts))
 
     def _repr_html_(self) -> str:
-        return run_html(self.history, self.placement, self.comparison)
+        return run_html(self.history, self.placement, self.comparison, self.arms)
 
 
 def save(
@@ -68,6 +73,7 @@ def save(
     placement: Placement,
     comparison: Comparison | None = None,
     *,
+    arms: ArmsComparison | None = None,
     timings: Mapping[str, float] | None = None,
     figures: bool = True,
     force: bool = False,
@@ -81,6 +87,7 @@ def save(
         history: The record.
         placement: The decision.
         comparison: With and without, if it was done.
+        arms: Several arms, if they were compared; history and placement are theirs, ``plain`` and ``placement``.
         timings: Seconds, by what they were spent on.
         figures: Draw the pictures and write ``report.html`` too.
         force: Replace an existing run. Other files in its folder are kept.
@@ -108,6 +115,7 @@ def save(
         **history.record(),
         "placement": placement.record(),
         "comparison": comparison.record() if comparison else None,
+        "arms": arms.record() if arms else None,
         "timings": dict(timings or {}),
     }
     texts = {
@@ -115,9 +123,11 @@ def save(
         "history.csv": write_csv(history.frame),
     }
     if comparison:
-        texts["learning.csv"] = str(comparison.frame.to_csv(index=False, lineterminator="\n"))
+        texts["learning.csv"] = write_csv(comparison.frame)
         if comparison.supervised:
             texts["supervised.csv"] = write_csv(comparison.supervised.frame)
+    if arms:
+        texts["arms.csv"] = write_csv(arms.frame)
     with _whole(folder) as partial:
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8", newline="")
@@ -125,8 +135,8 @@ def save(
             from gradprobe.page import write_page
             from gradprobe.plots import save_figures
 
-            save_figures(partial, history, placement, comparison)
-            write_page(partial / "report.html", history, placement, comparison, run=str(folder))
+            save_figures(partial, history, placement, comparison, arms=arms)
+            write_page(partial / "report.html", history, placement, comparison, arms=arms, run=str(folder))
     return folder
 
 
@@ -148,9 +158,10 @@ def load(folder: str | Path) -> Run:
         history = GradientHistory.from_record(read_csv(_text(folder / "history.csv")), record)
         placement = Placement.from_record(record["placement"])
         comparison = _comparison(folder, record["comparison"], history, placement)
+        arms = _arms(folder, record.get("arms"), history)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"the run at {folder} cannot be read: {error}") from error
-    return Run(folder, history, placement, comparison, record["timings"])
+    return Run(folder, history, placement, comparison, record["timings"], arms)
 
 
 def check_free(folder: str | Path, *, force: bool = False) -> None:
@@ -238,6 +249,12 @@ def _comparison(
         supervised = GradientHistory.from_record(frame, record["supervised"])
     frame = read_learning(_text(folder / "learning.csv"))
     return Comparison(plain, supervised, placement, frame, record["conditions"])
+
+
+def _arms(folder: Path, record: Mapping[str, Any] | None, plain: GradientHistory) -> ArmsComparison | None:
+    if record is None:
+        return None
+    return ArmsComparison.from_record(plain, read_learning(_text(folder / "arms.csv")), record)
 
 
 def _text(path: Path) -> str:

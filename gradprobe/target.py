@@ -17,12 +17,15 @@ import click
 import torch
 from torch import Tensor, nn
 
+from gradprobe import engines
 from gradprobe.batches import Source
-from gradprobe.comparing import is_classified
 from gradprobe.layers import main_tensor, named_layers, unknown
 from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
+from gradprobe.origin import own_frames
+from gradprobe.training import is_classified
 
+_NAME = "__gradprobe_target__"  # of the module that a file becomes
 EXPECTED = (
     "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "
     "name another with TARGET:attr"
@@ -97,6 +100,13 @@ def load_target(spec: str, options: DataOptions) -> Target:
     return Target(spec, model, build, batches, loss or DefaultLoss(), optimizer, held_out, data)
 
 
+def carry_along() -> None:
+    """Let what a target's file defines travel to other processes, which do not have that file as a module."""
+    module = sys.modules.get(_NAME)
+    if module is not None:
+        engines.carry_along(module)
+
+
 class DefaultLoss:
     """The loss for a target that defines none: the model's own, cross entropy, or mean squared error.
 
@@ -142,15 +152,9 @@ def _no_default(scores: Tensor | None, target: Any) -> NoReturn:
 
 def user_code(error: BaseException) -> str:
     """An error as its author wants to see it: the traceback without our frames and those of libraries."""
-    ours = str(Path(__file__).parent)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _foreign(frame.filename, ours)]
+    frames = own_frames(error)
     head = ["Traceback (of your code):\n", *traceback.format_list(frames)] if frames else []
     return "".join([*head, *traceback.format_exception_only(type(error), error)]).rstrip()
-
-
-def _foreign(filename: str, ours: str) -> bool:
-    installed = "site-packages" in filename or "dist-packages" in filename
-    return installed or filename.startswith((ours, "<frozen", sys.base_prefix))
 
 
 def _split(spec: str) -> tuple[str, str | None]:
@@ -169,7 +173,7 @@ def _import_file(where: str) -> ModuleType:
         )
     # as `python model.py` would: its neighbours can be imported
     sys.path.insert(0, str(path.parent.resolve()))
-    spec = importlib.util.spec_from_file_location("__gradprobe_target__", path)
+    spec = importlib.util.spec_from_file_location(_NAME, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -6,22 +6,21 @@ loss of the main output tells, after some windows: these trials are compared by 
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import Batches, Source, to_device
+from gradprobe.batches import Batches, Source
 from gradprobe.branches import BranchFactory
 from gradprobe.door import check_trainable
 from gradprobe.history import GradientHistory, Point
 from gradprobe.loop import OptimizerFactory, make_optimizer, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement
-from gradprobe.remedies import Remedy, lsuv, normalised
+from gradprobe.remedies import Remedy, apply, lsuv, normalised
 from gradprobe.scanning import Interrupted, scan
 from gradprobe.snapshot import preserved, seed_everything
 from gradprobe.supervision import supervise
@@ -126,24 +125,13 @@ def place_by_trials(
     """
     check_trainable(model)
     source = Batches(batches)
-    with _rewound(source):
+    with source.rewound():
         found = history or scan(model, source.once, loss_fn, 1, optimizer=optimizer, seed=seed)
     trials = _Trials(model, source, loss_fn, found, branch, weight, optimizer, seed, on_iteration)
     try:
         return _decide(trials, plan(iterations, remedies), remedies)
     except KeyboardInterrupt:
         raise Interrupted(found) from None
-
-
-@contextlib.contextmanager
-def _rewound(batches: Batches) -> Iterator[None]:
-    """Put the loader's own generators back in the end: the next trial has to see the same batches."""
-    states = {generator: generator.get_state() for generator in batches.generators()}
-    try:
-        yield
-    finally:
-        for generator, state in states.items():
-            generator.set_state(state)
 
 
 @dataclass(frozen=True)
@@ -164,22 +152,16 @@ class _Trials:
         self, name: str, iterations: int, points: tuple[Point, ...] = (), remedy: Remedy | None = None
     ) -> Trial:
         """Train so long with branches at these points, or after this remedy."""
-        with preserved(self.model), _rewound(self.batches):
+        with preserved(self.model), self.batches.rewound():
             if not self.model.training:
                 self.model.train()
             seed_everything(self.seed)
             if remedy is not None:
-                self._apply(remedy)
+                apply(remedy, self.model, self.batches)
             placement = Placement(name, (), points, "", **self.history.output)
             net = supervise(self.model, placement, branch=self.branch) if points else self.model
             losses = self._train(name, net, iterations)
         return Trial(name, points, tuple(torch.stack(losses).tolist()))
-
-    def _apply(self, remedy: Remedy) -> None:
-        device = next(self.model.parameters()).device
-        with _rewound(self.batches):
-            inputs, _ = to_device(next(self.batches.stream()), device)
-        remedy(self.model, inputs)
 
     def _train(self, name: str, net: nn.Module, iterations: int) -> list[Tensor]:
         criterion = DeepSupervisionLoss(self.loss_fn, self.weight, "constant")

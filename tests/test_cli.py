@@ -637,3 +637,94 @@ def test_several_runs_are_not_drawn_over_the_first(gradprobe):
     assert drawn.exit_code == 0
     assert drawn.stdout.splitlines()[0] == str(Path("gradprobe_runs/side-by-side/iterations.png"))
     assert Path("a/iterations.png").read_bytes() == before
+
+
+# several arms ---------------------------------------------------------------------------------------------------
+
+ARMS = ("compare", "model.py", "--arms", "none,cnds,kaiming", "--iterations", 6, "--seeds", 2)
+
+
+def test_arms_are_compared_kept_and_drawn_again(gradprobe):
+    write(NET + BATCHES)
+    result = gradprobe(*ARMS, "--out", "run")
+    assert result.exit_code == 0, result.output
+    saved = gp.load("run")
+    assert [arm.name for arm in saved.arms.arms] == ["none", "cnds", "kaiming"]
+    assert saved.arms.arms[1].like == "none"  # nothing has vanished in two layers
+    assert "no branch: same as none" in result.stdout
+    assert "He's initialisation" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert all(sentence in said for sentence in saved.arms.choice.sentences)
+    for name in ("arms.png", "report.html"):
+        before = Path("run", name).read_bytes()
+        Path("run", name).unlink()
+        assert gradprobe("plot" if name.endswith("png") else "report", "run").exit_code == 0
+        assert Path("run", name).read_bytes() == before
+    kept = gradprobe("place", "run", "--save")
+    assert kept.exit_code == 2
+    assert "not rewritten" in kept.stderr
+
+
+def test_arms_for_a_program(gradprobe):
+    write(NET + BATCHES)
+    record = json.loads(gradprobe(*ARMS, "--format", "json", "--out", "a").stdout)
+    rows = pd.read_csv(io.StringIO(gradprobe(*ARMS, "--format", "csv", "--out", "b").stdout))
+    assert [row["arm"] for row in record["arms"]] == rows["arm"].tolist() == ["none", "cnds", "kaiming"]
+    assert [row["mean"] for row in record["arms"]] == rows["mean"].tolist()
+    assert record["best"] == gp.load("a").arms.best
+    assert record["conditions"]["seeds"] == [0, 1]
+
+
+def test_arms_in_processes_come_to_the_same(gradprobe):
+    # what only the target's file defines has to travel: a class with super(), a loss, an optimizer, a neighbour
+    Path("beside.py").write_text("RATE = 0.05\n")
+    own = (
+        "import beside\n"
+        + NET
+        + BATCHES
+        + (
+            "def loss(output, target):\n    return nn.functional.cross_entropy(output, target)\n"
+            "def optimizer(net):\n    return torch.optim.SGD(net.parameters(), lr=beside.RATE)\n"
+        )
+    )
+    write(own)
+    for name, more in (("serial", ()), ("processes", ("--jobs", 2))):
+        result = gradprobe(*ARMS, *more, "--out", name)
+        assert result.exit_code == 0, result.output
+    assert gp.load("serial").arms == gp.load("processes").arms
+
+
+def test_an_arm_that_fails_is_told_and_the_run_is_kept(gradprobe):
+    rate = "1 / int(net.first.bias.any())"  # the remedy sets the biases to zero
+    write(NET + BATCHES + f"def optimizer(net):\n    return torch.optim.SGD(net.parameters(), lr={rate})\n")
+    result = gradprobe(*ARMS, "--out", "run")
+    assert result.exit_code == 1
+    assert "Error: kaiming failed (seed 0): ZeroDivisionError: division by zero (model.py, line" in result.stderr
+    assert set(gp.load("run").arms.arms[2].failed) == {"seed 0", "seed 1"}
+    assert len(gp.load("run").arms.frame) == 2 * 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--arms", "cdns"], "did you mean 'cnds'"),
+        (["--engine", "ray"], "--engine is for several arms"),
+        (["--jobs", "2"], "--jobs is for several arms"),
+        (["--arms", "cnds", "--policy", "relative"], "--policy is for a single policy"),
+        (["--arms", "cnds", "--repeat"], "--repeat is for a single policy"),
+        (["--arms", "cnds", "--engine", "serial", "--jobs", "2"], "one after the other"),
+    ],
+)
+def test_options_of_arms_that_do_not_go_together(gradprobe, options, said):
+    write(NET + BATCHES)
+    result = gradprobe("compare", "model.py", *options)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_the_help_names_every_arm(gradprobe):
+    from gradprobe.arms import ARMS as NAMES
+    from gradprobe.engines import ENGINES
+
+    text = gradprobe("compare", "--help").stdout
+    assert all(name in text for name in (*NAMES, *ENGINES))

@@ -9,11 +9,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
-    {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"},
+    {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"}
+    | {"origin"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
-    | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "loop"},
-    {"scanning", "trials", "comparing", "supervision", "plots", "page", "report", "run", "markup"}
+    | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "arms", "engines", "loop"},
+    {"scanning", "trials", "training", "comparing", "comparing_arms", "supervision"}
+    | {"plots", "page", "report", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "asked", "outcome", "target", "options", "terminal", "live", "demo"},

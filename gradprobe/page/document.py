@@ -15,10 +15,11 @@ from markupsafe import Markup
 
 from gradprobe.page import words
 from gradprobe.page.numbers import island
-from gradprobe.page.steps import steps
+from gradprobe.page.steps import arms_steps, steps
 from gradprobe.version import __version__
 
 if TYPE_CHECKING:
+    from gradprobe.arms import ArmsComparison
     from gradprobe.comparison import Comparison
     from gradprobe.history import GradientHistory
     from gradprobe.policies import Placement
@@ -34,6 +35,7 @@ def write_page(
     placement: Placement,
     comparison: Comparison | None = None,
     *,
+    arms: ArmsComparison | None = None,
     run: str = "",
 ) -> Path:
     """Write a run as one HTML file: whole or not at all.
@@ -43,6 +45,7 @@ def write_page(
         history: The record; for a comparison that of the plain arm.
         placement: The decision.
         comparison: With and without, if it was done.
+        arms: Several arms, if they were compared.
         run: Folder of the run, as the code to paste should name it; empty where there is none.
 
     Returns:
@@ -61,7 +64,7 @@ def write_page(
         True
     """
     file = Path(file)
-    text = render(history, placement, comparison, run=run)
+    text = render(history, placement, comparison, arms=arms, run=run)
     handle, partial = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as opened:
@@ -74,10 +77,16 @@ def write_page(
 
 
 def render(
-    history: GradientHistory, placement: Placement, comparison: Comparison | None = None, *, run: str = ""
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None = None,
+    *,
+    arms: ArmsComparison | None = None,
+    run: str = "",
 ) -> str:
     """The page as text; see `write_page`."""
-    verdict = words.verdict(history, placement, comparison)
+    verdict = words.verdict(history, placement, comparison, arms)
+    advised = arms_steps(history, arms) if arms else steps(verdict.state, history, placement, comparison, run)
     return _template().render(
         title=str(history.conditions.get("target") or "a run"),
         verdict=verdict,
@@ -85,10 +94,11 @@ def render(
         synthetic=words.is_synthetic(history),
         why=words.why(history, placement),
         skipped=placement.skipped,
-        steps=steps(verdict.state, history, placement, comparison, run),
-        conditions=words.conditions(history, comparison),
+        steps=advised,
+        arms=arms,
+        conditions=words.conditions(history, comparison or arms),
         depends=words.DEPENDS,
-        island=_embedded(island(history, placement, comparison)),
+        island=_embedded(island(history, placement, comparison, arms)),
         style=Markup(_beside("page.css")),
         scripts=[Markup(_beside(name)) for name in SCRIPTS],
         version=__version__,

@@ -1,4 +1,4 @@
-// How the main output learnt, without and with branches.
+// How the main output learnt: without and with branches, or with each of several arms.
 
 class Learning extends Chart {
   constructor(parent, curve) {
@@ -31,8 +31,8 @@ class Learning extends Chart {
     for (let value = Math.ceil(low / step) * step; value <= high; value += step) this.ruleY(value, String(Number(value.toFixed(6))));
     this.iterationAxis("iteration");
     this.nameY(this.curve.label);
-    this.line(pen, this.curve.arms[1], 1);
-    this.line(pen, this.curve.arms[0], 0); // dashed, so that where both are equal both are seen
+    // the first is dashed and comes last, so that where two are equal both are seen
+    for (let i = this.curve.arms.length - 1; i >= 0; i -= 1) this.line(pen, this.curve.arms[i], i);
     if (this.curve.chance === null) return;
     const { left, width } = this.inner;
     const y = this.y(this.curve.chance);
@@ -42,7 +42,7 @@ class Learning extends Chart {
   line(pen, arm, i) {
     const points = (values) => values.map((value, at) => `${this.x(arm.iterations[at]).toFixed(1)} ${this.y(value).toFixed(1)}`);
     if (!arm.mean.length) return;
-    pen.strokeStyle = pen.fillStyle = themed(["flagged", "fine"][i]);
+    pen.strokeStyle = pen.fillStyle = themed(arm.colour);
     pen.globalAlpha = 0.15;
     pen.fill(new Path2D(`M${points(arm.high).join("L")}L${points(arm.low).reverse().join("L")}Z`));
     pen.globalAlpha = 1;
@@ -69,9 +69,9 @@ class Learning extends Chart {
   }
 
   point({ place }, x, y) {
-    const lines = this.curve.arms.flatMap((arm, i) => {
+    const lines = this.curve.arms.flatMap((arm) => {
       const near = arm.iterations.reduce((best, at, k) => (Math.abs(at - place) < Math.abs(arm.iterations[best] - place) ? k : best), 0);
-      return arm.mean.length ? [`${["without", "with"][i]}: ${short(arm.mean[near])} at iteration ${arm.iterations[near]}`] : [];
+      return arm.mean.length ? [`${arm.name}: ${short(arm.mean[near])} at iteration ${arm.iterations[near]}`] : [];
     });
     showLines(lines, x, y);
   }
@@ -83,18 +83,15 @@ class Learning extends Chart {
   key() {}
 
   finding() {
-    const [plain, supervised] = this.curve.arms.map((arm) => arm.mean[arm.mean.length - 1]);
-    const said = [[plain, "without"], [supervised, "with branches"]].filter(([value]) => value !== undefined);
-    return `At the end ${said.map(([value, which]) => `${short(value)} ${which}`).join(", ")}.`;
+    const ends = this.curve.arms.filter((arm) => arm.mean.length);
+    return `At the end ${ends.map((arm) => `${short(arm.mean[arm.mean.length - 1])} ${arm.name}`).join(", ")}.`;
   }
 
   entries() {
-    const found = [
-      [picture(stroke("var(--flagged)", "6 3")), "without"],
-      [picture(stroke("var(--fine)")), "with deep supervision"],
-    ];
+    const lines = this.curve.arms.map((arm, i) => [arm, [picture(stroke(`var(--${arm.colour})`, i ? "" : "6 3")), arm.name]]);
+    const found = lines.filter(([arm]) => arm.mean.length).map(([, entry]) => entry);
     if (this.curve.chance !== null) found.push([picture(stroke("var(--grey)", "2 3", 1)), "chance"]);
     if (this.curve.seeds > 1) found.push([picture(drawn("rect", { width: 22, height: 12, fill: "var(--grey)", opacity: 0.3 })), `range of ${this.curve.seeds} seeds`]);
-    return found.filter((_, i) => i > 1 || this.curve.arms[i].mean.length);
+    return found;
   }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from gradprobe.history import AGGREGATES, GradientHistory, shorten
 from gradprobe.magnitude import label
 from gradprobe.page.words import judged
+from gradprobe.plots.arms import looks
 from gradprobe.plots.grid import Grid
 from gradprobe.plots.learning import NAMES, window
 from gradprobe.policies import CNDS_THRESHOLD, Placement
@@ -20,13 +22,19 @@ from gradprobe.policies import CNDS_THRESHOLD, Placement
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradprobe.arms import ArmsComparison
     from gradprobe.comparison import Comparison
 
 MOST = 1000  # iterations that a learning curve is drawn with
 STATISTICS = ("rms", "max_abs", "zero_fraction", "nonfinite")
 
 
-def island(history: GradientHistory, placement: Placement, comparison: Comparison | None) -> dict[str, Any]:
+def island(
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None,
+    several: ArmsComparison | None = None,
+) -> dict[str, Any]:
     """Everything that the scripts of the page read, as plain JSON types.
 
     Arrays are base64 of little-endian floats, one after another: `_packed`. A layer is its row in depth order.
@@ -49,7 +57,7 @@ def island(history: GradientHistory, placement: Placement, comparison: Compariso
         "aggregates": list(AGGREGATES),
         "decided": decided(history, placement),
         "arms": [_arm(name, arm, quantities, list(row_of)) for name, arm in arms.items()],
-        "learning": [] if comparison is None else [_curve(comparison, value) for value in _learnt(comparison)],
+        "learning": _learning(comparison, several),
         "colours": [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 1, 33))],
     }
 
@@ -131,22 +139,38 @@ def _packed(values: pd.Series[Any] | NDArray[np.float64], dtype: str) -> str:
 # how the main output learnt -------------------------------------------------------------------------------------
 
 
-def _learnt(comparison: Comparison) -> list[str]:
-    return [value for value in NAMES if np.isfinite(comparison.frame[value].astype(float)).any()]
+# an arm, what it is called, and its colour by its name in the style sheet
+Named = tuple[str, str, str]
+_PAIR: tuple[Named, ...] = (("plain", "without", "flagged"), ("supervised", "with deep supervision", "fine"))
 
 
-def _curve(comparison: Comparison, value: str) -> dict[str, Any]:
-    frame = comparison.frame
+def _learning(comparison: Comparison | None, several: ArmsComparison | None) -> list[dict[str, Any]]:
+    if several is not None:
+        named = [(look.arm, look.text, f"arm-{look.arm}") for look in looks(several)]
+        return _curves(several.frame, several.conditions, named)
+    return [] if comparison is None else _curves(comparison.frame, comparison.conditions, _PAIR)
+
+
+def _curves(frame: pd.DataFrame, conditions: Mapping[str, Any], arms: Sequence[Named]) -> list[dict[str, Any]]:
+    learnt = [value for value in NAMES if np.isfinite(frame[value].astype(float)).any()]
+    return [_curve(frame, conditions, value, arms) for value in learnt]
+
+
+def _curve(
+    frame: pd.DataFrame, conditions: Mapping[str, Any], value: str, arms: Sequence[Named]
+) -> dict[str, Any]:
     length = window(int(frame["iteration"].nunique())) if value == "loss" else 1
-    chance = comparison.conditions.get("chance") if value == "accuracy" else None
     rolling = f", rolling mean of {length}" if length > 1 else ""
     return {
         "title": NAMES[value],
         "label": f"{NAMES[value].lower()}{rolling}",
-        "chance": chance,
+        "chance": conditions.get("chance") if value == "accuracy" else None,
         "seeds": int(frame["seed"].nunique()),
         "markers": value == "accuracy",
-        "arms": [_smoothed(frame[frame["arm"] == arm], value, length) for arm in ("plain", "supervised")],
+        "arms": [
+            {"name": name, "colour": colour, **_smoothed(frame[frame["arm"] == arm], value, length)}
+            for arm, name, colour in arms
+        ],
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory
 from gradprobe.page.words import is_scale, judged
@@ -70,6 +71,7 @@ def steps(
         run: Folder of the run, or empty.
     """
     placement = judged(history, placement)
+    facts: Mapping[str, Any] = {} if comparison is None else comparison.conditions
     alone = {
         "nonfinite": _finite(history),
         "exploding": _CLIP,
@@ -77,16 +79,17 @@ def steps(
         "healthy": _again(_AFTER) if placement.remedy else _KEEP,
     }
     if placement.remedy:
-        return [_remedied(placement.remedy), alone.get(state, _again(_AFTER))]
+        found = "In short trials the loss of the main output ended lower with it than as it is."
+        return [_remedied(placement.remedy, found), alone.get(state, _again(_AFTER))]
     if state in alone and not (state == "healthy" and placement.points):
         return [alone[state]]
     if state == "helped":
-        return [_insertion("Keep the branch", history, placement, comparison)]
+        return [_insertion("Keep the branch", history, placement, facts)]
     if state in ("no difference", "harmed"):
         left_out = "The branch brought the main output nothing" if state == "no difference" else "It did worse"
         return [Step("Leave the branches out", f"{left_out} under these conditions."), _INITIALISE]
     if placement.points:
-        insertion = _insertion("Insert the branch", history, placement, comparison)
+        insertion = _insertion("Insert the branch", history, placement, facts)
         return (
             [_comparing(comparison), _INITIALISE, insertion]
             if comparison
@@ -99,13 +102,27 @@ def steps(
     return [_INITIALISE] if placement.flagged else [_again(_NOTHING)]
 
 
-def _remedied(name: str) -> Step:
-    """What the trials found better than a branch, as code where it is one of ours."""
+def arms_steps(history: GradientHistory, arms: ArmsComparison) -> list[Step]:
+    """What to do after several arms were compared: what the best one did, and measure again."""
+    placement, verdict, facts = arms.placement, arms.choice.verdict, arms.conditions
+    again = f"seeds=range({max(3, len(facts['seeds']))})"
+    if verdict == "cannot tell":
+        call = f"gp.compare_arms(model, batches, loss_fn, iterations={3 * int(facts['iterations'])}, {again})"
+        text = "Longer, and with several seeds: what one seed shows may be luck."
+        return [Step("Compare again", text, f"import gradprobe as gp\n\nprint({call})")]
+    if placement.remedy:
+        return [_remedied(placement.remedy, f"Of {len(arms.arms)} arms it is the one to use."), _again(_AFTER)]
+    if placement.points:
+        return [_insertion("Keep the branch", history, placement, facts)]
+    return [Step("Leave the network as it is", "No arm did better beyond the noise under these conditions.")]
+
+
+def _remedied(name: str, found: str) -> Step:
+    """What was found better than a branch, as code where it is one of ours."""
     code = (
         "from gradprobe import remedies\n\n"
         f"remedies.{name}(model, x)  # in place, before the optimizer; x: a batch as the model gets it"
     )
-    found = "In short trials the loss of the main output ended lower with it than as it is."
     text = f"{found} {_REMEDIES.get(name, '')}"
     return Step(f"Change the network first: {name}", text.rstrip(), code if name in _REMEDIES else "")
 
@@ -135,9 +152,8 @@ def _reach(history: GradientHistory, placement: Placement) -> Step:
     )
 
 
-def _insertion(title: str, history: GradientHistory, placement: Placement, comparison: Comparison | None) -> Step:
+def _insertion(title: str, history: GradientHistory, placement: Placement, conditions: Mapping[str, Any]) -> Step:
     """The lines that put the branches in, with this model's own names."""
-    conditions: Mapping[str, Any] = {} if comparison is None else comparison.conditions
     schedule = conditions.get("schedule", "cnds")
     total = "" if schedule == "constant" else ", total=epochs"
     names = ", ".join(json.dumps(point.name, ensure_ascii=False) for point in placement.points)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, shorten, span
 from gradprobe.magnitude import short
@@ -75,7 +76,12 @@ class Verdict:
         return STATES[self.state]
 
 
-def verdict(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> Verdict:
+def verdict(
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None = None,
+    arms: ArmsComparison | None = None,
+) -> Verdict:
     """Say in one sentence what the run came to; a comparison counts for more than a threshold.
 
     Example:
@@ -87,6 +93,9 @@ def verdict(history: GradientHistory, placement: Placement, comparison: Comparis
         >>> found.state, found.sentence
         ('vanishing', 'The gradient does not reach 1 of 2 layers: a.')
     """
+    if arms is not None:
+        first, *more = arms.choice.sentences
+        return Verdict(arms.choice.verdict, first, (*more, *arms.failures))
     if comparison is not None and comparison.verdict in _COMPARED:
         return Verdict(comparison.verdict, _COMPARED[comparison.verdict], tuple(str(comparison).splitlines()))
     if not history.iterations:
@@ -243,7 +252,7 @@ _COMPARISON = {
 }
 
 
-def conditions(history: GradientHistory, comparison: Comparison | None) -> list[tuple[str, str]]:
+def conditions(history: GradientHistory, comparison: Comparison | ArmsComparison | None) -> list[tuple[str, str]]:
     """What the numbers depend on: name and value. What belongs to every record and is missing is said to be."""
     known = dict(history.conditions)
     if known.get("loss") and not str(known["loss"]).endswith(")"):

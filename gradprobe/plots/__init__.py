@@ -3,6 +3,7 @@
 Nothing global is touched: no rcParams are changed and ``plt.show`` is never called.
 """
 
+from gradprobe.plots.arms import plot_arms
 from gradprobe.plots.comparison import comparison_figure, plot_comparison
 from gradprobe.plots.depth import plot_profile
 from gradprobe.plots.files import save_figure, save_figures, save_side_by_side
@@ -14,6 +15,7 @@ from gradprobe.plots.paper import paper_figure
 __all__ = [
     "comparison_figure",
     "paper_figure",
+    "plot_arms",
     "plot_comparison",
     "plot_heatmap",
     "plot_history",

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from gradprobe.history import GradientHistory
 from gradprobe.plots import style
+from gradprobe.plots.arms import arms_size, draw_arms_page
 from gradprobe.plots.comparison import draw_page, page_size
 from gradprobe.plots.depth import plot_profile
 from gradprobe.plots.fitting import heighten
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from gradprobe.arms import ArmsComparison
     from gradprobe.comparison import Comparison
     from gradprobe.policies import Placement
 
@@ -37,6 +39,7 @@ def save_figures(
     placement: Placement | None = None,
     comparison: Comparison | None = None,
     *,
+    arms: ArmsComparison | None = None,
     of: str | None = None,
     threshold: float | None = None,
     suffix: str = "png",
@@ -44,13 +47,14 @@ def save_figures(
 ) -> list[Path]:
     """Write ``iterations.png``, ``depth.png``, ``heatmap.png``; of a comparison ``comparison.png``, ``paper.png``.
 
-    No window is opened, whatever the backend is, and equal data gives equal files.
+    Of several arms ``arms.png``. No window is opened, whatever the backend is, and equal data gives equal files.
 
     Args:
         folder: Folder to write into; made if it does not exist.
         history: What to draw.
         placement: The decision to draw with it.
         comparison: The comparison to draw, if there is one.
+        arms: The comparison of several arms to draw, if there is one.
         of: ``"output"`` or ``"weight"``; None takes what the placement looked at.
         threshold: Magnitude to mark; None takes the placement's, or 1e-7.
         suffix: Kind of file: ``"png"``, ``"pdf"`` or ``"svg"``.
@@ -85,7 +89,16 @@ def save_figures(
             figure = _figure(*inches)
             draw(figure, comparison, threshold)
             files.append(save_figure(figure, folder / f"{name}.{suffix}"))
+    if arms is not None:
+        files.append(_save_arms(arms, folder / f"arms.{suffix}", width))
     return files
+
+
+def _save_arms(arms: ArmsComparison, path: Path, width: str | float) -> Path:
+    values = ("loss", "accuracy") if arms.held_out else ("loss",)
+    figure = _figure(*arms_size(width, len(values)))
+    draw_arms_page(figure, arms, values)
+    return save_figure(figure, path)
 
 
 def save_side_by_side(

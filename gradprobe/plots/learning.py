@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -14,11 +16,32 @@ from gradprobe.plots.header import header, mark
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
     from gradprobe.comparison import Comparison
 
-ARMS = (("plain", "without", style.FLAGGED, "s"), ("supervised", "with deep supervision", style.FINE, "o"))
+
+@dataclass(frozen=True)
+class Look:
+    """How the curves of an arm are drawn."""
+
+    arm: str
+    text: str
+    colour: str
+    marker: str
+    line: Literal["-", "--"] = "-"
+
+    def entry(self, value: str) -> Line2D:
+        """Its entry in a legend."""
+        look: dict[str, Any] = {"marker": self.marker, "markersize": 4.5} if value == "accuracy" else {}
+        return Line2D([], [], color=self.colour, linewidth=1.8, linestyle=self.line, label=self.text, **look)
+
+
+ARMS = (
+    Look("plain", "without", style.FLAGGED, "s"),
+    Look("supervised", "with deep supervision", style.FINE, "o"),
+)
 NAMES = {"loss": "Training loss", "accuracy": "Held-out accuracy"}
 
 
@@ -46,31 +69,47 @@ def plot_learning(comparison: Comparison, *, value: str = "loss", ax: Axes | Non
 
 def draw_learning(comparison: Comparison, value: str, ax: Axes, *, conditions: str) -> None:
     """Draw one value of both arms, with this line of conditions above."""
+    check_value(value)
+    style.dress(ax)
+    drawn, notes = draw_arms(ax, comparison.frame, value, ARMS, comparison.conditions.get("chance"))
+    finish(ax, comparison.frame, value, conditions, [*(look.entry(value) for look, _ in drawn), *notes])
+
+
+def check_value(value: str) -> None:
+    """Raise the sentence for what no learning curve shows."""
     if value not in NAMES:
         raise ValueError(f"expected one of {list(NAMES)}, got {value!r}")
-    style.dress(ax)
-    entries: list[Any] = []
+
+
+def draw_arms(
+    ax: Axes, frame: pd.DataFrame, value: str, looks: Sequence[Look], chance: float | None
+) -> tuple[list[tuple[Look, pd.Series[float]]], list[Artist]]:
+    """Draw the curves of some arms; gives those drawn with their means, and legend entries for the rest."""
+    drawn: list[tuple[Look, pd.Series[float]]] = []
+    entries: list[Artist] = []
     missing = 0
-    for arm, text, colour, marker in ARMS:
-        rows = comparison.frame[comparison.frame["arm"] == arm]
+    for look in looks:
+        rows = frame[frame["arm"] == look.arm]
         curves = _curves(rows, value)
         missing += int((~np.isfinite(rows[value].to_numpy(dtype=float))).sum()) if value == "loss" else 0
         if len(curves):
-            _draw_curves(ax, curves, colour, marker if value == "accuracy" else "")
-            look = {"marker": marker, "markersize": 4.5} if value == "accuracy" else {}
-            entries.append(Line2D([], [], color=colour, linewidth=1.8, label=text, **look))  # type: ignore[arg-type]
-    chance = comparison.conditions.get("chance")
-    if value == "accuracy" and chance is not None and ax.lines:
+            drawn.append((look, _draw_curves(ax, curves, look, markers=value == "accuracy")))
+    if value == "accuracy" and chance is not None and drawn:
         ax.axhline(chance, color=style.GREY, linestyle=":", linewidth=1, zorder=1.5, gid="chance")
         entries.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1, label="chance"))
-    if (seeds := int(comparison.frame["seed"].nunique())) > 1:
+    if (seeds := int(frame["seed"].nunique())) > 1:
         entries.append(Patch(facecolor=style.GREY, alpha=0.3, label=f"mean and range of {seeds} seeds"))
     if missing:
         entries.append(mark("", f"NaN or inf in {style.counted(missing, 'iteration')}: not drawn"))
+    return drawn, entries
+
+
+def finish(ax: Axes, frame: pd.DataFrame, value: str, conditions: str, entries: Sequence[Artist]) -> None:
+    """Name the axes and put title, conditions and legend above them."""
     if not ax.lines:
-        entries.append(mark("", f"no {NAMES[value].lower()} was recorded"))
-    style.iteration_axis(ax, np.unique(comparison.frame["iteration"].to_numpy(dtype=np.int64)))
-    style.name_axis(ax.yaxis, _name(comparison.frame, value))
+        entries = [*entries, mark("", f"no {NAMES[value].lower()} was recorded")]
+    style.iteration_axis(ax, np.unique(frame["iteration"].to_numpy(dtype=np.int64)))
+    style.name_axis(ax.yaxis, _name(frame, value))
     header(ax, f"{NAMES[value]}, main output", conditions, entries)
 
 
@@ -80,25 +119,29 @@ def _curves(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     return table.where(np.isfinite(table)).dropna(how="all")
 
 
-def _draw_curves(ax: Axes, curves: pd.DataFrame, colour: str, marker: str) -> None:
+def _draw_curves(ax: Axes, curves: pd.DataFrame, look: Look, *, markers: bool) -> pd.Series[float]:
+    """Draw the mean of the seeds and their range; gives the mean."""
     x = curves.index.to_numpy()
     several = curves.shape[1] > 1
-    if not marker:
+    if not markers:
         if not several:
-            ax.plot(x, curves.iloc[:, 0], color=colour, alpha=0.25, linewidth=0.9, gid="raw")
+            ax.plot(x, curves.iloc[:, 0], color=look.colour, alpha=0.25, linewidth=0.9, gid="raw")
         curves = curves.rolling(window(len(curves)), min_periods=1, center=True).mean()
     if several:
-        ax.fill_between(x, curves.min(axis=1), curves.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(x, curves.min(axis=1), curves.max(axis=1), color=look.colour, alpha=0.15, linewidth=0)
+    mean: pd.Series[float] = curves.mean(axis=1)
     ax.plot(
         x,
-        curves.mean(axis=1),
-        color=colour,
+        mean,
+        color=look.colour,
         linewidth=1.8,
-        marker=marker,
+        linestyle=look.line,
+        marker=look.marker if markers else "",
         markersize=4.5,
         clip_on=False,
         gid="mean",
     )
+    return mean
 
 
 def window(count: int) -> int:
