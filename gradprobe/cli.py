@@ -201,7 +201,8 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
 @click.argument("target", type=PythonFile())
 @DATA
 @FORMAT
-def points(target: str, form: str, **options: Any) -> None:
+@ALL
+def points(target: str, form: str, every_layer: bool, **options: Any) -> None:
     """Show where branches can be put: each supervision point, the layers it serves, and why others have none."""
     with reported():
         loaded = _load(target, options)
@@ -209,6 +210,7 @@ def points(target: str, form: str, **options: Any) -> None:
         from gradprobe.batches import Batches, to_device
         from gradprobe.layers import named_modules
         from gradprobe.topology import survey
+        from gradprobe.tree import points_tree
 
         parameter = next(loaded.model.parameters(), None)
         with user_output():
@@ -222,7 +224,7 @@ def points(target: str, form: str, **options: Any) -> None:
             click.echo(report.points_csv(found), nl=False)
         else:
             kinds = {name: type(module).__name__ for name, module in named_modules(loaded.model)}
-            console().print(report.points_tree(found, kinds))
+            console().print(points_tree(found, kinds, every_module=every_layer))
 
 
 @main.command()

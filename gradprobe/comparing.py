@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.batches import Batches, Source, fingerprint, forward, kind_of, to_device
-from gradprobe.branches import BranchFactory
+from gradprobe.branches import BranchFactory, check_branch
 from gradprobe.comparison import Comparison, learning_frame
-from gradprobe.door import check_trainable
+from gradprobe.door import check_loss_fn, check_trainable, check_trainings
 from gradprobe.history import GradientHistory
 from gradprobe.layers import main_tensor
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
-from gradprobe.policies import Placement, Policy, place
+from gradprobe.policies import Placement, Policy, as_policy, place
 from gradprobe.probe import GradientProbe
 from gradprobe.scanning import (
     Interrupted,
@@ -109,6 +109,8 @@ def compare(
         on_iteration: Called after each iteration of each training, with a `gradprobe.scanning.Reached`.
 
     Raises:
+        TypeError: As `gradprobe.scan`, and for a placement, policy or seeds that are none.
+        ValueError: As `gradprobe.scan`, and for a length, seeds, schedule, weight or branch that cannot be.
         Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.
 
     Example:
@@ -117,10 +119,11 @@ def compare(
         >>> compare(net, batches, nn.functional.cross_entropy, iterations=5).verdict
         'nothing to compare'
     """
-    if iterations < 1 or window < 1:
-        raise ValueError(f"expected iterations and window of at least 1, got {iterations} and {window}")
-    if not seeds:
-        raise ValueError("expected at least one seed, got none")
+    # before the first training, not behind it
+    check_loss_fn(loss_fn)
+    check_trainings(iterations, window, seeds)
+    check_branch(branch)
+    _check_deciding(placement, policy)
     plan = _Plan(
         Batches(batches),
         loss_fn,
@@ -158,9 +161,20 @@ def compare(
     return _compared(plan, arms, placement, seeds, found)
 
 
+def _check_deciding(placement: Any, policy: Policy | None) -> None:
+    if placement is not None and not isinstance(placement, Placement):
+        raise TypeError(
+            f"expected placement= to be what gp.place returns, got {type(placement).__name__}: leave it out, and "
+            "policy= decides"
+        )
+    as_policy(policy)
+
+
 def _build(model: ModelSource, seed: int) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
+    if not callable(model):
+        raise TypeError(f"expected a torch.nn.Module or a function that builds one, got {type(model).__name__}")
     seed_everything(seed)
     built = model()
     check_trainable(built)

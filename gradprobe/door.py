@@ -48,8 +48,8 @@ def check_loss_fn(loss_fn: Any) -> None:
     """Raise the sentence for a loss that is no function, such as the batches in its place."""
     if not callable(loss_fn):
         raise TypeError(
-            f"expected loss_fn to be a function (output, target) -> scalar, got {type(loss_fn).__name__}: call "
-            "scan(model, batches, loss_fn) in this order, with a loss such as torch.nn.functional.cross_entropy"
+            f"expected loss_fn to be a function (output, target) -> scalar, got {type(loss_fn).__name__}: give "
+            "(model, batches, loss_fn) in this order, with a loss such as torch.nn.functional.cross_entropy"
         )
 
 
@@ -71,6 +71,17 @@ def as_quantities(of: str | Iterable[str]) -> tuple[str, ...]:
     if not asked or set(asked) - set(QUANTITIES):
         raise ValueError(f"expected of= to name some of {list(QUANTITIES)}, got {of!r}")
     return tuple(name for name in QUANTITIES if name in asked)
+
+
+def check_trainings(iterations: Any, window: Any, seeds: Any) -> None:
+    """Raise the sentence for trainings that cannot be: their length, their window, their seeds."""
+    for name, count in (("iterations", iterations), ("window", window)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"expected {name}= to be a whole number of at least 1, got {count!r}")
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+        raise TypeError(f"expected seeds= to be a sequence of whole numbers, such as range(3), got {seeds!r}")
+    if not len(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise ValueError(f"expected seeds= to hold whole numbers of at least 0, one or more, got {seeds!r}")
 
 
 def check_window(iterations: int, stats: str) -> None:

@@ -119,7 +119,7 @@ POLICY_OR_TRIALS = _options(
 )
 COUNT = click.IntRange(min=1)
 ALL = click.option(
-    "--all", "every_layer", is_flag=True, help="Every layer in the table, also where there are many."
+    "--all", "every_layer", is_flag=True, help="Every layer in the table or tree, also where there are many."
 )
 DATA = _options(
     click.option(

@@ -13,7 +13,7 @@ FLOORS = [
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies"},
-    {"scanning", "trials", "comparing", "supervision", "plots", "page", "report", "run", "markup"}
+    {"scanning", "trials", "comparing", "supervision", "plots", "page", "report", "tree", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "target", "options", "terminal", "live", "demo"},

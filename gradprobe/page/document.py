@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gradprobe.page import words
 from gradprobe.page.numbers import island
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # in this order: each uses what those before it define
 SCRIPTS = ("data.js", "state.js", "chart.js", "figures.js", "tree.js", "table.js", "main.js")
+_OPTION = re.compile(r"--[a-z][a-z-]*(?: \d+)?")
 
 
 def write_page(
@@ -107,9 +109,20 @@ def _embedded(record: dict[str, Any]) -> Markup:
     return Markup(text)
 
 
+def _whole_options(text: str) -> Markup:
+    """A sentence as HTML whose options stay on one line: a browser breaks behind the first dash of each.
+
+    Example:
+        >>> print(_whole_options("a < b (--seeds 3)."))
+        a &lt; b (<span class="option">--seeds 3</span>).
+    """
+    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text))))
+
+
 @functools.cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["whole_options"] = _whole_options
     return environment.from_string(_beside("page.html.jinja"))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory
-from gradprobe.page.words import is_scale, judged
-from gradprobe.policies import Placement, unreached
+from gradprobe.page.words import is_scale
+from gradprobe.policies import Placement, judged, unreached
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, shorten
 from gradprobe.magnitude import short
 from gradprobe.plots.style import counted
-from gradprobe.policies import EveryLayerPolicy, Placement, ThresholdPolicy, findings
+from gradprobe.policies import EveryLayerPolicy, Placement, findings, flags, judged, usual_rule
 from gradprobe.version import __version__
 
 DEPENDS = (
@@ -110,33 +110,6 @@ def _health(history: GradientHistory, placement: Placement) -> Verdict:
     return Verdict("healthy", "The gradient reaches every layer.", (placement.reason,))
 
 
-def judged(history: GradientHistory, placement: Placement) -> Placement:
-    """The placement with the layers that CNDS' rule flags, where its own policy flags none whatever the gradients.
-
-    Example:
-        >>> from gradprobe.history import Layer, tidy
-        >>> rows = [(0, name, depth, "output", 10.0 ** (depth - 8), 0, 0, 0, 0) for depth, name in enumerate("ab")]
-        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
-        >>> found = judged(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
-        >>> found.flagged, found.threshold
-        (('a',), 1e-07)
-    """
-    if flags(placement):
-        return placement
-    decided = _default(history)(history)
-    return replace(placement, flagged=decided.flagged, of=decided.of, threshold=decided.threshold)
-
-
-def flags(placement: Placement) -> bool:
-    """Whether the policy looked for layers that the gradient does not reach."""
-    return placement.threshold is not None or bool(placement.flagged)
-
-
-def _default(history: GradientHistory) -> ThresholdPolicy:
-    usual = ThresholdPolicy()
-    return usual if usual.of in history.of or not history.of else ThresholdPolicy(of=history.of[0])
-
-
 def is_scale(history: GradientHistory, placement: Placement) -> bool:
     """Whether every measured layer is flagged: then it is the scale of the loss, not the depth."""
     placement = judged(history, placement)
@@ -219,7 +192,7 @@ def _rule(history: GradientHistory, placement: Placement) -> str:
         return f"A layer is flagged by: {placement.policy}."
     every = "A branch at every supervision point (Deeply-Supervised Nets)."
     placed = every if placement.policy == _EVERY else f"Branches are placed by: {placement.policy}."
-    return f"{placed} A layer is flagged by: {_default(history)}."
+    return f"{placed} A layer is flagged by: {usual_rule(history)}."
 
 
 def is_synthetic(history: GradientHistory) -> bool:

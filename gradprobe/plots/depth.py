@@ -41,7 +41,8 @@ def plot_profile(
 
     A dot for the aggregated magnitude and a bar from the smallest to the largest over the iterations, on a
     log axis; zeros are marked at the floor and NaN or inf at the top. Flagged layers have a colour and a
-    shape of their own. With a placement, a line marks each point that a branch is placed at.
+    shape of their own. With a placement, a line marks each point that a branch is placed at, and a note says what
+    it advises to change first.
 
     Args:
         history: What to draw.
@@ -73,14 +74,13 @@ def plot_profile(
     points = () if placement is None else placement.points
     ax = style.axes(ax, style.size(style.SCREEN))
     style.dress(ax)
+    ax.set_xlim(-0.6, max(len(grid.names), 1) - 0.4)
     style.log_axis(ax, *limits([grid], threshold), f"{label(of)}, {how}")
     style.draw_threshold(ax, threshold)
     EndLabels(ax, threshold_end(ax, threshold, of))
     style.settle(ax)  # so that the names of the layers know their room
     _layer_axis(ax, grid, flagged)
-    entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word)
-    branches = style.counted(len(points), "branch", "branches")
-    entries += [Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches)] if points else []
+    entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word) + _decided(placement)
     start = max(_draw_points(ax, grid, points), style.lane(grid.nonfinite))
     decided = None if placement is not None else threshold
     said = style.found(len(flagged & set(grid.names)), int(grid.reached.sum()), decided)
@@ -128,7 +128,6 @@ def _draw_dots(ax: Axes, rows: Rows, values: Floats, colour: str, marker: str, c
 def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
     """Layer names as tick labels, thinned where there are many; flagged ones in their colour."""
     count = len(grid.names)
-    ax.set_xlim(-0.6, max(count, 1) - 0.4)
     ticks = style.tick_positions(count, ax.bbox.width * 72 / ax.figure.dpi)
     names = [style.name(grid.names[tick], ax, 20) for tick in ticks]
     upright = len(names) > 12 or max(map(len, names), default=0) > 14
@@ -136,6 +135,19 @@ def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
     ax.set_xticks(ticks, names, parse_math=False, **({"rotation": 90} if upright else slanted))
     style.colour_ticks(ax.get_xticklabels(), [grid.names[tick] in flagged for tick in ticks])
     style.name_axis(ax.xaxis, "layer, by depth" + style.named(len(ticks), count))
+
+
+def _decided(placement: Placement | None) -> list[Artist]:
+    """Legend entries for the branches, and for what to change before any is placed."""
+    if placement is None:
+        return []
+    branches = style.counted(len(placement.points), "branch", "branches")
+    entries: list[Artist] = []
+    if placement.points:
+        entries.append(Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches))
+    if placement.remedy:
+        entries.append(style.mark("", f"advised first: {placement.remedy}"))
+    return entries
 
 
 def _draw_points(ax: Axes, grid: Grid, points: Sequence[Point]) -> float:
