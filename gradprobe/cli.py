@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gradprobe import asked, outcome
 from gradprobe.options import (
     ALL,
     BRANCH,
@@ -25,14 +26,11 @@ from gradprobe.options import (
     PythonFile,
     RunFolder,
 )
-from gradprobe.terminal import FAILED, FOUND, INTERRUPTED, console, reported, shown, user_output
+from gradprobe.terminal import INTERRUPTED, console, reported, shown, user_output
 
 if TYPE_CHECKING:
-    from gradprobe.comparison import Comparison
     from gradprobe.difference import Difference
     from gradprobe.history import GradientHistory
-    from gradprobe.live import Display
-    from gradprobe.policies import Placement, Policy
     from gradprobe.run import Run
     from gradprobe.running import Result
     from gradprobe.target import Target
@@ -61,12 +59,12 @@ def main() -> None:
 def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None:
     """Measure every layer's gradient over the first iterations and say where supervision belongs."""
     with reported():
-        folder = _free(out, target, options["force"])
-        loaded = _load(target, options)
+        folder = asked.folder(out, target, options["force"])
+        loaded = asked.target(target, options)
         from gradprobe import scanning
         from gradprobe.policies import place
 
-        policy = None if _by_trials(options) else _policy(options)
+        policy = asked.policy_or_trials(options)
         started = time.perf_counter()
         interrupted: KeyboardInterrupt | None = None
         first: GradientHistory | None = None
@@ -79,12 +77,13 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
                     loaded.loss_fn,
                     iterations,
                     optimizer=loaded.optimizer,
-                    conditions=_facts(loaded, options),
+                    conditions=asked.conditions(loaded, options),
                     on_iteration=display,
                 )
-                placement = (
-                    place(history, policy) if policy else _tried(loaded, iterations, options, display, history)
-                )
+                if policy:
+                    placement = place(history, policy)
+                else:
+                    placement = asked.placed_by_trials(loaded, iterations, options, display, history)
                 if options["repeat"]:
                     placement = scanning.place_repeatedly(
                         loaded.model,
@@ -104,8 +103,8 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
                 interrupted = error
                 history = first or error.history
                 placement = place(history, policy)
-        timings = _timings("scan", started, display)
-        _finish(folder, history, placement, None, timings, options, interrupted)
+        timings = outcome.timings("scan", started, display)
+        outcome.finish(folder, history, placement, None, timings, options, interrupted)
 
 
 @main.command()
@@ -130,8 +129,8 @@ def scan(target: str, iterations: int, out: Path | None, **options: Any) -> None
 def compare(target: str, iterations: int, window: int, seeds: int, out: Path | None, **options: Any) -> None:
     """Train with and without deep supervision and say whether it helped."""
     with reported():
-        folder = _free(out, target, options["force"], suffix="-compare")
-        _compare(_load(target, options), folder, iterations, window, seeds, options)
+        folder = asked.folder(out, target, options["force"], suffix="-compare")
+        _compare(asked.target(target, options), folder, iterations, window, seeds, options)
 
 
 @main.command()
@@ -141,7 +140,7 @@ def compare(target: str, iterations: int, window: int, seeds: int, out: Path | N
 def demo(iterations: int, seeds: int, out: Path | None, **options: Any) -> None:
     """Show all of it on CNDS-8 and real handwritten digits: measure, decide, insert, compare."""
     with reported():
-        folder = _free(out, "demo", options["force"])
+        folder = asked.folder(out, "demo", options["force"])
         from gradprobe.demo import demo_target
 
         parent = click.get_current_context().parent
@@ -168,12 +167,12 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
         from gradprobe.running import Recording, conclude, findings, record
         from gradprobe.script import Script
 
-        asked = Script(script, args, module)
-        if not asked.exists:
+        program = Script(script, args, module)
+        if not program.exists:
             raise click.UsageError(f"{script}: no such file (a module needs -m)")
         out = options["out"]
         # what this imports may read the environment, which the script may still set: only where there is something
-        shown = _free(out, script, options["force"]) if out and out.exists() else out or RUNS / asked.name
+        shown = asked.folder(out, script, options["force"]) if out and out.exists() else out or RUNS / program.name
         folder = shown.absolute()  # the script may change the directory
         started = time.perf_counter()
         results: list[Result] = []
@@ -182,19 +181,19 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
             if recording.rank or results:
                 return
             timings = {"run": time.perf_counter() - started}
-            policy = _policy(options)
+            policy = asked.policy(options)
             results.extend(conclude(recording, policy, folder, shown, timings=timings, force=options["force"]))
             if results and recording.ending.code in (0, INTERRUPTED):
-                _print_results(results, options)
+                outcome.show_results(results, options)
             if not options["quiet"] and (results or recording.sentences):
                 kept = [f"run written to {result.folder}" for result in results]
                 click.echo(f"gradprobe: {'; '.join([*recording.sentences, *kept])}", err=True)
 
-        recording = record(asked, iterations, keep_going=options["keep_going"], on_full=told)
+        recording = record(program, iterations, keep_going=options["keep_going"], on_full=told)
         told(recording)
         if recording.ending.code:
             raise SystemExit(recording.ending.code)
-        _end_if(findings(results), options["fail_on"])
+        outcome.end_if(findings(results), options["fail_on"])
 
 
 @main.command()
@@ -205,7 +204,7 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
 def points(target: str, form: str, every_layer: bool, **options: Any) -> None:
     """Show where branches can be put: each supervision point, the layers it serves, and why others have none."""
     with reported():
-        loaded = _load(target, options)
+        loaded = asked.target(target, options)
         from gradprobe import report
         from gradprobe.batches import Batches, to_device
         from gradprobe.layers import named_modules
@@ -240,14 +239,14 @@ def place(run: Path, keep: bool, **options: Any) -> None:
         from gradprobe import policies
         from gradprobe.run import save
 
-        saved = _saved(run)
-        placement = policies.place(saved.history, _policy(options))
+        saved = asked.saved(run)
+        placement = policies.place(saved.history, asked.policy(options))
         if keep:
             if saved.comparison is not None:
                 raise click.UsageError(f"{run} holds a comparison of its own placement: it is not rewritten")
             save(run, saved.history, placement, timings=saved.timings, force=True)
-        _print(saved.history, placement, None, options)
-        _fail_on(saved.history, placement, options["fail_on"])
+        outcome.show(saved.history, placement, None, options)
+        outcome.end_if(policies.findings(saved.history, placement), options["fail_on"])
 
 
 @main.command()
@@ -283,7 +282,7 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
         from gradprobe.plots import save_figures, save_side_by_side
         from gradprobe.run import free_folder
 
-        saved = [_saved(run) for run in runs]
+        saved = [asked.saved(run) for run in runs]
         # the figures of several runs do not belong into the first one's folder, over its own
         folder = out or (runs[0] if len(runs) == 1 else free_folder(RUNS, "side-by-side"))
         folder.mkdir(parents=True, exist_ok=True)
@@ -306,7 +305,7 @@ def report(run: Path, out: Path | None, show: bool) -> None:
     with reported():
         from gradprobe.page import write_page
 
-        saved = _saved(run)
+        saved = asked.saved(run)
         file = out or run / "report.html"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_page(file, saved.history, saved.placement, saved.comparison, run=str(run))
@@ -343,7 +342,7 @@ def diff(first: Path, second: Path, out: Path | None, form: str, fail_on: Sequen
     with reported():
         from gradprobe.difference import difference
 
-        runs = _saved(first), _saved(second)
+        runs = asked.saved(first), asked.saved(second)
         try:
             found = difference(*runs, **options)
         except ValueError as error:
@@ -356,7 +355,7 @@ def diff(first: Path, second: Path, out: Path | None, form: str, fail_on: Sequen
             click.echo(found.frame.to_csv(index=False, lineterminator="\n"), nl=False)
         else:
             click.echo(str(found))
-        _end_if(found.new, fail_on, "newly ")
+        outcome.end_if(found.new, fail_on, "newly ")
 
 
 def _draw_both(out: Path, runs: tuple[Run, Run], found: Difference) -> None:
@@ -377,13 +376,13 @@ def _compare(
     from gradprobe.scanning import Interrupted
 
     seed_range = range(options["seed"], options["seed"] + seeds)
-    policy = None if _by_trials(options) else _policy(options)
+    policy = asked.policy_or_trials(options)
     started = time.perf_counter()
     interrupted, comparison = None, None
     what = f"comparing {loaded.name}: {'1 seed' if seeds == 1 else f'{seeds} seeds'}, {iterations} iterations each"
     with shown(options["quiet"], policy, what, 2 * seeds) as display, user_output():
         try:
-            tried = None if policy else _tried(loaded, window, options, display)
+            tried = None if policy else asked.placed_by_trials(loaded, window, options, display)
             comparison = comparing.compare(
                 loaded.build or loaded.model,
                 loaded.batches,
@@ -399,196 +398,11 @@ def _compare(
                 branch=options["branch"],
                 weight=options["weight"],
                 schedule=options["schedule"],
-                conditions=_facts(loaded, options),
+                conditions=asked.conditions(loaded, options),
                 on_iteration=display,
             )
             history, placement = comparison.plain, comparison.placement
         except Interrupted as error:
             interrupted, history, placement = error, error.history, place(error.history, policy)
-    timings = _timings("compare", started, display)
-    _finish(folder, history, placement, comparison, timings, options, interrupted)
-
-
-def _timings(what: str, started: float, display: Display | None) -> dict[str, float]:
-    """Seconds, by what they were spent on; the display's are among those of the training."""
-    return {what: time.perf_counter() - started} | ({"display": display.seconds} if display else {})
-
-
-def _finish(
-    folder: Path,
-    history: GradientHistory,
-    placement: Placement,
-    comparison: Comparison | None,
-    timings: dict[str, float],
-    options: dict[str, Any],
-    interrupted: KeyboardInterrupt | None = None,
-) -> None:
-    """Print the result, write the run, and end with the code that says how it went."""
-    from gradprobe.run import save
-
-    if interrupted is not None and not history.iterations:
-        raise KeyboardInterrupt
-    _print(history, placement, comparison, options)
-    save(folder, history, placement, comparison, timings=timings, force=options["force"])
-    if not options["quiet"]:
-        page = folder / "report.html"
-        click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)
-    if interrupted is not None:
-        raise interrupted
-    _fail_on(history, placement, options["fail_on"])
-    if history.conditions.get("stopped"):
-        click.echo(f"Error: {history.conditions['stopped']}; the record ends there", err=True)
-        raise SystemExit(FAILED)
-
-
-def _load(target: str, options: dict[str, Any]) -> Target:
-    from dataclasses import replace
-
-    import torch
-
-    # all of ours before the target's folder is on the import path: it may hold a matplotlib.py
-    import gradprobe.live
-    import gradprobe.page
-    import gradprobe.plots
-    import gradprobe.report
-    import gradprobe.run  # noqa: F401
-    from gradprobe.snapshot import seed_everything
-    from gradprobe.target import DataOptions, load_target
-
-    # once and before the import: the numbers are those of a script that begins with torch.manual_seed
-    seed_everything(options["seed"])
-    names = ("data", "input_size", "classes", "batch_size")
-    with user_output():
-        loaded = load_target(target, DataOptions(**{name: options[name] for name in names}))
-    lr = options["lr"]
-    if lr is not None and loaded.optimizer is not None:
-        raise click.UsageError("--lr is for the default SGD, but the target defines its own optimizer")
-    if lr is not None:
-        loaded = replace(loaded, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=lr))
-    if options["device"] is not None:
-        loaded = _moved(loaded, options["device"])
-    return loaded
-
-
-def _moved(loaded: Target, device: str) -> Target:
-    from dataclasses import replace
-
-    try:
-        model = loaded.model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    build = loaded.build
-    return replace(loaded, model=model, build=build and (lambda: build().to(device)))
-
-
-def _facts(loaded: Target, options: dict[str, Any]) -> dict[str, Any]:
-    return {"target": loaded.name, "data": loaded.data, "seed": options["seed"]}
-
-
-def _policy(options: dict[str, Any]) -> Policy:
-    from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy
-
-    shared = {"of": options["of"], "aggregate": options["aggregate"]}
-    if options["policy"] == "every":
-        return EveryLayerPolicy()
-    if options["policy"] == "relative":
-        return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
-    return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
-
-
-def _by_trials(options: dict[str, Any]) -> bool:
-    if options["policy"] == "auto" and options["repeat"]:
-        raise click.UsageError("--repeat applies a rule again, and --policy auto has none")
-    return bool(options["policy"] == "auto")
-
-
-def _tried(
-    loaded: Target,
-    window: int,
-    options: dict[str, Any],
-    display: Display | None,
-    history: GradientHistory | None = None,
-) -> Placement:
-    from gradprobe.trials import place_by_trials
-
-    return place_by_trials(
-        loaded.model,
-        loaded.batches,
-        loaded.loss_fn,
-        window,
-        branch=options["branch"],
-        weight=options["weight"],
-        optimizer=loaded.optimizer,
-        seed=options["seed"],
-        history=history,
-        on_iteration=None if display is None else display.trial,
-    )
-
-
-def _free(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:
-    from gradprobe.run import check_free, free_folder
-
-    where, _, attribute = target.rpartition(":")
-    stem = f"{Path(where).stem}-{attribute}" if where else Path(target).stem
-    folder = out or (RUNS / (stem + suffix) if force else free_folder(RUNS, stem + suffix))
-    try:
-        check_free(folder, force=force)
-    except OSError as error:
-        raise click.UsageError(str(error)) from error
-    return folder
-
-
-def _print(
-    history: GradientHistory, placement: Placement, comparison: Comparison | None, options: dict[str, Any]
-) -> None:
-    from gradprobe import report
-
-    form, every_layer = options["form"], options["every_layer"]
-    if form == "json":
-        click.echo(report.as_json(history, placement, comparison))
-    elif form == "csv":
-        click.echo(report.as_csv(history, placement), nl=False)
-    else:
-        console().print(report.as_table(history, placement, comparison, every_layer=every_layer))
-
-
-def _print_results(results: Sequence[Result], options: dict[str, Any]) -> None:
-    from gradprobe import report, running
-
-    form, every_layer = options["form"], options["every_layer"]
-    if form == "json":
-        click.echo(running.as_json(results))
-    elif form == "csv":
-        click.echo(running.as_csv(results), nl=False)
-    else:
-        terminal = console()
-        for result in results:
-            if len(results) > 1:
-                terminal.print(f"\n{result.record.name}", style="bold", markup=False)
-            terminal.print(report.as_table(result.record.history, result.placement, every_layer=every_layer))
-            terminal.print(result.advice, markup=False, soft_wrap=True)
-
-
-def _fail_on(history: GradientHistory, placement: Placement, kinds: Sequence[str]) -> None:
-    from gradprobe.policies import findings
-
-    _end_if(findings(history, placement), kinds)
-
-
-def _end_if(by_kind: Mapping[str, Sequence[str]], kinds: Sequence[str], word: str = "") -> None:
-    """Name what was asked for and found, and end with the code that says so."""
-    found = {kind: layers for kind, layers in by_kind.items() if kind in kinds}
-    for kind, layers in found.items():
-        more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
-        click.echo(f"found {word}{kind}: {', '.join(map(repr, layers[:5]))}{more}", err=True)
-    if found:
-        raise SystemExit(FOUND)
-
-
-def _saved(folder: Path) -> Run:
-    from gradprobe.run import load
-
-    try:
-        return load(folder)
-    except (OSError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
+    timings = outcome.timings("compare", started, display)
+    outcome.finish(folder, history, placement, comparison, timings, options, interrupted)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.history import GradientHistory, shorten
+from gradprobe.history import GradientHistory, shorten, span
 from gradprobe.magnitude import label
 from gradprobe.policies import Placement
 from gradprobe.verdict import NOTHING, Outcome, judge
@@ -103,7 +103,7 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     if comparison.supervised is None or table.empty:
         return []
     order = [layer.name for layer in comparison.plain.layers]
-    span = _span([str(name) for name in table.index], order)
+    which = span([str(name) for name in table.index], order, _said)
     low, high = table["ratio"].min(), table["ratio"].max()
     still = list(comparison.conditions.get("still_flagged", []))
     flagged = bool(comparison.placement.flagged)
@@ -114,13 +114,14 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     layers = f"1 {kind}" if len(table) == 1 else f"{len(table)} {kind}s"
     first = (
         f"The gradient {verb}: {label('output')} of the {layers} "
-        f"({span}) is {_times(low, high)} what it was "
+        f"({which}) is {_times(low, high)} what it was "
         f"(median over the first {_iterations(comparison.early)})."
     )
     if not still:
         return [first]
-    which = _span(still, order) if len(still) == 1 else f"{len(still)} of them ({_span(still, order)})"
-    return [first, f"By the same rule {which} would still be flagged: --repeat places more branches."]
+    named = span(still, order, _said)
+    left = named if len(still) == 1 else f"{len(still)} of them ({named})"
+    return [first, f"By the same rule {left} would still be flagged: --repeat places more branches."]
 
 
 def _first(history: GradientHistory, iterations: int) -> GradientHistory:
@@ -128,21 +129,8 @@ def _first(history: GradientHistory, iterations: int) -> GradientHistory:
     return replace(history, frame=history.frame[history.frame["iteration"] < iterations])
 
 
-def _span(names: Sequence[str], order: Sequence[str]) -> str:
-    """Layers in few words; "to" only where none between them is left out.
-
-    Example:
-        >>> _span(["b", "c", "d"], "abcde"), _span(["a", "c", "d", "e"], "abcde"), _span(["a", "e"], "abcde")
-        ('b to d', 'a, c and 2 more', 'a, e')
-    """
-    first, last = shorten(names[0], 24), shorten(names[-1], 24)
-    if len(names) == 1:
-        return first
-    if order.index(names[-1]) - order.index(names[0]) == len(names) - 1 and len(names) > 2:
-        return f"{first} to {last}"
-    return ", ".join(shorten(name, 24) for name in names[:2]) + (
-        f" and {len(names) - 2} more" if len(names) > 2 else ""
-    )
+def _said(name: str) -> str:
+    return shorten(name, 24)
 
 
 def _iterations(count: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.comparison import Comparison
-from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
+from gradprobe.history import GradientHistory, Points, describe_conditions, few, shorten
 from gradprobe.magnitude import label, short
 from gradprobe.policies import CNDS_THRESHOLD, Placement
 
@@ -186,8 +186,7 @@ def _cell(value: Any) -> str:
 
 
 def _names(layers: Sequence[str]) -> str:
-    few = ", ".join(shorten(name, 24) for name in layers[:6])
-    return few + (f" and {len(layers) - 6} more" if len(layers) > 6 else "")
+    return few([shorten(name, 24) for name in layers])
 
 
 def _number(value: float) -> str:

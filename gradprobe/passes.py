@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -69,9 +70,9 @@ class Passes:
         if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
             self.hooks.add(handle)
 
-    def refuse(self, slot: Slot, why: str) -> None:
-        """Say why an output is not measured."""
-        self._refused[slot] = why
+    def refuse(self, slots: Iterable[Slot], why: str) -> None:
+        """Say why these are not measured."""
+        self._refused.update(dict.fromkeys(slots, why))
 
     def take(self) -> list[Part]:
         """What came by since the last time."""
@@ -177,7 +178,7 @@ class Tap(Hook):
             return
         self.calls += 1
         if is_captured():
-            self._passes.refuse(self._slot, CAPTURED)
+            self._passes.refuse([self._slot], CAPTURED)
             return
         tensor = output if type(output) is Tensor else first_tensor(output)
         if tensor is not None and tensor.requires_grad:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, shorten
+from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, few, shorten
 from gradprobe.magnitude import QUANTITIES, label, short
 
 CNDS_THRESHOLD = 1e-7
@@ -77,7 +77,7 @@ class Placement:
         return str(importlib.import_module("gradprobe.markup").placement_html(self))
 
     def __str__(self) -> str:
-        names = _few([shorten(point.name, 40) for point in self.points])
+        names = few([shorten(point.name, 40) for point in self.points])
         head = {0: "no branch", 1: f"a branch after {names}"}.get(len(self.points), f"branches after {names}")
         lines = [f"placement ({self.policy}): {head}", self.reason]
         skipped = [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
@@ -392,19 +392,13 @@ def _in_short(reasons: Sequence[str]) -> str:
     return " ".join([*reasons[:3], f"And so on: {len(reasons) - 3} more runs of flagged layers."])
 
 
-def _few(names: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
 def _disagreement(placement: Placement, other: Placement, policy: RelativePolicy) -> str | None:
     ours, theirs = set(placement.flagged), set(other.flagged)
     if ours == theirs:
         return None
 
     def names(found: tuple[str, ...], without: set[str]) -> str:
-        extra = [shorten(name, 24) for name in found if name not in without]
-        return ", ".join(extra[:4]) + (f" and {len(extra) - 4} more" if len(extra) > 4 else "")
+        return few([shorten(name, 24) for name in found if name not in without], 4)
 
     only_ours, only_theirs = names(placement.flagged, theirs), names(other.flagged, ours)
     parts = [f"does not flag {only_ours}"] if only_ours else []

@@ -283,7 +283,7 @@ class GradientProbe:
         if not self._attached or self.full:
             return None
         if is_captured():
-            self._refused.update(dict.fromkeys(self._slots, CAPTURED))
+            self._passes.refuse(self._slots, CAPTURED)
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
         if callable(closure):

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradprobe import policies
 from gradprobe.batches import Source
-from gradprobe.history import GradientHistory, Layer, describe_conditions, shorten
+from gradprobe.history import GradientHistory, Layer, describe_conditions, few, shorten
 from gradprobe.layers import choose, named_layers
 from gradprobe.loss import LossFunction
 from gradprobe.magnitude import label, short
@@ -225,9 +225,8 @@ def _message(history: GradientHistory, placement: Placement, found: Found, names
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
     counted = "1 layer" if len(names) == 1 else f"{len(names)} layers"
-    return f"{counted} ({', '.join(shorten(name, 40) for name in names[:most])}{more})"
+    return f"{counted} ({few([shorten(name, 40) for name in names], most)})"
 
 
 def _advice(history: GradientHistory, placement: Placement, found: Found) -> Iterator[str]:

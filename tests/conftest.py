@@ -1,7 +1,8 @@
-"""Fixtures for all tests: nothing may stay attached, and a few networks with known gradients."""
+"""Fixtures for all tests: nothing may stay attached, networks with known gradients, scripts of no package."""
 
 from __future__ import annotations
 
+import importlib.util
 import weakref
 
 import matplotlib as mpl
@@ -54,3 +55,16 @@ def chain():
         return net.double()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Loads a file that is in no package as a module of its own name."""
+
+    def load(path):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

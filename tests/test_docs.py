@@ -1,6 +1,5 @@
 """What the documentation says can be typed can be typed; what it points at is there; and it is not stale."""
 
-import importlib.util
 import os
 import re
 import shlex
@@ -142,11 +141,8 @@ def test_every_page_can_be_reached_from_the_readme():
 
 
 @pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def build(load_script):
+    return load_script(ROOT / "docs" / "build.py")
 
 
 def test_the_reference_is_not_stale(build):

@@ -16,7 +16,7 @@ FLOORS = [
     {"scanning", "trials", "comparing", "supervision", "plots", "page", "report", "tree", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
-    {"cli", "__main__", "target", "options", "terminal", "live", "demo"},
+    {"cli", "__main__", "asked", "outcome", "target", "options", "terminal", "live", "demo"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]

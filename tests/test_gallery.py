@@ -1,6 +1,5 @@
 """The figures that the README and the gallery show are those that `make gallery` makes."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -13,11 +12,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def gallery():
-    spec = importlib.util.spec_from_file_location("gallery", ROOT / "notebooks" / "gallery.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+def gallery(load_script):
+    yield load_script(ROOT / "notebooks" / "gallery.py")
     plt.close("all")
 
 

@@ -1,6 +1,6 @@
 // A picture with axes: marks on a canvas, axes and words in SVG under it, what is marked in SVG above it; all in CSS
 // pixels.
-// What is drawn, and which layer lies under the pointer, is said by the classes in figures.js.
+// What is drawn, and which layer lies under the pointer, is said by the classes of the figures.
 
 const CHARTS = [];
 const FEW = 14; // layers that are named at the ends of their lines

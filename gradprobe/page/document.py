@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from gradprobe.policies import Placement
 
 # in this order: each uses what those before it define
-SCRIPTS = ("data.js", "state.js", "chart.js", "figures.js", "tree.js", "table.js", "main.js")
+FIGURES = ("curves.js", "profile.js", "heatmap.js", "learning.js")
+SCRIPTS = ("data.js", "state.js", "chart.js", "marks.js", *FIGURES, "tree.js", "table.js", "main.js")
 _OPTION = re.compile(r"--[a-z][a-z-]*(?: \d+)?")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradprobe.comparison import Comparison
-from gradprobe.history import GradientHistory, shorten
+from gradprobe.history import GradientHistory, shorten, span
 from gradprobe.magnitude import short
 from gradprobe.plots.style import counted
 from gradprobe.policies import EveryLayerPolicy, Placement, findings, flags, judged, usual_rule
@@ -106,7 +106,9 @@ def _health(history: GradientHistory, placement: Placement) -> Verdict:
     for kind, said in _FOUND.items():
         if kind in found:
             count = f"{len(found[kind])} of {counted(len(history.layers), 'layer')}"
-            return Verdict(kind, f"{said} {count}: {_span(found[kind], history)}.", _also(found, kind))
+            order = [layer.name for layer in history.layers]
+            named = span(found[kind], order, lambda name: _middle(name, 40))
+            return Verdict(kind, f"{said} {count}: {named}.", _also(found, kind))
     return Verdict("healthy", "The gradient reaches every layer.", (placement.reason,))
 
 
@@ -115,27 +117,6 @@ def is_scale(history: GradientHistory, placement: Placement) -> bool:
     placement = judged(history, placement)
     measured = len(history.aggregate(placement.of)) if placement.of in history.of else 0
     return measured > 1 and len(placement.flagged) == measured
-
-
-def _span(names: Sequence[str], history: GradientHistory) -> str:
-    """Some layers in few words: the first to the last only where all between them belong to it.
-
-    Example:
-        >>> from gradprobe.history import Layer, tidy
-        >>> layers = tuple(Layer(f"fc{depth}", depth, "Linear", 9) for depth in range(6))
-        >>> history = GradientHistory(tidy([]), {}, layers, (), None)
-        >>> _span(["fc1", "fc2", "fc3"], history), _span(["fc0", "fc2", "fc3", "fc5"], history)
-        ('fc1 to fc3', 'fc0, fc2 and 2 more')
-    """
-    depths = {layer.name: layer.depth for layer in history.layers if layer.name in names}
-    ordered = sorted(names, key=lambda name: depths.get(name, 0))
-    said = [_middle(name, 40) for name in ordered]
-    span = max(depths.values(), default=0) - min(depths.values(), default=0) + 1
-    if len(said) > 2 and len(depths) == span == len(said):
-        return f"{said[0]} to {said[-1]}"
-    if len(said) > 3:
-        return f"{said[0]}, {said[1]} and {len(said) - 2} more"
-    return " and ".join([*([", ".join(said[:-1])] if said[1:] else []), said[-1]])
 
 
 def _middle(name: str, width: int) -> str:

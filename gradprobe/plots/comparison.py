@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from gradprobe.history import GradientHistory, describe_conditions, shorten
+from gradprobe.history import GradientHistory, describe_conditions, few, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots import style
+from gradprobe.plots.fitting import settle, wrap
 from gradprobe.plots.grid import Grid, limits
+from gradprobe.plots.header import header, lane, mark
 from gradprobe.plots.iterations import (
     Colour,
     draw_iterations,
@@ -60,7 +62,7 @@ def plot_comparison(
     """
     ax = style.axes(ax, style.size(style.SCREEN))
     entries = _draw_flagged(ax, comparison, layers, threshold)
-    style.header(ax, _title(comparison, layers), describe_conditions(comparison.plain.conditions), entries)
+    header(ax, _title(comparison, layers), describe_conditions(comparison.plain.conditions), entries)
     return ax
 
 
@@ -107,16 +109,16 @@ def draw_page(figure: Figure, comparison: Comparison, threshold: float | None) -
     """Draw a comparison into an empty figure."""
     heading = figure.suptitle(style.legible(_heading(comparison)), x=0.01, ha="left", fontsize=11, color=style.INK)
     heading.set(fontweight="bold", parse_math=False)
-    style.wrap(heading, 0.97 * figure.bbox.width)
+    wrap(heading, 0.97 * figure.bbox.width)
     conditions = style.legible(describe_conditions(comparison.plain.conditions))
     foot = figure.supxlabel(conditions, x=0.01, ha="left", fontsize=style.SMALL, color=style.GREY)
     foot.set_parse_math(False)
-    style.wrap(foot, 0.97 * figure.bbox.width)
+    wrap(foot, 0.97 * figure.bbox.width)
     learning = ["loss"] + (["accuracy"] if comparison.frame["accuracy"].notna().any() else [])
     plain, supervised, flagged, *learnt = _panels(figure, len(learning))
     _draw_arms(plain, supervised, comparison, threshold)
     title = "Flagged layers" if comparison.placement.flagged else "Layers"
-    style.header(flagged, title, "", _draw_flagged(flagged, comparison, None, threshold))
+    header(flagged, title, "", _draw_flagged(flagged, comparison, None, threshold))
     for value, ax in zip(learning, learnt, strict=True):
         draw_learning(comparison, value, ax, conditions="")
 
@@ -141,7 +143,7 @@ def _draw_arms(plain: Axes, supervised: Axes, comparison: Comparison, threshold:
     for ax, grid, title in zip((plain, supervised), grids, titles, strict=False):
         draw_iterations(ax, grid, span, of=of, threshold=threshold, flagged=comparison.placement.flagged)
         entries = [*thick(comparison.placement.flagged, grid.names), *grid_notes(grid)]
-        style.header(ax, title, "", entries, start=style.lane(grid.nonfinite))
+        header(ax, title, "", entries, start=lane(grid.nonfinite))
     if comparison.supervised is None:
         draw_reason(supervised, comparison.placement.reason)
 
@@ -152,10 +154,10 @@ def draw_reason(ax: Axes, reason: str) -> None:
     said = ax.text(0, 0.97, style.legible(reason), transform=ax.transAxes, fontsize=style.NAME)
     said.set(color=style.GREY, parse_math=False, va="top")
     said.set_in_layout(False)  # on one line it would leave the axes beside it no room
-    style.settle(ax)
-    style.wrap(said, 0.9 * ax.bbox.width, lines=12)
+    settle(ax)
+    wrap(said, 0.9 * ax.bbox.width, lines=12)
     said.set_in_layout(True)
-    style.header(ax, "No branch was placed")
+    header(ax, "No branch was placed")
 
 
 def _draw_flagged(
@@ -184,7 +186,7 @@ def _draw_flagged(
     ends = end_labels(ax, arms[-1], colours, span, np.flatnonzero(there).tolist())
     ends += end_labels(ax, plain, colours, span, np.flatnonzero(~there).tolist())
     EndLabels(ax, ends + threshold_end(ax, threshold, of))
-    return [*_arm_entries(len(arms)), *grid_notes(*arms), *(style.mark("", note) for note in notes)]
+    return [*_arm_entries(len(arms)), *grid_notes(*arms), *(mark("", note) for note in notes)]
 
 
 def _colours(whole: Grid, chosen: Grid) -> list[Colour]:
@@ -233,5 +235,4 @@ def _heading(comparison: Comparison) -> str:
     points = [shorten(point.name, 24) for point in comparison.placement.points]
     if not points:
         return "Deep supervision: no branch"
-    shown = ", ".join(points[:4]) + (f" and {len(points) - 4} more" if len(points) > 4 else "")
-    return f"Deep supervision: {style.counted(len(points), 'branch', 'branches')}, at {shown}"
+    return f"Deep supervision: {style.counted(len(points), 'branch', 'branches')}, at {few(points, 4)}"

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from gradprobe.history import GradientHistory, Point, describe_conditions
 from gradprobe.magnitude import label
 from gradprobe.plots import style
+from gradprobe.plots.fitting import settle
 from gradprobe.plots.grid import Floats, Grid, limits
+from gradprobe.plots.header import header, lane, mark
 from gradprobe.plots.iterations import grid_notes, threshold_end
 from gradprobe.plots.labels import EndLabels
 
@@ -78,14 +80,14 @@ def plot_profile(
     style.log_axis(ax, *limits([grid], threshold), f"{label(of)}, {how}")
     style.draw_threshold(ax, threshold)
     EndLabels(ax, threshold_end(ax, threshold, of))
-    style.settle(ax)  # so that the names of the layers know their room
+    settle(ax)  # so that the names of the layers know their room
     _layer_axis(ax, grid, flagged)
     entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word) + _decided(placement)
-    start = max(_draw_points(ax, grid, points), style.lane(grid.nonfinite))
+    start = max(_draw_points(ax, grid, points), lane(grid.nonfinite))
     decided = None if placement is not None else threshold
     said = style.found(len(flagged & set(grid.names)), int(grid.reached.sum()), decided)
     conditions = describe_conditions(history.conditions)
-    style.header(ax, "Gradient by depth" + said, conditions, [*entries, *grid_notes(grid)], start=start)
+    header(ax, "Gradient by depth" + said, conditions, [*entries, *grid_notes(grid)], start=start)
     return ax
 
 
@@ -103,7 +105,7 @@ def _draw_magnitudes(
         if len(rows):
             _draw_bars(ax, grid, rows, colour)
             _draw_dots(ax, rows, magnitudes[rows], colour, marker, len(grid.names))
-            entries.append(style.mark(marker, text, colour))
+            entries.append(mark(marker, text, colour))
     over = style.counted(len(grid.iterations), "iteration")
     return [*entries, Patch(facecolor=style.GREY, alpha=0.3, label=f"range over {over}")] if entries else []
 
@@ -146,7 +148,7 @@ def _decided(placement: Placement | None) -> list[Artist]:
     if placement.points:
         entries.append(Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches))
     if placement.remedy:
-        entries.append(style.mark("", f"advised first: {placement.remedy}"))
+        entries.append(mark("", f"advised first: {placement.remedy}"))
     return entries
 
 
@@ -158,7 +160,7 @@ def _draw_points(ax: Axes, grid: Grid, points: Sequence[Point]) -> float:
         ax.axvline(x, color=style.BRANCH, linewidth=width, zorder=1.9, gid=f"branch {point.name}")
     if not points:
         return 4
-    style.settle(ax)
+    settle(ax)
     labels = [_flag(ax, x, point.name) for point, x in zip(points, places, strict=True)]
     rows = flag_rows([tuple(flag.get_window_extent().intervalx) for flag in labels])
     for i, flag in enumerate(labels):

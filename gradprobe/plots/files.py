@@ -16,6 +16,7 @@ from gradprobe.history import GradientHistory
 from gradprobe.plots import style
 from gradprobe.plots.comparison import draw_page, page_size
 from gradprobe.plots.depth import plot_profile
+from gradprobe.plots.fitting import heighten
 from gradprobe.plots.heatmap import heatmap_size, plot_heatmap
 from gradprobe.plots.iterations import plot_history
 from gradprobe.plots.paper import draw_paper, paper_size
@@ -77,7 +78,7 @@ def save_figures(
     }
     for ax in axes.values():
         whole = ax.figure.figure
-        style.heighten(whole, [ax], whole.get_figheight())
+        heighten(whole, [ax], whole.get_figheight())
     files = [save_figure(ax, folder / f"{name}.{suffix}") for name, ax in axes.items()]
     if comparison is not None:
         page = page_size("page" if size[0] < style.WIDTHS["page"] else width)
@@ -132,7 +133,7 @@ def save_side_by_side(
         lows, highs = zip(*(panel.get_ylim() for panel in panels), strict=True)
         for panel in panels:
             panel.set_ylim(min(lows), max(highs))
-        style.heighten(figure, panels, high, rows)
+        heighten(figure, panels, high, rows)
         files.append(save_figure(figure, folder / f"{kind}.{suffix}"))
     return files
 

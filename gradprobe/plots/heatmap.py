@@ -15,6 +15,7 @@ from gradprobe.history import GradientHistory, describe_conditions
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.grid import Grid, Mask, limits
+from gradprobe.plots.header import header, letters_note
 from gradprobe.plots.iterations import below
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def plot_heatmap(
     _axes_of_cells(ax, grid, below(history, of, threshold))
     _colour_bar(ax, mesh, label(of), threshold, of)
     title = f"Gradient of {style.counted(len(grid.names), 'layer')} by iteration"
-    style.header(ax, title, describe_conditions(history.conditions), _entries(grid))
+    header(ax, title, describe_conditions(history.conditions), _entries(grid))
     return ax
 
 
@@ -144,4 +145,4 @@ def _entries(grid: Grid) -> list[Any]:
         (missing, "unreached", hatched),
     )
     entries: list[Any] = [Patch(label=text, **options) for mask, text, options in kinds if mask.any()]
-    return entries + style.letters_note(grid.names)
+    return entries + letters_note(grid.names)

@@ -12,6 +12,7 @@ from gradprobe.history import GradientHistory, describe_conditions
 from gradprobe.magnitude import label, short
 from gradprobe.plots import style
 from gradprobe.plots.grid import Floats, Grid, limits
+from gradprobe.plots.header import depth_bar, header, lane, notes
 from gradprobe.plots.labels import End, EndLabels
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ def plot_history(
     draw_iterations(ax, grid, limits([grid], threshold), of=of, threshold=threshold, flagged=low)
     names = [name for name, reached in zip(grid.names, grid.reached, strict=True) if reached]
     said = style.found(sum(name in low for name in names), len(names), threshold if flagged is None else None)
-    start = style.lane(grid.nonfinite)
+    start = lane(grid.nonfinite)
     if len(names) > FEW:
-        start = style.depth_bar(ax, grid.take(np.flatnonzero(grid.reached)).depths, start)
+        start = depth_bar(ax, grid.take(np.flatnonzero(grid.reached)).depths, start)
     conditions = describe_conditions(history.conditions)
     word = "flagged" if flagged is not None or threshold is None else f"below {short(threshold)}"
     entries = [*thick(low, names, word), *grid_notes(grid)]
-    style.header(ax, "Gradient by iteration" + said, conditions, entries, start=start)
+    header(ax, "Gradient by iteration" + said, conditions, entries, start=start)
     return ax
 
 
@@ -90,7 +91,7 @@ def thick(flagged: Collection[str], names: Sequence[str], word: str = "flagged")
 
 def grid_notes(*grids: Grid) -> list[Any]:
     """Legend entries for the zeros, the non-finite values and the unreached layers of the grids."""
-    return style.notes(
+    return notes(
         zeros=any(grid.zero.any() for grid in grids),
         nonfinite=any(grid.nonfinite.any() for grid in grids),
         unreached=int((~grids[0].reached).sum()),

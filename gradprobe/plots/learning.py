@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 
 from gradprobe.history import describe_conditions
 from gradprobe.plots import style
+from gradprobe.plots.header import header, mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,12 +66,12 @@ def draw_learning(comparison: Comparison, value: str, ax: Axes, *, conditions: s
     if (seeds := int(comparison.frame["seed"].nunique())) > 1:
         entries.append(Patch(facecolor=style.GREY, alpha=0.3, label=f"mean and range of {seeds} seeds"))
     if missing:
-        entries.append(style.mark("", f"NaN or inf in {style.counted(missing, 'iteration')}: not drawn"))
+        entries.append(mark("", f"NaN or inf in {style.counted(missing, 'iteration')}: not drawn"))
     if not ax.lines:
-        entries.append(style.mark("", f"no {NAMES[value].lower()} was recorded"))
+        entries.append(mark("", f"no {NAMES[value].lower()} was recorded"))
     style.iteration_axis(ax, np.unique(comparison.frame["iteration"].to_numpy(dtype=np.int64)))
     style.name_axis(ax.yaxis, _name(comparison.frame, value))
-    style.header(ax, f"{NAMES[value]}, main output", conditions, entries)
+    header(ax, f"{NAMES[value]}, main output", conditions, entries)
 
 
 def _curves(rows: pd.DataFrame, value: str) -> pd.DataFrame:

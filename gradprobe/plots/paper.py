@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from gradprobe.plots import style
 from gradprobe.plots.comparison import draw_reason, quantity
 from gradprobe.plots.grid import Grid, limits
+from gradprobe.plots.header import header, lane, legend_below
 from gradprobe.plots.iterations import FEW, draw_iterations, grid_notes, thick
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) 
         panels[1].set_ylabel("")
     _legend(figure, list(panels), list(grids.values()), threshold, of, flagged)
     for ax, title in zip(panels, grids, strict=False):
-        style.header(ax, title, start=style.lane(grids[title].nonfinite))
+        header(ax, title, start=lane(grids[title].nonfinite))
 
 
 def _legend(
@@ -91,7 +92,7 @@ def _legend(
     if threshold is not None:
         label = style.threshold_label(threshold, of)
         entries.append(Line2D([], [], color=style.FLAGGED, linewidth=1.2, linestyle=(0, (5, 3)), label=label))
-    style.legend_below(figure, [*entries, *grid_notes(*grids)])
+    legend_below(figure, [*entries, *grid_notes(*grids)])
 
 
 def _depth_bar(figure: Figure, panels: list[Axes], depths: tuple[int, ...]) -> None:

@@ -1,8 +1,7 @@
-"""What the figures have in common: colours, axes, the threshold, and the header above the axes."""
+"""What the figures have in common: colours and sizes, axes, the threshold, and names as they are printed."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation, Transform
 from numpy.typing import NDArray
 
 from gradprobe.history import shorten
@@ -23,7 +19,6 @@ from gradprobe.magnitude import short
 from gradprobe.policies import CNDS_THRESHOLD
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -155,11 +150,6 @@ def found(flagged: int, count: int, threshold: float | None) -> str:
     return f": {flagged} of {counted(count, 'layer')} {word}" if flagged else ""
 
 
-def mark(marker: str, text: str, colour: str = GREY) -> Line2D:
-    """A legend entry for a marker; an empty marker makes it a note."""
-    return Line2D([], [], linestyle="none", marker=marker or "none", color=colour, markersize=5, label=text)
-
-
 def mark_lane(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
     """Markers on a limit of the log axis: exact zeros on the lower, non-finite values on the upper."""
     if not len(x):
@@ -167,11 +157,6 @@ def mark_lane(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
     marker, gid = (ZERO, "exact zero") if zero else (NONFINITE, "non-finite")
     y = np.full(len(x), ax.get_ylim()[0 if zero else 1])
     ax.scatter(x, y, s=32, c=colour, marker=marker, linewidths=0, clip_on=False, zorder=4, gid=gid)
-
-
-def lane(nonfinite: NDArray[np.bool_]) -> float:
-    """Points above the axes at which the header begins: markers on the upper limit need some."""
-    return 9 if nonfinite.any() else 7
 
 
 def name_axis(axis: Axis, name: str) -> None:
@@ -230,24 +215,6 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def notes(*, zeros: bool, nonfinite: bool, unreached: int, names: Sequence[str] = ()) -> list[Artist]:
-    """Legend entries for what a log axis and a font cannot show; only for what occurs."""
-    entries: list[Artist] = []
-    if zeros:
-        entries.append(mark(ZERO, "exact zero"))
-    if nonfinite:
-        entries.append(mark(NONFINITE, "NaN or inf"))
-    if unreached:
-        entries.append(mark("", f"{counted(unreached, 'layer')} unreached: not drawn"))
-    return entries + letters_note(names)
-
-
-def letters_note(names: Sequence[str]) -> list[Artist]:
-    """A legend entry where letters of these names are in no font."""
-    missing = any(legible(name) != name for name in names)
-    return [mark("", f"{BOX} a letter that the font has not")] if missing else []
-
-
 def evenly(count: int, most: int) -> NDArray[np.int64]:
     """So many positions out of ``range(count)``, or all, spread evenly from the first to the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
@@ -264,151 +231,3 @@ def tick_positions(count: int, room: float) -> NDArray[np.int64]:
     positions = np.arange(0, count, step)
     positions[-1:] = count - 1  # widens the last gap: two labels next to each other would touch
     return positions
-
-
-def above(ax: Axes, points: float) -> Transform:
-    """Axes coordinates, moved up by a number of points."""
-    return ax.transAxes + ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)
-
-
-def header(
-    ax: Axes,
-    title: str,
-    conditions: str = "",
-    entries: Sequence[Artist] = (),
-    *,
-    start: float = 7,
-) -> None:
-    """Stack above the axes, from below: the legend, the conditions in small grey, the title.
-
-    Args:
-        ax: The axes.
-        title: Short and factual.
-        conditions: What the magnitudes depend on; wrapped, and cut after three lines.
-        entries: Legend entries.
-        start: Points above the axes at which the stack begins.
-    """
-    settle(ax)
-    room = _room(ax)
-    if entries:
-        start += _legend(ax, entries, start, room) + 7
-    if conditions:
-        text = ax.text(0, 1, legible(conditions), transform=above(ax, start), fontsize=SMALL, color=GREY)
-        text.set_parse_math(False)
-        wrap(text, room, lines=3)
-        start += 11 * (text.get_text().count("\n") + 1)
-    heading = ax.set_title(legible(title), loc="left", y=1, pad=start + 2, fontsize=TITLE, color=INK)
-    heading.set(fontweight="bold", parse_math=False)
-    wrap(heading, room)
-
-
-def settle(ax: Axes) -> None:
-    """Let the figure's layout give the axes their size, which what follows is fitted to."""
-    engine = ax.figure.get_layout_engine()
-    root = ax.figure.figure
-    if engine is not None and root is not None:
-        engine.execute(root)
-
-
-def heighten(figure: Figure, panels: Sequence[Axes], least: float, rows: int = 1) -> None:
-    """Give a figure the least height in inches, or more where a header would leave axes less than half of it.
-
-    Args:
-        figure: The figure, of which the rows take equal parts.
-        panels: One axes for each part.
-        least: Its height in inches where that is enough.
-        rows: Number of rows.
-    """
-    figure.set_figheight(2 * least)  # in which any header has room
-    settle(panels[0])
-    part = figure.bbox.height / rows
-    rest = max(part - panel.bbox.height for panel in panels)
-    figure.set_figheight(max(least, rows * 2 * rest / figure.dpi))
-
-
-def _room(ax: Axes) -> float:
-    """Pixels from the left end of the axes to the right end of what stands beside them, less a reserve.
-
-    A figure is saved at another resolution than it is laid out for, at which both ends lie a little elsewhere.
-    """
-    box = ax.get_tightbbox()
-    return 0.96 * float(max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0)
-
-
-def wrap(text: Text, room: float, lines: int = 2) -> None:
-    """Break a text into lines that fit into so many pixels; what does not fit is cut off."""
-    words = text.get_text()
-    columns = len(words)
-    while columns > 12 and _wide(text) > room:
-        columns = int(columns * 0.94)
-        text.set_text("\n".join(textwrap.wrap(words, columns, max_lines=lines, placeholder=" …")))
-
-
-def _wide(text: Text) -> float:
-    """Pixels that a text takes: as it is here or, which may be wider by a tenth, in letters without hinting."""
-    font, dpi = text.get_fontproperties(), text.get_figure(root=True).dpi  # type: ignore[union-attr]
-    lines = text.get_text().split("\n")
-    points = max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines)
-    return float(max(text.get_window_extent().width, points * dpi / 72))
-
-
-def _legend(ax: Axes, entries: Sequence[Artist], start: float, room: float) -> float:
-    """Draw the legend in as many columns as fit; gives its height in points."""
-    options: dict[str, Any] = {"handletextpad": 0.5, "columnspacing": 1.4, "labelspacing": 0.3}
-    if room < WIDTHS["column"] * ax.figure.dpi:
-        options.update(columnspacing=0.8, handlelength=1.4)  # so that two columns fit beside each other
-    for columns in range(len(entries), 0, -1):
-        legend = ax.legend(
-            handles=list(entries),
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            bbox_transform=above(ax, start),
-            ncols=columns,
-            fontsize=SMALL,
-            frameon=False,
-            borderpad=0,
-            borderaxespad=0,
-            labelcolor=INK,
-            **options,
-        )
-        box = legend.get_window_extent()
-        stretch = max(_wide(text) / text.get_window_extent().width for text in legend.get_texts())
-        if box.width * stretch <= room:
-            break
-    return float(box.height * 72 / ax.figure.dpi)
-
-
-def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
-    """A legend under everything else of a figure, in as many columns as fit."""
-    for columns in range(min(len(entries), 8), 0, -1):
-        legend = figure.legend(
-            list(entries),
-            ["layer"] * len(entries),  # the text follows: matplotlib leaves out what begins with an underscore
-            loc="outside lower left",
-            ncols=columns,
-            fontsize=SMALL,
-            frameon=False,
-            borderpad=0,
-            handlelength=1.6,
-            handletextpad=0.5,
-            columnspacing=1.2,
-            labelspacing=0.3,
-            labelcolor=INK,
-        )
-        for text, entry in zip(legend.get_texts(), entries, strict=True):
-            text.set(text=str(entry.get_label()), parse_math=False)
-        if columns == 1 or legend.get_window_extent().width <= 0.93 * figure.bbox.width:
-            break
-        legend.remove()
-
-
-def depth_bar(ax: Axes, depths: Sequence[int], start: float) -> float:
-    """A small colour bar by depth above the right end of the axes; gives the points above which there is room."""
-    width = 0.5 * ax.figure.dpi / ax.bbox.width
-    bar = ax.inset_axes((0.97 - width, 1, width, 0.02), transform=above(ax, start + 3))
-    bar.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=depth_map())
-    bar.set_axis_off()
-    for x, side, text in ((-0.04, "right", f"layer depth {depths[0]}"), (1.04, "left", f"{depths[-1]}")):
-        words = bar.text(x, 0.5, text, transform=bar.transAxes, va="center", fontsize=SMALL, color=GREY)
-        words.set_horizontalalignment(side)  # type: ignore[arg-type]
-    return start + 13

@@ -1,0 +1,96 @@
+"""The end of a command: print the result, write the run, and the exit code that says how it went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradprobe.terminal import FAILED, FOUND, console
+
+if TYPE_CHECKING:
+    from gradprobe.comparison import Comparison
+    from gradprobe.history import GradientHistory
+    from gradprobe.live import Display
+    from gradprobe.policies import Placement
+    from gradprobe.running import Result
+
+
+def timings(what: str, started: float, display: Display | None) -> dict[str, float]:
+    """Seconds, by what they were spent on; the display's are among those of the training."""
+    return {what: time.perf_counter() - started} | ({"display": display.seconds} if display else {})
+
+
+def finish(
+    folder: Path,
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None,
+    spent: dict[str, float],
+    options: dict[str, Any],
+    interrupted: KeyboardInterrupt | None = None,
+) -> None:
+    """Print the result, write the run, and end with the code that says how it went."""
+    from gradprobe.policies import findings
+    from gradprobe.run import save
+
+    if interrupted is not None and not history.iterations:
+        raise KeyboardInterrupt
+    show(history, placement, comparison, options)
+    save(folder, history, placement, comparison, timings=spent, force=options["force"])
+    if not options["quiet"]:
+        page = folder / "report.html"
+        click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)
+    if interrupted is not None:
+        raise interrupted
+    end_if(findings(history, placement), options["fail_on"])
+    if history.conditions.get("stopped"):
+        click.echo(f"Error: {history.conditions['stopped']}; the record ends there", err=True)
+        raise SystemExit(FAILED)
+
+
+def show(
+    history: GradientHistory, placement: Placement, comparison: Comparison | None, options: dict[str, Any]
+) -> None:
+    """Print the result on standard output, in the ``--format`` asked for."""
+    from gradprobe import report
+
+    form, every_layer = options["form"], options["every_layer"]
+    if form == "json":
+        click.echo(report.as_json(history, placement, comparison))
+    elif form == "csv":
+        click.echo(report.as_csv(history, placement), nl=False)
+    else:
+        console().print(report.as_table(history, placement, comparison, every_layer=every_layer))
+
+
+def show_results(results: Sequence[Result], options: dict[str, Any]) -> None:
+    """The same of every model in a script."""
+    from gradprobe import report, running
+
+    form, every_layer = options["form"], options["every_layer"]
+    if form == "json":
+        click.echo(running.as_json(results))
+    elif form == "csv":
+        click.echo(running.as_csv(results), nl=False)
+    else:
+        terminal = console()
+        for result in results:
+            if len(results) > 1:
+                terminal.print(f"\n{result.record.name}", style="bold", markup=False)
+            terminal.print(report.as_table(result.record.history, result.placement, every_layer=every_layer))
+            terminal.print(result.advice, markup=False, soft_wrap=True)
+
+
+def end_if(by_kind: Mapping[str, Sequence[str]], kinds: Sequence[str], word: str = "") -> None:
+    """Name what was asked for and found, and end with the code that says so."""
+    from gradprobe.history import few
+
+    found = {kind: layers for kind, layers in by_kind.items() if kind in kinds}
+    for kind, layers in found.items():
+        click.echo(f"found {word}{kind}: {few([*map(repr, layers)], 5)}", err=True)
+    if found:
+        raise SystemExit(FOUND)

@@ -1,0 +1,170 @@
+// Every layer and every iteration at once, in colour.
+
+// the smallest and the largest log of both arms, so that a colour means the same in either
+function colourSpan() {
+  let [low, high] = [Infinity, -Infinity];
+  for (let arm = 0; arm < DATA.arms.length; arm += 1) {
+    for (const value of record(arm).logs) {
+      if (!Number.isFinite(value)) continue;
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+  }
+  if (low > high) return [-8, 0];
+  return high > low ? [low, high] : [low, low + 1];
+}
+
+// from 0 to 1 to a colour; black stays free for exact zeros
+function shade(part) {
+  return ramp(0.08 + 0.92 * part);
+}
+
+const SHADES = Array.from({ length: 256 }, (_, i) => shade(i / 255));
+
+// from a log to a colour
+function colourScale() {
+  const [low, high] = colourSpan();
+  return (log) => (log === -Infinity ? [0, 0, 0] : SHADES[clamp(Math.round((255 * (log - low)) / (high - low)), 0, 255)]);
+}
+
+class HeatMap extends Chart {
+  constructor(parent, arm) {
+    super(parent, titled("Every layer and iteration", arm));
+    this.arm = arm;
+  }
+
+  frame(plot) {
+    this.viewport = element("div", { className: "viewport" }, plot);
+    return this.viewport;
+  }
+
+  told(what) {
+    super.told(what);
+    const marked = what.has("layer") && state.layer !== null;
+    if (marked && !this.canvas.matches(":hover")) this.bringIntoView(state.layer);
+  }
+
+  bringIntoView(row) {
+    const [, y] = this.where(row);
+    const { scrollTop, clientHeight } = this.viewport;
+    if (y < scrollTop || y > scrollTop + clientHeight) this.viewport.scrollTop = y - clientHeight / 2;
+  }
+
+  arrange() {
+    const { iterations } = DATA.arms[this.arm];
+    this.columns = iterations.length;
+    this.rowHeight = clamp(440 / LAYERS, 1, 20);
+    const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
+    const left = Math.min(longest * 6.8 + 20, this.width < 420 ? 118 : 180);
+    this.margin = { left, right: 14, top: 38, bottom: 6 };
+    this.height = LAYERS * this.rowHeight + 44;
+    [this.low, this.high] = colourSpan();
+  }
+
+  paint(pen) {
+    const { left, top, width, height } = this.inner;
+    const cells = new OffscreenCanvas(this.columns, LAYERS);
+    const image = new ImageData(this.columns, LAYERS);
+    const bad = themed("flagged").match(/[\d.]+/g).map(Number);
+    const { logs } = record(this.arm);
+    const colour = colourScale();
+    for (let i = 0; i < logs.length; i += 1) {
+      if (Number.isNaN(logs[i])) continue; // stays transparent
+      const cell = logs[i] === Infinity ? bad : colour(logs[i]);
+      for (let channel = 0; channel < 3; channel += 1) image.data[4 * i + channel] = cell[channel];
+      image.data[4 * i + 3] = 255;
+    }
+    cells.getContext("2d").putImageData(image, 0, 0);
+    pen.fillStyle = hatched(pen);
+    pen.fillRect(left, top, width, height);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(cells, left, top, width, height);
+    this.strip(pen);
+    this.names();
+    this.columnAxis();
+  }
+
+  // what is flagged has a bar at its left, and what has a branch behind it a diamond at its right
+  strip(pen) {
+    const { left, top, width } = this.inner;
+    pen.fillStyle = themed("flagged");
+    for (const row of flagged()) pen.fillRect(left - 7, top + row * this.rowHeight, 5, Math.max(this.rowHeight, 1));
+    for (const point of BRANCHES) {
+      const y = top + (point.row + 0.5) * this.rowHeight;
+      this.axes.append(drawn("text", { x: left + width + 2, y: y + 4, style: "fill: var(--branch)" }, "\u25c6"));
+    }
+  }
+
+  names() {
+    const step = Math.ceil(15 / this.rowHeight);
+    const room = Math.floor((this.margin.left - 14) / 6.6);
+    for (let row = 0; row < LAYERS; row += step) {
+      const y = this.inner.top + (row + 0.5) * this.rowHeight + 4;
+      const look = isFlagged(row) ? { style: "fill: var(--flagged)", "font-weight": 600 } : {};
+      const name = DATA.shorts[row];
+      const text = name.length > room ? `\u2026${name.slice(1 - room)}` : name;
+      this.axes.append(drawn("text", { x: this.inner.left - 11, y, "text-anchor": "end", ...look }, text));
+    }
+  }
+
+  columnAxis() {
+    const { iterations } = DATA.arms[this.arm];
+    const step = niceStep(this.columns / Math.max(2, Math.floor(this.inner.width / 50)));
+    for (let column = 0; column < this.columns; column += step) {
+      const [x] = this.where(0, column);
+      this.axes.append(drawn("text", { x, y: 32, "text-anchor": "middle" }, String(iterations[column])));
+    }
+    const middle = this.inner.left + this.inner.width / 2;
+    this.axes.append(drawn("text", { class: "name", x: middle, y: 14, "text-anchor": "middle" }, "iteration"));
+  }
+
+  remark() {
+    this.marks.replaceChildren();
+    if (state.layer === null) return;
+    const { left, top, width } = this.inner;
+    const tall = Math.max(this.rowHeight, 3);
+    const y = top + (state.layer + 0.5) * this.rowHeight - tall / 2;
+    const box = { x: left - 1, y: y - 1, width: width + 2, height: tall + 2, fill: "none" };
+    this.marks.append(
+      drawn("rect", { ...box, stroke: "var(--page)", "stroke-width": 4 }),
+      drawn("rect", { ...box, class: "current", stroke: "var(--ink)", "stroke-width": 2 }),
+    );
+  }
+
+  where(row, column = 0) {
+    const { left, top, width } = this.inner;
+    return [left + ((column + 0.5) / this.columns) * width, top + (row + 0.5) * this.rowHeight];
+  }
+
+  under(x, y) {
+    const row = Math.floor((y - this.inner.top) / this.rowHeight);
+    const column = clamp(Math.floor(((x - this.inner.left) / this.inner.width) * this.columns), 0, this.columns - 1);
+    return row >= 0 && row < LAYERS ? { row, column } : null;
+  }
+
+  finding() {
+    const { length } = DATA.arms[this.arm].iterations;
+    return `${counted(LAYERS, "layer")}, first on top, by ${counted(length, "iteration")}. ${spanSentence(this.arm)}`;
+  }
+
+  entries() {
+    const bar = colourBar((part) => css(shade(part)));
+    const scale = element("span", {}, short(10 ** this.low), bar, short(10 ** this.high));
+    const block = (fill) => picture(drawn("rect", { x: 4, y: 0, width: 14, height: 12, fill, stroke: "var(--grey)" }));
+    const found = [[scale, ""], [picture(drawn("rect", { x: 9, y: 0, width: 5, height: 12, fill: "var(--flagged)" })), `below ${short(state.threshold)}`]];
+    if (BRANCHES.length) found.push(["\u25c6 ", "branch"]);
+    if (hasLog(this.arm, -Infinity)) found.push([block("#000"), ZERO]);
+    if (hasLog(this.arm, Infinity)) found.push([block("var(--flagged)"), NONFINITE]);
+    if (record(this.arm).logs.some(Number.isNaN)) found.push(["\u2571\u2571 ", "no gradient"]);
+    return found;
+  }
+}
+
+function hatched(pen) {
+  const tile = new OffscreenCanvas(12, 12);
+  const small = tile.getContext("2d");
+  small.strokeStyle = themed("grey");
+  small.globalAlpha = 0.6;
+  small.stroke(new Path2D("M0 12L12 0M-3 3L3 -3M9 15L15 9"));
+  return pen.createPattern(tile, "repeat");
+}

@@ -1,0 +1,100 @@
+// How the main output learnt, without and with branches.
+
+class Learning extends Chart {
+  constructor(parent, curve) {
+    super(parent, `${curve.title}, main output`);
+    this.curve = curve;
+  }
+
+  told(what) {
+    if (what.has("theme")) this.redraw();
+  }
+
+  arrange() {
+    const { arms, chance } = this.curve;
+    const all = arms.flatMap((arm) => arm.iterations);
+    const [first, last] = [Math.min(...all), Math.max(...all)];
+    this.xs = first < last ? [first, last] : [first - 0.5, first + 0.5];
+    const values = arms.flatMap((arm) => [...arm.low, ...arm.high]).concat(chance ?? []);
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const pad = 0.06 * (high - low) || 0.5;
+    this.ys = [low - pad, high + pad];
+    this.height = 300;
+    this.margin = { left: 48, right: 12, top: 22, bottom: 40 };
+  }
+
+  paint(pen) {
+    const [low, high] = this.ys;
+    const rough = (high - low) / 6;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+    for (let value = Math.ceil(low / step) * step; value <= high; value += step) this.ruleY(value, String(Number(value.toFixed(6))));
+    this.iterationAxis("iteration");
+    this.nameY(this.curve.label);
+    this.line(pen, this.curve.arms[1], 1);
+    this.line(pen, this.curve.arms[0], 0); // dashed, so that where both are equal both are seen
+    if (this.curve.chance === null) return;
+    const { left, width } = this.inner;
+    const y = this.y(this.curve.chance);
+    this.axes.append(drawn("line", { x1: left, x2: left + width, y1: y, y2: y, stroke: "var(--grey)", "stroke-dasharray": "2 3" }));
+  }
+
+  line(pen, arm, i) {
+    const points = (values) => values.map((value, at) => `${this.x(arm.iterations[at]).toFixed(1)} ${this.y(value).toFixed(1)}`);
+    if (!arm.mean.length) return;
+    pen.strokeStyle = pen.fillStyle = themed(["flagged", "fine"][i]);
+    pen.globalAlpha = 0.15;
+    pen.fill(new Path2D(`M${points(arm.high).join("L")}L${points(arm.low).reverse().join("L")}Z`));
+    pen.globalAlpha = 1;
+    pen.lineWidth = 2;
+    pen.setLineDash(i ? [] : [6, 3]);
+    pen.stroke(new Path2D(`M${points(arm.mean).join("L")}`));
+    pen.setLineDash([]);
+    if (!this.curve.markers) return;
+    arm.mean.forEach((value, at) => {
+      const [x, y] = [this.x(arm.iterations[at]), this.y(value)];
+      const path = new Path2D();
+      if (i) path.arc(x, y, 3.5, 0, 7);
+      else path.rect(x - 5, y - 5, 10, 10);
+      if (i) pen.fill(path);
+      else pen.stroke(path);
+    });
+  }
+
+  remark() {}
+
+  under(x) {
+    const place = this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]);
+    return { row: null, place };
+  }
+
+  point({ place }, x, y) {
+    const lines = this.curve.arms.flatMap((arm, i) => {
+      const near = arm.iterations.reduce((best, at, k) => (Math.abs(at - place) < Math.abs(arm.iterations[best] - place) ? k : best), 0);
+      return arm.mean.length ? [`${["without", "with"][i]}: ${short(arm.mean[near])} at iteration ${arm.iterations[near]}`] : [];
+    });
+    showLines(lines, x, y);
+  }
+
+  leave() {
+    tip.hidden = true;
+  }
+
+  key() {}
+
+  finding() {
+    const [plain, supervised] = this.curve.arms.map((arm) => arm.mean[arm.mean.length - 1]);
+    const said = [[plain, "without"], [supervised, "with branches"]].filter(([value]) => value !== undefined);
+    return `At the end ${said.map(([value, which]) => `${short(value)} ${which}`).join(", ")}.`;
+  }
+
+  entries() {
+    const found = [
+      [picture(stroke("var(--flagged)", "6 3")), "without"],
+      [picture(stroke("var(--fine)")), "with deep supervision"],
+    ];
+    if (this.curve.chance !== null) found.push([picture(stroke("var(--grey)", "2 3", 1)), "chance"]);
+    if (this.curve.seeds > 1) found.push([picture(drawn("rect", { width: 22, height: 12, fill: "var(--grey)", opacity: 0.3 })), `range of ${this.curve.seeds} seeds`]);
+    return found.filter((_, i) => i > 1 || this.curve.arms[i].mean.length);
+  }
+}

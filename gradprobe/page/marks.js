@@ -1,0 +1,57 @@
+// What the figures share: the sentence that says what is drawn, the marks of what a log axis cannot show, the legend.
+
+const ZERO = "exact zero";
+const NONFINITE = "NaN or inf";
+
+// of a comparison, with the name of the arm
+function titled(what, arm) {
+  const { title } = DATA.arms[arm];
+  return title ? `${what}: ${title.toLowerCase()}` : what;
+}
+
+function lowestAndHighest(arm) {
+  const there = reached(arm).filter((row) => Number.isFinite(magnitude(row, arm)));
+  const order = there.sort((a, b) => magnitude(a, arm) - magnitude(b, arm));
+  return [order[0], order[order.length - 1]];
+}
+
+function spanSentence(arm) {
+  const count = reached(arm).length;
+  const missing = LAYERS - count ? `; ${counted(LAYERS - count, "layer")} unreached, not drawn` : "";
+  const [low, high] = lowestAndHighest(arm);
+  if (low === undefined) return `No finite gradient in ${counted(count, "layer")}${missing}.`;
+  const below = rows((row) => magnitude(row, arm) < state.threshold).length;
+  const ends = [low, high].map((row) => `${DATA.shorts[row]} (${said(magnitude(row, arm))})`);
+  const span = low === high ? `${state.how} ${ends[0]}` : `${state.how} from ${ends[0]} to ${ends[1]}`;
+  return `${below} of ${counted(count, "layer")} below ${short(state.threshold)}; ${span}${missing}.`;
+}
+
+function hasLog(arm, value) {
+  return record(arm).logs.includes(value);
+}
+
+function triangle(x, y) {
+  return `M${x - 5} ${y - 7}L${x + 5} ${y - 7}L${x} ${y + 1}Z`;
+}
+
+function cross(x, y) {
+  return `M${x - 4} ${y - 4}L${x + 4} ${y + 4}M${x - 4} ${y + 4}L${x + 4} ${y - 4}`;
+}
+
+function laneEntries(arms) {
+  const found = [];
+  if (arms.some((arm) => hasLog(arm, -Infinity))) {
+    found.push([picture(drawn("path", { d: triangle(11, 9), fill: "currentColor" })), `${ZERO}, at the floor`]);
+  }
+  if (arms.some((arm) => hasLog(arm, Infinity))) {
+    const path = drawn("path", { d: cross(11, 6), stroke: "currentColor", "stroke-width": 2 });
+    found.push([picture(path), `${NONFINITE}, at the top`]);
+  }
+  return found;
+}
+
+function colourBar(colour) {
+  const bar = element("span", { className: "ramp" });
+  bar.style.background = `linear-gradient(to right, ${[0, 0.25, 0.5, 0.75, 1].map(colour).join(", ")})`;
+  return bar;
+}

@@ -1,0 +1,156 @@
+// Magnitude against depth, and where branches stand.
+
+const POLE_ROWS = 3; // of names of branches above the profile
+
+class Profile extends Chart {
+  constructor(parent) {
+    super(parent, "Gradient by depth");
+    this.threshold = new Threshold(this);
+  }
+
+  arrange() {
+    this.xs = [-0.6, LAYERS - 0.4];
+    this.ys = limits();
+    const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
+    const bottom = Math.min(longest, 24) * 6.8 + 36;
+    this.margin = { left: 48, right: 12, top: 22 + 15 * Math.min(BRANCHES.length, POLE_ROWS), bottom };
+    this.height = (this.width < 420 ? 240 : 320) + bottom + this.margin.top;
+  }
+
+  paint(pen) {
+    this.decades();
+    this.nameY(`${DATA.quantities[state.of]}, ${state.how}`);
+    this.layerAxis();
+    this.poles();
+    this.dots(pen, 0);
+    if (DATA.arms.length > 1) this.dots(pen, 1);
+    this.threshold.place();
+  }
+
+  layerAxis() {
+    const step = Math.ceil(LAYERS / Math.max(2, Math.floor(this.inner.width / 15)));
+    const bottom = this.inner.top + this.inner.height;
+    for (let row = 0; row < LAYERS; row += step) {
+      const turn = `translate(${this.x(row) + 4} ${bottom + 9}) rotate(-90)`;
+      const look = isFlagged(row) ? { fill: "var(--flagged)", "font-weight": 600 } : {};
+      this.axes.append(drawn("text", { transform: turn, "text-anchor": "end", ...look }, DATA.shorts[row]));
+    }
+    const named = step > 1 ? `layer, by depth (${Math.ceil(LAYERS / step)} of ${LAYERS} named)` : "layer, by depth";
+    const middle = this.inner.left + this.inner.width / 2;
+    this.axes.append(drawn("text", { class: "name", x: middle, y: this.height - 4, "text-anchor": "middle" }, named));
+  }
+
+  // a line for each branch; its name stands on it like a flag, in the lowest row with room for it, if there is one
+  poles() {
+    const { top, height, left, width } = this.inner;
+    const ends = Array(POLE_ROWS).fill(Infinity); // of each row: where what stands there begins
+    for (const { row, short: name } of [...BRANCHES].reverse()) {
+      const x = this.x(row);
+      const text = `\u25c6 ${name}`;
+      const start = Math.min(x, left + width - 7 * text.length);
+      const at = ends.findIndex((end) => start + 7 * text.length < end);
+      const y = top - 7 - 15 * Math.max(at, 0);
+      const line = { x1: x, x2: x, y1: y, y2: top + height, stroke: "var(--branch)" };
+      this.axes.append(drawn("line", { ...line, "stroke-width": clamp(16 / BRANCHES.length, 0.5, 1.5) }));
+      if (at < 0) continue;
+      this.axes.append(drawn("text", { class: "halo", x: start + 4, y: y + 2, style: "fill: var(--branch)" }, text));
+      ends.fill(start, 0, at + 1);
+    }
+  }
+
+  // a diamond for what is flagged, a disc for the rest; with branches in place an open ring
+  dots(pen, arm) {
+    const size = clamp(150 / LAYERS, 1.3, 4.5);
+    const { min, max } = record(arm).aggregates;
+    const colours = [themed("fine"), themed("flagged"), themed("branch")];
+    const aside = DATA.arms.length > 1 ? (arm - 0.5) * clamp(this.inner.width / LAYERS / 3, 0, 14) : 0;
+    for (const row of reached(arm)) {
+      const [x, low, high] = [this.x(row) + aside, this.level(min[row]), this.level(max[row])];
+      const y = this.level(magnitude(row, arm));
+      pen.strokeStyle = pen.fillStyle = arm ? colours[2] : colours[isFlagged(row) ? 1 : 0];
+      pen.globalAlpha = 0.25;
+      pen.lineWidth = clamp(this.inner.width / LAYERS / 3, 0.8, 7);
+      pen.beginPath();
+      pen.moveTo(x, low);
+      pen.lineTo(x, high);
+      pen.stroke();
+      pen.globalAlpha = 1;
+      this.dot(pen, row, arm, x, y, size);
+    }
+  }
+
+  dot(pen, row, arm, x, y, size) {
+    const value = magnitude(row, arm);
+    const path = new Path2D();
+    if (value === 0) path.addPath(new Path2D(triangle(x, y)));
+    else if (value === Infinity) {
+      pen.lineWidth = 2;
+      pen.stroke(new Path2D(cross(x, y)));
+      return;
+    } else if (!arm && isFlagged(row)) {
+      const far = size * 1.4;
+      path.addPath(new Path2D(`M${x} ${y - far}L${x + far} ${y}L${x} ${y + far}L${x - far} ${y}Z`));
+    } else path.arc(x, y, size, 0, 7);
+    if (!arm) {
+      pen.fill(path);
+      return;
+    }
+    pen.lineWidth = clamp(size / 2, 0.8, 2);
+    pen.stroke(path);
+  }
+
+  level(value) {
+    return this.y(value === 0 ? -Infinity : Math.log10(value));
+  }
+
+  remark() {
+    this.marks.replaceChildren();
+    if (state.layer === null) return;
+    const x = this.x(state.layer);
+    const { top, height, left, width } = this.inner;
+    this.marks.append(drawn("line", { class: "current", x1: x, x2: x, y1: top, y2: top + height, stroke: "var(--ink)", opacity: 0.5 }));
+    for (let arm = 0; arm < DATA.arms.length; arm += 1) {
+      const y = this.level(magnitude(state.layer, arm));
+      if (!Number.isNaN(y)) this.marks.append(drawn("circle", { cx: x, cy: y, r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 2 }));
+    }
+    const anchor = x > left + width / 2 ? "end" : "start";
+    const place = { class: "halo", x: x + (anchor === "end" ? -6 : 6), y: top + height - 6, "text-anchor": anchor, "font-weight": 600 };
+    this.marks.append(drawn("text", place, DATA.shorts[state.layer]));
+  }
+
+  where(row) {
+    const value = magnitude(row);
+    return [this.x(row), Number.isNaN(value) ? this.inner.top : this.level(value)];
+  }
+
+  under(x) {
+    const row = Math.round(this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]));
+    return row >= 0 && row < LAYERS ? { row, column: null } : null;
+  }
+
+  turned([down, along]) {
+    return [down + along, 0];
+  }
+
+  finding() {
+    const both = DATA.arms.length > 1 ? ` With branches: ${spanSentence(1)}` : "";
+    return spanSentence(0) + both;
+  }
+
+  entries() {
+    const disc = (shape, colour) => picture(drawn(shape.tag, { ...shape.at, ...colour }));
+    const diamond = { tag: "path", at: { d: "M11 1L16 6L11 11L6 6Z" } };
+    const round = { tag: "circle", at: { cx: 11, cy: 6, r: 4 } };
+    const found = [
+      [disc(diamond, { fill: "var(--flagged)" }), `below ${short(state.threshold)}`],
+      [disc(round, { fill: "var(--fine)" }), "other layers"],
+    ];
+    if (DATA.arms.length > 1) {
+      found.push([disc(round, { fill: "none", stroke: "var(--branch)", "stroke-width": 2 }), "with branches"]);
+    }
+    found.push([disc({ tag: "rect", at: { x: 8, y: 0, width: 6, height: 12 } }, { fill: "var(--grey)", opacity: 0.4 }), "range over the iterations"]);
+    const upright = drawn("line", { x1: 11, x2: 11, y1: 0, y2: 12, stroke: "var(--branch)", "stroke-width": 1.5 });
+    if (BRANCHES.length) found.push([picture(upright), `\u25c6 ${counted(BRANCHES.length, "branch", "branches")}`]);
+    return [...found, ...laneEntries(DATA.arms.map((_, arm) => arm))];
+  }
+}

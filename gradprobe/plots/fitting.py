@@ -1,0 +1,64 @@
+"""Text fitted to the room it has: what the layout gives the axes, and lines broken to that width."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.textpath import text_to_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+
+def settle(ax: Axes) -> None:
+    """Let the figure's layout give the axes their size, which what follows is fitted to."""
+    engine = ax.figure.get_layout_engine()
+    root = ax.figure.figure
+    if engine is not None and root is not None:
+        engine.execute(root)
+
+
+def heighten(figure: Figure, panels: Sequence[Axes], least: float, rows: int = 1) -> None:
+    """Give a figure the least height in inches, or more where a header would leave axes less than half of it.
+
+    Args:
+        figure: The figure, of which the rows take equal parts.
+        panels: One axes for each part.
+        least: Its height in inches where that is enough.
+        rows: Number of rows.
+    """
+    figure.set_figheight(2 * least)  # in which any header has room
+    settle(panels[0])
+    part = figure.bbox.height / rows
+    rest = max(part - panel.bbox.height for panel in panels)
+    figure.set_figheight(max(least, rows * 2 * rest / figure.dpi))
+
+
+def room(ax: Axes) -> float:
+    """Pixels from the left end of the axes to the right end of what stands beside them, less a reserve.
+
+    A figure is saved at another resolution than it is laid out for, at which both ends lie a little elsewhere.
+    """
+    box = ax.get_tightbbox()
+    return 0.96 * float(max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0)
+
+
+def wrap(text: Text, width: float, lines: int = 2) -> None:
+    """Break a text into lines that fit into so many pixels; what does not fit is cut off."""
+    words = text.get_text()
+    columns = len(words)
+    while columns > 12 and wide(text) > width:
+        columns = int(columns * 0.94)
+        text.set_text("\n".join(textwrap.wrap(words, columns, max_lines=lines, placeholder=" …")))
+
+
+def wide(text: Text) -> float:
+    """Pixels that a text takes: as it is here or, which may be wider by a tenth, in letters without hinting."""
+    font, dpi = text.get_fontproperties(), text.get_figure(root=True).dpi  # type: ignore[union-attr]
+    lines = text.get_text().split("\n")
+    points = max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines)
+    return float(max(text.get_window_extent().width, points * dpi / 72))
