@@ -534,6 +534,16 @@ def test_a_phone_scrolls_in_one_direction_only(show):
     assert page.locator("#curves figure").nth(0).bounding_box()["width"] > 300
 
 
+def test_an_option_stays_on_one_line(show):
+    comparison = compared(vanishing(), helped=False)
+    page = show(comparison.plain, comparison.placement, comparison, width=390)
+    assert "--iterations" in page.locator(".option").all_text_contents()
+    for width in range(320, 420, 5):
+        page.set_viewport_size({"width": width, "height": 900})
+        lines = page.evaluate("[...document.querySelectorAll('.option')].map((it) => it.getClientRects().length)")
+        assert set(lines) == {1}, width
+
+
 def test_on_paper_everything_is_open_light_and_without_controls(show):
     page = show(vanishing(), scheme="dark")
     page.locator("#close-all").click()

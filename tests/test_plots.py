@@ -382,6 +382,15 @@ class TestProfile:
         assert [text.get_text().strip() for text in by_gid(ax, "branch name")] == ["net.2", "net.3"]
         assert "2 branches" in legend(ax)
 
+    def test_what_to_change_first_is_noted(self):
+        advised = Placement("auto", (), (), "because", remedy="lsuv")
+        assert "advised first: lsuv" in legend(plot_profile(ramp(8), placement=advised, ax=axes()))
+
+    def test_the_label_of_the_threshold_is_tied_to_the_right_end(self):
+        ax = plot_profile(ramp(8), ax=axes())
+        [label] = [text for text in labels(ax) if "threshold" in text.get_text()]
+        assert label.xy == (ax.get_xlim()[1], 1e-7)
+
     def test_names_of_branches_do_not_overlap(self):
         history = ramp(60, names=[f"encoder.layers.{k}.attention" for k in range(60)])
         placement = Placement("by hand", (), history.points[::2], "because")
@@ -407,6 +416,14 @@ class TestProfile:
         np.testing.assert_allclose(by_gid(ax, "exact zero")[0].get_offsets(), [(0, low)])
         np.testing.assert_allclose(by_gid(ax, "non-finite")[0].get_offsets(), [(1, high)])
         assert {"exact zero", "NaN or inf", "1 layer unreached: not drawn"} <= set(legend(ax))
+
+
+def test_the_files_mark_what_vanishes_whatever_decides(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("gradprobe.plots.files.plot_history", lambda *_, flagged, **__: drawn.extend(flagged) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_figures(tmp_path, ramp(9), Placement("auto", (), (), "because", remedy="lsuv"))
+    assert drawn == ["net.0", "net.1", "net.2", "net.3"], "from 1e-11 tenfold with each"
 
 
 class TestHeatmap:

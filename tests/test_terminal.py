@@ -18,7 +18,7 @@ import gradprobe as gp
 from gradprobe.glimpse import Glimpse
 from gradprobe.history import GradientHistory, Layer, Point, tidy
 from gradprobe.live import Display
-from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
+from gradprobe.policies import EveryLayerPolicy, Placement, RelativePolicy, ThresholdPolicy, place
 from gradprobe.report import MOST_ROWS, Profile, as_table, excerpt, fit, result_frame
 from gradprobe.scanning import scan
 from gradprobe.sparkline import sparkline
@@ -139,6 +139,19 @@ def test_many_skipped_layers_do_not_push_the_verdict_off_the_screen():
     text = str(place(GradientHistory(tidy(rows), {}, layers, (), (8, 2))))
     assert len(text.splitlines()) < 20
     assert "skipped 289 more" in text
+
+
+@pytest.mark.parametrize("policy", [EveryLayerPolicy(), lambda _: Placement("auto", (), (), "so", remedy="lsuv")])
+def test_what_vanishes_is_marked_whatever_decides(policy):
+    magnitudes = {f"layer{i}": 10.0 ** (i - 12) for i in range(10)}  # five of them below 1e-7
+    text = table_of(recorded(magnitudes), policy=policy)
+    assert len(re.findall(r"flagged *$", text, re.MULTILINE)) == 5
+    assert "flagged: mean |dL/d output| below 1e-7, median over the iterations" in text
+    assert "below 1e-7 " in text.split("by depth")[1], "the profile is drawn on either side of the threshold"
+
+
+def test_the_rule_is_not_said_twice():
+    assert "flagged: mean" not in table_of(recorded({"a": 1e-9, "fc": 1e-2}))
 
 
 # the profile ----------------------------------------------------------------------------------------------------
