@@ -236,11 +236,11 @@ def _magnitude(value: Any) -> str:
 
 def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     conditions = history.conditions
-    losses = [loss for loss in conditions.get("losses", []) if loss is not None]
+    losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in conditions.get("losses", [])]
     counted = "1 iteration" if history.iterations == 1 else f"{history.iterations} iterations"
     notes = [f"{counted}. {describe_conditions(conditions)}"]
     if losses:
-        notes.append(f"loss {losses[0]:.4g} at the first iteration, {losses[-1]:.4g} at the last")
+        notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
     unreached = [(name, why) for name, why in history.unreached.items() if name not in placement.skipped]
     for name, reasons in unreached[:10]:
         said = "; ".join(f"{of}: {why}" for of, why in reasons.items())

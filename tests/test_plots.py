@@ -417,6 +417,18 @@ class TestProfile:
         np.testing.assert_allclose(by_gid(ax, "non-finite")[0].get_offsets(), [(1, high)])
         assert {"exact zero", "NaN or inf", "1 layer unreached: not drawn"} <= set(legend(ax))
 
+    def test_zero_and_nan_in_one_iteration_are_marked_though_the_median_is_a_number(self):
+        ax = plot_profile(make([[ZERO, 1e-3, 1e-3], [1e-3, 1e-3, NAN], [1e-3] * 3]), ax=axes())
+        low, high = ax.get_ylim()
+        np.testing.assert_allclose(by_gid(ax, "exact zero")[0].get_offsets(), [(0, low)])
+        np.testing.assert_allclose(by_gid(ax, "non-finite")[0].get_offsets(), [(1, high)])
+        assert [line.get_xdata().tolist() for line in by_gid(ax, "magnitudes")] == [[0, 1, 2]]
+
+    @pytest.mark.parametrize(("flagged", "word"), [((), "layers"), (("net.0",), "other layers")])
+    def test_other_layers_are_others_than_the_flagged(self, flagged, word):
+        ax = plot_profile(ramp(3), placement=Placement("rule", flagged, (), "because"), ax=axes())
+        assert word in legend(ax)
+
 
 def test_the_files_mark_what_vanishes_whatever_decides(tmp_path, monkeypatch):
     drawn = []

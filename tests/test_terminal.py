@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ def test_a_gradient_with_nan_is_not_called_infinite_and_one_iteration_is_one():
     assert re.search(r"0 +a +Linear +not finite", text)
     assert "inf" not in text.replace("not finite", "")
     assert re.search(r"^1 iteration\.", text, re.MULTILINE)
+
+
+def test_a_loss_that_ended_in_nan_is_not_given_the_last_finite_value():
+    history = recorded({"a": 1.0})
+    text = table_of(replace(history, conditions={"losses": [2.5, 2.25, None]}))
+    assert "loss 2.5 at the first iteration, not finite at the last" in text
 
 
 def test_a_long_name_is_cut_in_the_middle_and_its_end_stays():

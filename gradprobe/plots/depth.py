@@ -42,7 +42,7 @@ def plot_profile(
     """Draw the magnitude of every layer against its depth.
 
     A dot for the aggregated magnitude and a bar from the smallest to the largest over the iterations, on a
-    log axis; zeros are marked at the floor and NaN or inf at the top. Flagged layers have a colour and a
+    log axis; a zero in any iteration is marked at the floor, NaN or inf at the top. Flagged layers have a colour and a
     shape of their own. With a placement, a line marks each point that a branch is placed at, and a note says what
     it advises to change first.
 
@@ -96,10 +96,11 @@ def _draw_magnitudes(
 ) -> list[Artist]:
     """Dots and bars in one colour for flagged layers and another for the rest; gives the legend entries."""
     is_flagged = np.array([name in flagged for name in grid.names], dtype=bool)
+    rest = "other layers" if is_flagged.any() else "layers"
     entries: list[Artist] = []
     for kind, colour, marker, text in (
         (is_flagged, style.FLAGGED, "D", word),
-        (~is_flagged, style.FINE, "o", "other layers"),
+        (~is_flagged, style.FINE, "o", rest),
     ):
         rows = np.flatnonzero(kind & grid.reached)
         if len(rows):
@@ -111,11 +112,13 @@ def _draw_magnitudes(
 
 
 def _draw_bars(ax: Axes, grid: Grid, rows: Rows, colour: str) -> None:
-    """From the smallest to the largest; of many layers the bars become a band."""
+    """From the smallest to the largest, marked where that is no number; of many layers the bars become a band."""
     drawn = grid.drawn(*ax.get_ylim())[rows]
     width = float(np.clip(300 / len(grid.names), 0.8, 7))
     smallest, largest = np.nanmin(drawn, axis=1), np.nanmax(drawn, axis=1)
     ax.vlines(rows, smallest, largest, color=colour, linewidth=width, alpha=0.22, zorder=2)
+    for found, zero in ((grid.zero, True), (grid.nonfinite, False)):
+        style.mark_lane(ax, rows[found[rows].any(axis=1)], colour, zero=zero)
 
 
 def _draw_dots(ax: Axes, rows: Rows, values: Floats, colour: str, marker: str, count: int) -> None:
@@ -123,8 +126,6 @@ def _draw_dots(ax: Axes, rows: Rows, values: Floats, colour: str, marker: str, c
     there = np.isfinite(values) & (values > 0)
     look: dict[str, Any] = {"markersize": size, "markeredgewidth": 0, "color": colour, "zorder": 3}
     ax.plot(rows[there], values[there], marker, gid="magnitudes", **look)
-    style.mark_lane(ax, rows[values == 0], colour, zero=True)
-    style.mark_lane(ax, rows[np.isinf(values)], colour, zero=False)
 
 
 def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
