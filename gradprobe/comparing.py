@@ -15,20 +15,11 @@ from gradprobe.comparison import Comparison, learning_frame
 from gradprobe.door import check_loss_fn, check_trainable, check_trainings
 from gradprobe.history import GradientHistory
 from gradprobe.layers import main_tensor
+from gradprobe.loop import OptimizerFactory, make_optimizer, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement, Policy, as_policy, place
 from gradprobe.probe import GradientProbe
-from gradprobe.scanning import (
-    Interrupted,
-    OnIteration,
-    OptimizerFactory,
-    Reached,
-    concluded,
-    loss_name,
-    make_optimizer,
-    place_repeatedly,
-    train,
-)
+from gradprobe.scanning import Interrupted, OnIteration, Reached, concluded, loss_name, place_repeatedly
 from gradprobe.snapshot import preserved, seed_everything
 from gradprobe.supervision import supervise
 

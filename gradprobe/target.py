@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from gradprobe.batches import Source
 from gradprobe.comparing import is_classified
 from gradprobe.layers import main_tensor, named_layers, unknown
+from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
-from gradprobe.scanning import OptimizerFactory
 
 EXPECTED = (
     "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "

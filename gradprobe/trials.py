@@ -18,10 +18,11 @@ from gradprobe.batches import Batches, Source, to_device
 from gradprobe.branches import BranchFactory
 from gradprobe.door import check_loss_fn, check_trainable
 from gradprobe.history import GradientHistory, Point
+from gradprobe.loop import OptimizerFactory, make_optimizer, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement
 from gradprobe.remedies import Remedy, lsuv, normalised
-from gradprobe.scanning import Interrupted, OptimizerFactory, make_optimizer, scan, train
+from gradprobe.scanning import Interrupted, scan
 from gradprobe.snapshot import preserved, seed_everything
 from gradprobe.supervision import supervise
 

@@ -12,7 +12,7 @@ FLOORS = [
     {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
-    | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies"},
+    | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "loop"},
     {"scanning", "trials", "comparing", "supervision", "plots", "page", "report", "tree", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
