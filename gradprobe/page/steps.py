@@ -9,7 +9,7 @@ from typing import Any
 
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory
-from gradprobe.page.words import is_scale
+from gradprobe.page.words import is_scale, remedied
 from gradprobe.policies import Placement, judged, unreached
 
 
@@ -107,7 +107,7 @@ def _remedied(name: str) -> Step:
     )
     found = "In short trials the loss of the main output ended lower with it than as it is."
     text = f"{found} {_REMEDIES.get(name, '')}"
-    return Step(f"Change the network first: {name}", text.rstrip(), code if name in _REMEDIES else "")
+    return Step(f"Change the network first: {remedied(name)}", text.rstrip(), code if name in _REMEDIES else "")
 
 
 def _called(name: str, history: GradientHistory) -> str:

@@ -46,6 +46,11 @@ _FOUND = {
     "exploding": "The gradient explodes in",
     "unreached": "No gradient arrives at",
 }
+_REMEDIES = {  # as in gradprobe.remedies, which needs torch
+    "kaiming": "initial weights after He et al.",
+    "lsuv": "initial weights of unit variance",
+    "normalised": "batch normalisation behind each layer",
+}
 _EVERY = str(EveryLayerPolicy())
 _COMPARED = {
     "helped": "Deep supervision helped.",
@@ -94,8 +99,18 @@ def verdict(history: GradientHistory, placement: Placement, comparison: Comparis
     said = _health(history, placement)
     if not placement.remedy:
         return said
-    advised = f"{said.sentence} Change the network first: {placement.remedy}."
+    advised = f"{said.sentence} Change the network first: {remedied(placement.remedy)}."
     return replace(said, sentence=advised, details=tuple(dict.fromkeys([*said.details, placement.reason])))
+
+
+def remedied(name: str) -> str:
+    """What a remedy is, and its name.
+
+    Example:
+        >>> remedied("lsuv"), remedied("of my own")
+        ('initial weights of unit variance (lsuv)', 'of my own')
+    """
+    return f"{_REMEDIES[name]} ({name})" if name in _REMEDIES else name
 
 
 def _health(history: GradientHistory, placement: Placement) -> Verdict:
