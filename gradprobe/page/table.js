@@ -76,10 +76,9 @@ class LayerTable {
   made(row) {
     const cells = this.shown.map((column) => {
       const head = column.name === "layer";
-      const looks = { layer: "", status: "status" }[column.name] ?? (column.number ? "number" : "");
-      const cell = element(head ? "th" : "td", { className: looks, textContent: column.text(column.value(row)) });
-      if (head) cell.scope = "row";
-      return cell;
+      const looks = column.name === "status" ? "status" : column.number ? "number" : "";
+      const text = column.text(column.value(row));
+      return head ? element("th", { scope: "row" }, ...breakable(text)) : element("td", { className: looks }, text);
     });
     const line = element("tr", { tabIndex: -1 }, ...cells);
     line.classList.toggle("is-flagged", isFlagged(row));
@@ -148,6 +147,11 @@ class LayerTable {
     this.marked = this.lines.get(state.layer);
     this.marked?.classList.add("is-current");
   }
+}
+
+// a long name goes on behind a dot, not within a word
+function breakable(name) {
+  return name.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]);
 }
 
 function ratio(row) {
