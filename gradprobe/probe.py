@@ -175,7 +175,7 @@ class GradientProbe:
             for index, layer, of in product(range(len(sums)), late, self.of)
         )
         return GradientHistory(
-            tidy([*self._rows(layers, sums), *unmeasured]),
+            tidy([*self._rows_of(layers, sums), *unmeasured]),
             self._conditions(topology.batch_size),
             layers + late,
             tuple(topology.points),
@@ -339,7 +339,7 @@ class GradientProbe:
             for depth, name in enumerate(name for name in topology.order if name in self._layers)
         )
 
-    def _rows(self, layers: Sequence[Layer], sums: Sums) -> Iterator[tuple[Any, ...]]:
+    def _rows_of(self, layers: Sequence[Layer], sums: Sums) -> Iterator[tuple[Any, ...]]:
         """The rows of the frame: one for each iteration, layer and quantity."""
         place = {slot: index for index, slot in enumerate(self._slots)}
         counts = {slot: self._true_count(*slot) for slot in self._slots}
