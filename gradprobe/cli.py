@@ -21,6 +21,7 @@ from gradprobe.options import (
     OUT,
     POLICY,
     POLICY_OR_TRIALS,
+    POSITIVE,
     QUANTITIES,
     RUNS,
     PythonFile,
@@ -244,7 +245,10 @@ def place(run: Path, keep: bool, **options: Any) -> None:
         placement = policies.place(saved.history, asked.policy(options))
         if keep:
             if saved.comparison is not None:
-                raise click.UsageError(f"{run} holds a comparison of its own placement: it is not rewritten")
+                raise click.UsageError(
+                    f"{run} holds a comparison of its own placement, which is not rewritten: leave --save out, or "
+                    "compare again"
+                )
             save(run, saved.history, placement, timings=saved.timings, force=True)
         outcome.show(saved.history, placement, None, options)
         outcome.end_if(policies.findings(saved.history, placement), options["fail_on"])
@@ -254,13 +258,13 @@ def place(run: Path, keep: bool, **options: Any) -> None:
 @click.argument("runs", nargs=-1, required=True, type=RunFolder())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the figures.  [default: the run's own; of several runs a new one]",
 )
 @click.option("--of", type=click.Choice(QUANTITIES), help="What to draw.  [default: output]")
 @click.option(
     "--threshold",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     help="Magnitude to mark.  [default: that of the run's placement]",
 )
 @click.option(
@@ -299,7 +303,11 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
 
 @main.command()
 @click.argument("run", type=RunFolder())
-@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: report.html in the run]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: report.html in the run]",
+)
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 def report(run: Path, out: Path | None, show: bool) -> None:
     """Write a saved run as one HTML file that needs nothing else; the model is not needed."""
@@ -308,8 +316,10 @@ def report(run: Path, out: Path | None, show: bool) -> None:
 
         saved = asked.saved(run)
         file = out or run / "report.html"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_page(file, saved.history, saved.placement, saved.comparison, run=str(run))
+        try:
+            write_page(file, saved.history, saved.placement, saved.comparison, run=str(run))
+        except OSError as error:
+            raise click.UsageError(f"{file} cannot be written: {error.strerror}; choose another --out") from error
         click.echo(file)
         if show:
             click.launch(str(file))
@@ -320,7 +330,7 @@ def report(run: Path, out: Path | None, show: bool) -> None:
 @click.argument("second", metavar="RUN", type=RunFolder())
 @click.option(
     "--factor",
-    type=click.FloatRange(min=1, min_open=True),
+    type=Finite(min=1, min_open=True),
     default=10.0,
     show_default=True,
     help="How many times larger or smaller a magnitude has to be to count.",

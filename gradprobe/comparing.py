@@ -15,7 +15,7 @@ from gradprobe.comparison import Comparison, learning_frame
 from gradprobe.door import check_loss_fn, check_trainable, check_trainings
 from gradprobe.history import GradientHistory
 from gradprobe.layers import main_tensor
-from gradprobe.loop import OptimizerFactory, make_optimizer, train
+from gradprobe.loop import OptimizerFactory, make_optimizer, shapes_told, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement, Policy, as_policy, place
 from gradprobe.probe import GradientProbe
@@ -121,7 +121,7 @@ def compare(
         iterations,
         min(window, iterations),
         optimizer,
-        None if held_out is None else Batches(held_out),
+        None if held_out is None else Batches(held_out, "held_out"),
         weight,
         schedule,
         branch,
@@ -257,7 +257,8 @@ def accuracy(model: nn.Module, held_out: Batches) -> float:
         model.eval()
         with torch.no_grad():
             for inputs, target in (to_device(batch, device) for batch in held_out.once()):
-                output = main_tensor(forward(model, inputs))
+                with shapes_told(inputs, "held-out batch"):
+                    output = main_tensor(forward(model, inputs))
                 target = target.get("labels") if isinstance(target, dict) else target
                 if output is None or not isinstance(target, Tensor) or not is_classified(output, target):
                     return float("nan")

@@ -40,7 +40,13 @@ def finish(
     if interrupted is not None and not history.iterations:
         raise KeyboardInterrupt
     show(history, placement, comparison, options)
-    save(folder, history, placement, comparison, timings=spent, force=options["force"])
+    try:
+        save(folder, history, placement, comparison, timings=spent, force=options["force"])
+    except OSError as error:
+        why = error.strerror or error
+        raise click.ClickException(
+            f"the run cannot be written to {folder}: {why}; choose another --out"
+        ) from error
     if not options["quiet"]:
         page = folder / "report.html"
         click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)

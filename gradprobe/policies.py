@@ -329,8 +329,8 @@ def _layers(rows: pd.DataFrame) -> list[str]:
 def _check(name: str, value: Any, aggregate: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"expected a {name} above 0 as a number, got {value!r}: write a number, such as 1e-7")
-    if not float(value) > 0:
-        raise ValueError(f"expected a {name} above 0, got {value!r}")
+    if not 0 < float(value) < float("inf"):
+        raise ValueError(f"expected a {name} above 0 and finite, got {value!r}")
     if aggregate not in AGGREGATES:
         raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {aggregate!r}")
 

@@ -95,7 +95,9 @@ def _left_out(inside: Inside, names: Sequence[str], unserved: Collection[str]) -
     within = [below for name in names for below in _with_all(inside, name)]
     pointless = sum(name in unserved for name in within)
     layers = "1 layer" if pointless == 1 else f"{pointless} layers"
-    return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more" + (f", {layers} in them without a point" if pointless else "")
+    return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more" + (
+        f", {layers} in them without a point" if pointless else ""
+    )
 
 
 def _with_all(inside: Inside, name: str) -> list[str]:

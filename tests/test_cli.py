@@ -307,6 +307,9 @@ USAGE = {
         ["scan", "model.py"],
         "expected `optimizer` to be a function",
     ),
+    "an infinite threshold": ("", ["scan", "model.py", "--threshold", "inf"], "expected a finite number, got inf"),
+    "figures into a file": ("", ["plot", "absent", "--out", "model.py"], "is a file"),
+    "a page over a folder": ("", ["report", "absent", "--out", "."], "is a directory"),
     "a run that is none": ("", ["place", "absent"], "no run at absent"),
     "a plot of a run that is none": ("", ["plot", "absent"], "no run at absent"),
 }
@@ -326,6 +329,14 @@ FAILED = {
         "inputs of shape (2, 7)",
     ),
     "a loss that is no scalar": (NET + BATCHES + "loss = lambda y, t: y\n", "(4, 2)", "take its .mean()"),
+    "a loss of one": (NET + BATCHES + "loss = lambda y: y.sum()\n", "<lambda>(y)", "cannot be called with two"),
+    "a loss that is a class": (NET + BATCHES + "loss = nn.MSELoss\n", "the class MSELoss", "give one, MSELoss()"),
+    "a class too many": (
+        NET + "batches = [(torch.ones(2, 3), torch.tensor([0, 7]))]\n",
+        "Target 7 is out of bounds",
+        "(2, 2) has the classes 0 to 1",
+    ),
+    "batches from nothing": (NET + "def batches():\n    return 3\n", "the function batches=", "got int"),
     "a loss that raises": (
         NET + BATCHES + "def loss(y, t):\n    return y.no_such_thing\n",
         "no attribute 'no_such_thing'",

@@ -169,7 +169,11 @@ def test_what_is_no_run_says_so(recorded, tmp_path):
 DAMAGE = {
     "cut off": ("run.json", lambda text: text[:100], r"run\.json is not whole"),
     "no object": ("run.json", lambda text: "[]", r"run\.json is not as gradprobe writes it"),
-    "a key less": ("run.json", lambda text: text.replace('"placement"', '"place"'), r"run\.json has no 'placement'"),
+    "a key less": (
+        "run.json",
+        lambda text: text.replace('"placement"', '"place"'),
+        r"run\.json has no 'placement'",
+    ),
     "another key": ("run.json", lambda text: text.replace('"kind"', '"sort"'), r"run\.json is not as .*'sort'"),
     "no table": ("history.csv", lambda text: None, r"history\.csv: No such file"),
     "an empty table": ("history.csv", lambda text: "", r"history\.csv: No columns"),

@@ -41,7 +41,7 @@ def write_page(
     """Write a run as one HTML file: whole or not at all.
 
     Args:
-        file: Where; an existing file is replaced.
+        file: Where; missing folders are made, an existing file is replaced.
         history: The record; for a comparison that of the plain arm.
         placement: The decision.
         comparison: With and without, if it was done.
@@ -64,6 +64,7 @@ def write_page(
     """
     file = Path(file)
     text = render(history, placement, comparison, run=run)
+    file.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as opened:

@@ -112,11 +112,14 @@ def _draw_magnitudes(
 
 
 def _draw_bars(ax: Axes, grid: Grid, rows: Rows, colour: str) -> None:
-    """From the smallest to the largest, marked where that is no number; of many layers the bars become a band."""
+    """From the smallest to the largest, marked where that is no number; of many layers the bars become a band.
+
+    They never overlap, since what is pale would add up, and are not moved to whole pixels, which leaves stripes.
+    """
     drawn = grid.drawn(*ax.get_ylim())[rows]
-    width = float(np.clip(300 / len(grid.names), 0.8, 7))
+    width = min(7, 0.77 * ax.bbox.width * 72 / ax.figure.dpi / len(grid.names))
     smallest, largest = np.nanmin(drawn, axis=1), np.nanmax(drawn, axis=1)
-    ax.vlines(rows, smallest, largest, color=colour, linewidth=width, alpha=0.22, zorder=2)
+    ax.vlines(rows, smallest, largest, color=colour, linewidth=width, alpha=0.22, zorder=2, snap=False)
     for found, zero in ((grid.zero, True), (grid.nonfinite, False)):
         style.mark_lane(ax, rows[found[rows].any(axis=1)], colour, zero=zero)
 
