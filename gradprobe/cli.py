@@ -24,6 +24,7 @@ from gradprobe.options import (
     POSITIVE,
     QUANTITIES,
     RUNS,
+    Finite,
     PythonFile,
     RunFolder,
     fail_on,

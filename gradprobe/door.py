@@ -45,9 +45,8 @@ def check_trainable(model: nn.Module) -> None:
 def check_network(model: Any) -> None:
     """Raise the sentence for what is no network, or one that has yet to be given its shapes."""
     if isinstance(model, type):
-        raise TypeError(
-            f"expected a torch.nn.Module, got the class {model.__name__}: give one, {model.__name__}(...)"
-        )
+        name = model.__name__
+        raise TypeError(f"expected a torch.nn.Module, got the class {name}: give one, {name}(...)")
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
@@ -62,15 +61,15 @@ def check_loss_fn(loss_fn: Any) -> None:
             "(model, batches, loss_fn) in this order, with a loss such as torch.nn.functional.cross_entropy"
         )
     if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
+        name = loss_fn.__name__
         raise TypeError(
-            f"expected loss_fn to be a function (output, target) -> scalar, got the class {loss_fn.__name__}: give "
-            f"one, {loss_fn.__name__}()"
+            f"expected loss_fn to be a function (output, target) -> scalar, got the class {name}: give one, {name}()"
         )
     if not _takes_two(loss_fn):
         name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
         raise TypeError(
-            f"expected loss_fn to be a function (output, target) -> scalar, got {name}{inspect.signature(loss_fn)}, "
-            "which cannot be called with two"
+            "expected loss_fn to be a function (output, target) -> scalar, got one that cannot be called with two: "
+            f"{name}{inspect.signature(loss_fn)}"
         )
 
 

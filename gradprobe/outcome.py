@@ -43,10 +43,8 @@ def finish(
     try:
         save(folder, history, placement, comparison, timings=spent, force=options["force"])
     except OSError as error:
-        why = error.strerror or error
-        raise click.ClickException(
-            f"the run cannot be written to {folder}: {why}; choose another --out"
-        ) from error
+        said = f"the run cannot be written to {folder}: {error.strerror or error}; choose another --out"
+        raise click.ClickException(said) from error
     if not options["quiet"]:
         page = folder / "report.html"
         click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)

@@ -20,8 +20,8 @@ def points_tree(points: Points, kinds: Mapping[str, str], *, every_module: bool 
     Args:
         points: The points.
         kinds: Class name of every module, by name, in the order in which to show them.
-        every_module: All of them, also where they are more than a person reads; else the first and the last of many
-            in one module stand for the others.
+        every_module: All of them, also where they are more than a person reads; else the first and the last of
+            many in one module stand for the others.
     """
     lines = _lines(points, kinds)
     inside = _inside(lines)
@@ -95,9 +95,8 @@ def _left_out(inside: Inside, names: Sequence[str], unserved: Collection[str]) -
     within = [below for name in names for below in _with_all(inside, name)]
     pointless = sum(name in unserved for name in within)
     layers = "1 layer" if pointless == 1 else f"{pointless} layers"
-    return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more" + (
-        f", {layers} in them without a point" if pointless else ""
-    )
+    said = f", {layers} in them without a point" if pointless else ""
+    return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more{said}"
 
 
 def _with_all(inside: Inside, name: str) -> list[str]:

@@ -42,9 +42,9 @@ def plot_profile(
     """Draw the magnitude of every layer against its depth.
 
     A dot for the aggregated magnitude and a bar from the smallest to the largest over the iterations, on a
-    log axis; a zero in any iteration is marked at the floor, NaN or inf at the top. Flagged layers have a colour and a
-    shape of their own. With a placement, a line marks each point that a branch is placed at, and a note says what
-    it advises to change first.
+    log axis; a zero in any iteration is marked at the floor, NaN or inf at the top. Flagged layers have a colour
+    and a shape of their own. With a placement, a line marks each point that a branch is placed at, and a note says
+    what it advises to change first.
 
     Args:
         history: What to draw.
