@@ -63,13 +63,13 @@ def check_loss_fn(loss_fn: Any) -> None:
     if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
         name = loss_fn.__name__
         raise TypeError(
-            f"expected loss_fn to be a function (output, target) -> scalar, got the class {name}: give one, {name}()"
+            f"expected loss_fn to be a function (output, target) -> scalar, got the class {name}: give {name}()"
         )
     if not _takes_two(loss_fn):
         name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
         raise TypeError(
-            "expected loss_fn to be a function (output, target) -> scalar, got one that cannot be called with two: "
-            f"{name}{inspect.signature(loss_fn)}"
+            "expected loss_fn to be a function (output, target) -> scalar, got one that cannot be called with "
+            f"two: {name}{inspect.signature(loss_fn)}"
         )
 
 

@@ -329,8 +329,8 @@ FAILED = {
         "inputs of shape (2, 7)",
     ),
     "a loss that is no scalar": (NET + BATCHES + "loss = lambda y, t: y\n", "(4, 2)", "take its .mean()"),
-    "a loss of one": (NET + BATCHES + "loss = lambda y: y.sum()\n", "<lambda>(y)", "cannot be called with two"),
-    "a loss that is a class": (NET + BATCHES + "loss = nn.MSELoss\n", "the class MSELoss", "give one, MSELoss()"),
+    "a loss of one": (NET + BATCHES + "loss = lambda y: y.sum()\n", "cannot be called with two", "<lambda>(y)"),
+    "a loss that is a class": (NET + BATCHES + "loss = nn.MSELoss\n", "the class MSELoss", "give MSELoss()"),
     "a class too many": (
         NET + "batches = [(torch.ones(2, 3), torch.tensor([0, 7]))]\n",
         "Target 7 is out of bounds",

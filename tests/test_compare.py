@@ -136,7 +136,7 @@ def test_a_factory_gives_every_seed_its_own_weights():
         ),
         ({"model": 3}, "a torch.nn.Module or a function that builds one, got int"),
         ({"model": lambda: 3}, "a torch.nn.Module, got int"),
-        ({"loss_fn": nn.CrossEntropyLoss}, r"got the class CrossEntropyLoss: give one, CrossEntropyLoss\(\)"),
+        ({"loss_fn": nn.CrossEntropyLoss}, r"got the class CrossEntropyLoss: give CrossEntropyLoss\(\)"),
         ({"model": nn.Linear(64, 10), "held_out": 3}, "expected held_out= to be an iterable"),
         ({"optimizer": torch.optim.Adam}, "got the class Adam"),
         ({"seeds": 3}, r"seeds= to be a sequence of whole numbers, such as range\(3\), got 3"),
