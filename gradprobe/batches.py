@@ -23,6 +23,7 @@ class Batches:
             as far as it was read, so that it can be repeated. Inputs that are a tuple go to the model as
             positional arguments, a dict as keywords. A batch that is itself a dict goes in as keywords, and the
             loss function gets it as the target.
+        name: What to call them in an error.
 
     Attributes:
         source: The same, to be gone through as often as one likes.
@@ -34,14 +35,15 @@ class Batches:
         ['y0', 'y1', 'y0']
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, name: str = "batches") -> None:
         if not callable(source) and not isinstance(source, Iterable):
             raise TypeError(
-                "expected batches= to be an iterable of (inputs, target) or a function returning one, "
+                f"expected {name}= to be an iterable of (inputs, target) or a function returning one, "
                 f"got {type(source).__name__}"
             )
         if isinstance(source, (Tensor, str, dict)):
             raise TypeError(f"expected an iterable of (inputs, target) batches, got one {type(source).__name__}")
+        self._name = name
         self.source: Source = _Replayed(source) if isinstance(source, Iterator) else source
 
     def generators(self) -> list[torch.Generator]:
@@ -66,6 +68,11 @@ class Batches:
         """One pass."""
         source = self.source
         passed = source() if callable(source) and not isinstance(source, Iterable) else source
+        if not isinstance(passed, Iterable):
+            raise TypeError(
+                f"expected the function {self._name}= to return an iterable of (inputs, target), "
+                f"got {type(passed).__name__}"
+            )
         return (split(batch, index) for index, batch in enumerate(passed))
 
     def stream(self) -> Iterator[tuple[Any, Any]]:

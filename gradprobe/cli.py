@@ -22,8 +22,10 @@ from gradprobe.options import (
     OUT,
     POLICY,
     POLICY_OR_TRIALS,
+    POSITIVE,
     QUANTITIES,
     RUNS,
+    Finite,
     PythonFile,
     RunFolder,
     fail_on,
@@ -208,7 +210,8 @@ def run(script: str, args: tuple[str, ...], module: bool, iterations: int, **opt
 @click.argument("target", type=PythonFile())
 @DATA
 @FORMAT
-def points(target: str, form: str, **options: Any) -> None:
+@ALL
+def points(target: str, form: str, every_layer: bool, **options: Any) -> None:
     """Show where branches can be put: each supervision point, the layers it serves, and why others have none."""
     with reported():
         loaded = asked.target(target, options)
@@ -216,6 +219,7 @@ def points(target: str, form: str, **options: Any) -> None:
         from gradprobe.batches import Batches, to_device
         from gradprobe.layers import named_modules
         from gradprobe.topology import survey
+        from gradprobe.tree import points_tree
 
         parameter = next(loaded.model.parameters(), None)
         with user_output():
@@ -229,7 +233,7 @@ def points(target: str, form: str, **options: Any) -> None:
             click.echo(report.points_csv(found), nl=False)
         else:
             kinds = {name: type(module).__name__ for name, module in named_modules(loaded.model)}
-            console().print(report.points_tree(found, kinds))
+            console().print(points_tree(found, kinds, every_module=every_layer))
 
 
 @main.command()
@@ -249,7 +253,10 @@ def place(run: Path, keep: bool, **options: Any) -> None:
         placement = policies.place(saved.history, asked.policy(options))
         if keep:
             if saved.comparison is not None or saved.arms is not None:
-                raise click.UsageError(f"{run} holds a comparison of its own placement: it is not rewritten")
+                raise click.UsageError(
+                    f"{run} holds a comparison of its own placement, which is not rewritten: leave --save out, or "
+                    "compare again"
+                )
             save(run, saved.history, placement, timings=saved.timings, force=True)
         outcome.show(saved.history, placement, None, options)
         outcome.end_if(policies.findings(saved.history, placement), options["fail_on"])
@@ -259,13 +266,13 @@ def place(run: Path, keep: bool, **options: Any) -> None:
 @click.argument("runs", nargs=-1, required=True, type=RunFolder())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the figures.  [default: the run's own; of several runs a new one]",
 )
 @click.option("--of", type=click.Choice(QUANTITIES), help="What to draw.  [default: output]")
 @click.option(
     "--threshold",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     help="Magnitude to mark.  [default: that of the run's placement]",
 )
 @click.option(
@@ -304,7 +311,11 @@ def plot(runs: Sequence[Path], out: Path | None, **options: Any) -> None:
 
 @main.command()
 @click.argument("run", type=RunFolder())
-@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: report.html in the run]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: report.html in the run]",
+)
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 def report(run: Path, out: Path | None, show: bool) -> None:
     """Write a saved run as one HTML file that needs nothing else; the model is not needed."""
@@ -313,8 +324,10 @@ def report(run: Path, out: Path | None, show: bool) -> None:
 
         saved = asked.saved(run)
         file = out or run / "report.html"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_page(file, saved.history, saved.placement, saved.comparison, arms=saved.arms, run=str(run))
+        try:
+            write_page(file, saved.history, saved.placement, saved.comparison, arms=saved.arms, run=str(run))
+        except OSError as error:
+            raise click.UsageError(f"{file} cannot be written: {error.strerror}; choose another --out") from error
         click.echo(file)
         if show:
             click.launch(str(file))
@@ -325,7 +338,7 @@ def report(run: Path, out: Path | None, show: bool) -> None:
 @click.argument("second", metavar="RUN", type=RunFolder())
 @click.option(
     "--factor",
-    type=click.FloatRange(min=1, min_open=True),
+    type=Finite(min=1, min_open=True),
     default=10.0,
     show_default=True,
     help="How many times larger or smaller a magnitude has to be to count.",

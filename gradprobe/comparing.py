@@ -9,14 +9,15 @@ from typing import Any
 from torch import nn
 
 from gradprobe.batches import Batches, Source
-from gradprobe.branches import BranchFactory
+from gradprobe.branches import BranchFactory, check_branch
 from gradprobe.comparison import Comparison, learning_frame
+from gradprobe.door import check_loss_fn, check_trainings
 from gradprobe.history import GradientHistory
 from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
-from gradprobe.policies import Placement, Policy, place
+from gradprobe.policies import Placement, Policy, as_policy, place
 from gradprobe.scanning import Interrupted, OnIteration, place_repeatedly
-from gradprobe.training import Change, ModelSource, Plan, Trained, build, check_lengths, train_once
+from gradprobe.training import Change, ModelSource, Plan, Trained, build, train_once
 
 
 def compare(
@@ -64,6 +65,8 @@ def compare(
         on_iteration: Called after each iteration of each training, with a `gradprobe.scanning.Reached`.
 
     Raises:
+        TypeError: As `gradprobe.scan`, and for a placement, policy or seeds that are none.
+        ValueError: As `gradprobe.scan`, and for a length, seeds, schedule, weight or branch that cannot be.
         Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.
 
     Example:
@@ -72,14 +75,18 @@ def compare(
         >>> compare(net, batches, nn.functional.cross_entropy, iterations=5).verdict
         'nothing to compare'
     """
-    check_lengths(iterations, window, seeds)
+    # before the first training, not behind it
+    check_loss_fn(loss_fn)
+    check_trainings(iterations, window, seeds)
+    check_branch(branch)
+    _check_deciding(placement, policy)
     plan = Plan(
         Batches(batches),
         loss_fn,
         iterations,
         min(window, iterations),
         optimizer,
-        None if held_out is None else Batches(held_out),
+        None if held_out is None else Batches(held_out, "held_out"),
         branch,
         weight,
         schedule,
@@ -108,6 +115,15 @@ def compare(
         "own_weights": not isinstance(model, nn.Module),
     }
     return _compared(plan, arms, placement, seeds, found)
+
+
+def _check_deciding(placement: Any, policy: Policy | None) -> None:
+    if placement is not None and not isinstance(placement, Placement):
+        raise TypeError(
+            f"expected placement= to be what gp.place returns, got {type(placement).__name__}: leave it out, and "
+            "policy= decides"
+        )
+    as_policy(policy)
 
 
 def _decide(

@@ -14,16 +14,16 @@ from torch import nn
 
 from gradprobe.arms import NONE, POLICIES, REMEDIES, Arm, ArmsComparison, chosen_arms
 from gradprobe.batches import Batches, Source
-from gradprobe.branches import BranchFactory
+from gradprobe.branches import BranchFactory, check_branch
 from gradprobe.comparison import learning_frame
-from gradprobe.door import check_loss_fn, check_trainable
+from gradprobe.door import check_loss_fn, check_trainable, check_trainings
 from gradprobe.engines import Call, Engine, Outcome, check, opened
 from gradprobe.history import GradientHistory
 from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.policies import EveryLayerPolicy, Placement, RelativePolicy, ThresholdPolicy, place
 from gradprobe.scanning import Interrupted, place_repeatedly
-from gradprobe.training import Change, ModelSource, Plan, Trained, build, check_lengths, train_once
+from gradprobe.training import Change, ModelSource, Plan, Trained, build, train_once
 from gradprobe.trials import place_by_trials
 
 RULES = {"cnds": ThresholdPolicy, "relative": RelativePolicy, "every": EveryLayerPolicy}  # need the record alone
@@ -98,8 +98,9 @@ def compare_arms(
         ('none', ['as it is', 'no branch: same as none'])
     """
     names = chosen_arms(arms)
-    check_lengths(iterations, window, seeds)
     check_loss_fn(loss_fn)
+    check_trainings(iterations, window, seeds)
+    check_branch(branch)
     check(engine, jobs)
     first = build(model, seeds[0])
     check_trainable(first)
@@ -109,7 +110,7 @@ def compare_arms(
         iterations,
         min(window, iterations),
         optimizer,
-        None if held_out is None else Batches(held_out),
+        None if held_out is None else Batches(held_out, "held_out"),
         branch,
         weight,
         schedule,

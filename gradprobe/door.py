@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,7 @@ STATS = ("all", "mean")
 
 def check_trainable(model: nn.Module) -> None:
     """Raise the sentence for a model that has no gradient to record."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    check_network(model)
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise ValueError(
             "DataParallel copies the model in every forward, where no hook can follow: probe model.module on one "
@@ -32,8 +32,6 @@ def check_trainable(model: nn.Module) -> None:
         raise ValueError(
             "a scripted module (torch.jit.script) takes no hooks: probe the model before scripting it"
         )
-    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
-        raise ValueError("the model has lazy parameters without a shape: run one batch through it first")
     parameters = list(model.parameters())
     if not parameters:
         raise ValueError(f"{type(model).__name__} has no parameters, so it has no gradient to record")
@@ -44,18 +42,52 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
+def check_network(model: Any) -> None:
+    """Raise the sentence for what is no network, or one that has yet to be given its shapes."""
+    if isinstance(model, type):
+        name = model.__name__
+        raise TypeError(f"expected a torch.nn.Module, got the class {name}: give one, {name}(...)")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError("the model has lazy parameters without a shape: run one batch through it first")
+
+
 def check_loss_fn(loss_fn: Any) -> None:
-    """Raise the sentence for a loss that is no function, such as the batches in its place."""
+    """Raise the sentence for a loss that is no function of two, such as the batches in its place."""
     if not callable(loss_fn):
         raise TypeError(
-            f"expected loss_fn to be a function (output, target) -> scalar, got {type(loss_fn).__name__}: call "
-            "scan(model, batches, loss_fn) in this order, with a loss such as torch.nn.functional.cross_entropy"
+            f"expected loss_fn to be a function (output, target) -> scalar, got {type(loss_fn).__name__}: give "
+            "(model, batches, loss_fn) in this order, with a loss such as torch.nn.functional.cross_entropy"
         )
+    if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
+        name = loss_fn.__name__
+        raise TypeError(
+            f"expected loss_fn to be a function (output, target) -> scalar, got the class {name}: give {name}()"
+        )
+    if not _takes_two(loss_fn):
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        raise TypeError(
+            "expected loss_fn to be a function (output, target) -> scalar, got one that cannot be called with "
+            f"two: {name}{inspect.signature(loss_fn)}"
+        )
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with two values, as far as it tells."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except ValueError:  # a built-in may have no signature
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def as_optimizers(given: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
     """One optimizer, several or none as a tuple; raises the sentence for what is none."""
-    found = () if given is None else (given,) if isinstance(given, Optimizer) else tuple(given)
+    several = isinstance(given, Iterable) and not isinstance(given, Optimizer)
+    found: tuple[Any, ...] = () if given is None else tuple(given) if several else (given,)  # type: ignore[arg-type]
     for optimizer in found:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
@@ -71,6 +103,17 @@ def as_quantities(of: str | Iterable[str]) -> tuple[str, ...]:
     if not asked or set(asked) - set(QUANTITIES):
         raise ValueError(f"expected of= to name some of {list(QUANTITIES)}, got {of!r}")
     return tuple(name for name in QUANTITIES if name in asked)
+
+
+def check_trainings(iterations: Any, window: Any, seeds: Any) -> None:
+    """Raise the sentence for trainings that cannot be: their length, their window, their seeds."""
+    for name, count in (("iterations", iterations), ("window", window)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"expected {name}= to be a whole number of at least 1, got {count!r}")
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+        raise TypeError(f"expected seeds= to be a sequence of whole numbers, such as range(3), got {seeds!r}")
+    if not len(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise ValueError(f"expected seeds= to hold whole numbers of at least 0, one or more, got {seeds!r}")
 
 
 def check_window(iterations: int, stats: str) -> None:

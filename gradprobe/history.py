@@ -355,7 +355,7 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
         "target": "{}",
         "data": "data: {}",
         "batch_size": "batch size {}",
-        "loss": "loss {}",
+        "loss": "loss: {}",
         "optimizer": "{}",
         "dtype": "{}",
         "device": "{}",

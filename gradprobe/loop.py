@@ -73,7 +73,7 @@ def train(
             seed_everything(seed + iteration)
         inputs, target = to_device(next(stream), device)
         optimizer.zero_grad()
-        with _shapes_told(inputs, iteration):
+        with shapes_told(inputs, f"iteration {iteration}"):
             main, auxiliary = _terms(criterion, forward(net, inputs), target)
         check_loss(main)
         loss = criterion.join(main, auxiliary) if isinstance(criterion, DeepSupervisionLoss) else main
@@ -90,13 +90,13 @@ def _terms(criterion: LossFunction, output: Any, target: Any) -> tuple[Tensor, t
 
 
 @contextlib.contextmanager
-def _shapes_told(inputs: Any, iteration: int) -> Iterator[None]:
+def shapes_told(inputs: Any, where: str) -> Iterator[None]:
     """Add the shapes of the batch to an error in the user's forward or loss."""
     try:
         yield
     except Exception as error:
         if hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(f"iteration {iteration}, inputs of shape {describe(inputs)}")
+            error.add_note(f"{where}, inputs of shape {describe(inputs)}")
         raise
 
 
@@ -116,10 +116,11 @@ def make_optimizer(factory: OptimizerFactory | None, net: nn.Module) -> torch.op
     """The user's optimizer, or SGD with lr 0.01 over what is trainable."""
     if factory is None:
         return torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.01)
-    if not callable(factory):
+    if not callable(factory) or isinstance(factory, type):
+        got = f"the class {factory.__name__}" if isinstance(factory, type) else type(factory).__name__
         raise TypeError(
             "expected optimizer= to be a function from a model to its optimizer, such as "
-            f"lambda model: torch.optim.Adam(model.parameters()), got {type(factory).__name__}"
+            f"lambda model: torch.optim.Adam(model.parameters()), got {got}"
         )
     made = factory(net)
     if not isinstance(made, torch.optim.Optimizer):

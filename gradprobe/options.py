@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,17 @@ def _arms(context: click.Context, parameter: click.Parameter, value: str | None)
         raise click.BadParameter(str(error)) from error
 
 
+class Finite(click.FloatRange):
+    """A number in a range that is neither infinite nor NaN."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, parameter, context))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}", parameter, context)
+        return number
+
+
 class RunFolder(click.Path):
     """A run's folder; a shell completes to those in `RUNS`, else as for any folder."""
 
@@ -83,6 +95,7 @@ def _beginning(names: Sequence[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+POSITIVE = Finite(min=0, min_open=True)
 FORMAT = click.option(
     "--format",
     "form",
@@ -107,7 +120,7 @@ def _policy(*more: str, said: str = "") -> Callable[[Command], Command]:
 _RULE = _options(
     click.option(
         "--threshold",
-        type=click.FloatRange(min=0, min_open=True),
+        type=POSITIVE,
         help="Flag below this: 1e-7 by default, with --policy relative a ratio, 1e-4 by default.",
     ),
     click.option(
@@ -147,7 +160,7 @@ ARMS = _options(
     click.option("--jobs", type=COUNT, help="How many of them at a time.  [default: one for each core]"),
 )
 ALL = click.option(
-    "--all", "every_layer", is_flag=True, help="Every layer in the table, also where there are many."
+    "--all", "every_layer", is_flag=True, help="Every layer in the table or tree, also where there are many."
 )
 DATA = _options(
     click.option(
@@ -160,7 +173,7 @@ DATA = _options(
         "--classes", type=click.IntRange(min=2), default=10, show_default=True, help="Of synthetic data."
     ),
     click.option("--batch-size", type=COUNT, default=32, show_default=True, help="Of data that --data cuts."),
-    click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the default SGD."),
+    click.option("--lr", type=POSITIVE, help="Learning rate of the default SGD."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator."),
     click.option("--device", help="Move the model there, for instance cuda.  [default: where it is]"),
 )
@@ -190,7 +203,7 @@ BRANCH = _options(
     ),
     click.option(
         "--weight",
-        type=click.FloatRange(min=0),
+        type=Finite(min=0),
         default=0.3,
         show_default=True,
         help="First weight of the branches.",

@@ -36,13 +36,11 @@ def finish(
 ) -> None:
     """Print the result, write the run, and end with the code that says how it went."""
     from gradprobe.policies import findings
-    from gradprobe.run import save
 
     if interrupted is not None and not history.iterations:
         raise KeyboardInterrupt
     show(history, placement, comparison, options)
-    save(folder, history, placement, comparison, timings=spent, force=options["force"])
-    _say_where(folder, options)
+    _save(folder, history, placement, comparison, timings=spent, options=options)
     if interrupted is not None:
         raise interrupted
     end_if(findings(history, placement), options["fail_on"])
@@ -54,11 +52,9 @@ def finish(
 def finish_arms(folder: Path, result: ArmsComparison, spent: dict[str, float], options: dict[str, Any]) -> None:
     """The same of several arms; one that failed is named, and the code says so."""
     from gradprobe.policies import findings
-    from gradprobe.run import save
 
     show_arms(result, options["form"])
-    save(folder, result.plain, result.placement, arms=result, timings=spent, force=options["force"])
-    _say_where(folder, options)
+    _save(folder, result.plain, result.placement, arms=result, timings=spent, options=options)
     end_if(findings(result.plain, result.placement), options["fail_on"])
     for failure in result.failures:
         click.echo(f"Error: {failure}", err=True)
@@ -66,7 +62,15 @@ def finish_arms(folder: Path, result: ArmsComparison, spent: dict[str, float], o
         raise SystemExit(FAILED)
 
 
-def _say_where(folder: Path, options: dict[str, Any]) -> None:
+def _save(folder: Path, *record: Any, timings: dict[str, float], options: dict[str, Any], **more: Any) -> None:
+    """Write the run and say where it is."""
+    from gradprobe.run import save
+
+    try:
+        save(folder, *record, **more, timings=timings, force=options["force"])
+    except OSError as error:
+        said = f"the run cannot be written to {folder}: {error.strerror or error}; choose another --out"
+        raise click.ClickException(said) from error
     if not options["quiet"]:
         page = folder / "report.html"
         click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)

@@ -208,14 +208,7 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
         raise TypeError(
             f"expected a gp.GradientHistory, got {type(history).__name__}: give the history that gp.scan returns"
         )
-    policy = ThresholdPolicy() if policy is None else policy
-    if isinstance(policy, type) or not callable(policy):
-        got = policy.__name__ if isinstance(policy, type) else repr(policy)
-        made: Any = policy if isinstance(policy, type) else POLICIES.get(str(policy), ThresholdPolicy)
-        wanted = f"{'' if made is policy else 'gp.'}{made.__name__}()"
-        raise TypeError(
-            f"expected policy to be a function from a history to a placement, got {got}: give an object, {wanted}"
-        )
+    policy = as_policy(policy)
     placement = policy(history)
     if not isinstance(placement, Placement):
         raise TypeError(f"expected the policy to return a Placement, got {type(placement).__name__}")
@@ -226,6 +219,19 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
     second = RelativePolicy(of=policy.of, aggregate=policy.aggregate)
     said = _disagreement(placement, second(history), second)
     return replace(placement, disagreement=said)
+
+
+def as_policy(policy: Policy | None) -> Policy:
+    """The policy, CNDS' rule for None; raises the sentence for its name, or its class without the parentheses."""
+    policy = ThresholdPolicy() if policy is None else policy
+    if isinstance(policy, type) or not callable(policy):
+        got = policy.__name__ if isinstance(policy, type) else repr(policy)
+        made: Any = policy if isinstance(policy, type) else POLICIES.get(str(policy), ThresholdPolicy)
+        wanted = f"{'' if made is policy else 'gp.'}{made.__name__}()"
+        raise TypeError(
+            f"expected policy to be a function from a history to a placement, got {got}: give an object, {wanted}"
+        )
+    return policy
 
 
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
@@ -268,10 +274,34 @@ def vanishing(history: GradientHistory, placement: Placement) -> tuple[str, ...]
         >>> vanishing(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
         ('a',)
     """
-    if placement.flagged or placement.threshold is not None:
-        return placement.flagged
-    of = next((of for of in QUANTITIES if of in history.of), None)
-    return ThresholdPolicy(of=of)(history).flagged if of else ()
+    return judged(history, placement).flagged
+
+
+def judged(history: GradientHistory, placement: Placement) -> Placement:
+    """The placement with the layers that CNDS' rule flags, where its own policy flags none whatever the gradients.
+
+    Example:
+        >>> from gradprobe.history import Layer, tidy
+        >>> rows = [(0, name, depth, "output", 10.0 ** (depth - 8), 0, 0, 0, 0) for depth, name in enumerate("ab")]
+        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
+        >>> found = judged(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
+        >>> found.flagged, found.threshold
+        (('a',), 1e-07)
+    """
+    if flags(placement):
+        return placement
+    decided = usual_rule(history)(history)
+    return replace(placement, flagged=decided.flagged, of=decided.of, threshold=decided.threshold)
+
+
+def flags(placement: Placement) -> bool:
+    """Whether the policy looked for layers that the gradient does not reach."""
+    return placement.threshold is not None or bool(placement.flagged)
+
+
+def usual_rule(history: GradientHistory) -> ThresholdPolicy:
+    """CNDS' rule on what was recorded: on the outputs where they were."""
+    return ThresholdPolicy(of=next((of for of in QUANTITIES if of in history.of), "output"))
 
 
 def unreached(history: GradientHistory) -> list[str]:
@@ -299,8 +329,8 @@ def _layers(rows: pd.DataFrame) -> list[str]:
 def _check(name: str, value: Any, aggregate: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"expected a {name} above 0 as a number, got {value!r}: write a number, such as 1e-7")
-    if not float(value) > 0:
-        raise ValueError(f"expected a {name} above 0, got {value!r}")
+    if not 0 < float(value) < float("inf"):
+        raise ValueError(f"expected a {name} above 0 and finite, got {value!r}")
     if aggregate not in AGGREGATES:
         raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {aggregate!r}")
 

@@ -14,13 +14,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
 from gradprobe.magnitude import QUANTITIES, label, short
-from gradprobe.policies import Placement
+from gradprobe.policies import Placement, flags, judged, usual_rule
 from gradprobe.sparkline import sparkline
 
 MOST_ROWS = 40  # of layers; where there are more
@@ -57,17 +56,18 @@ def as_table(
         comparison: With and without, if it was done.
         every_layer: A row for every layer, also where there are more than a person reads.
     """
-    table = result_frame(history, placement)
-    chosen = list(range(len(table))) if every_layer else excerpt(table, placement)
-    parts: list[RenderableType] = [_Layers(table, chosen, placement)]
+    shown = judged(history, placement)
+    table = result_frame(history, shown)
+    chosen = list(range(len(table))) if every_layer else excerpt(table, shown)
+    parts: list[RenderableType] = [_Layers(table, chosen, shown)]
     if len(chosen) < len(table):
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
         parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
     if len(table) >= PROFILED:
-        values = [None if pd.isna(value) else float(value) for value in table.get(placement.of, ())]
-        parts += ["", Profile(values, placement.threshold, placement.of), ""]
+        values = [None if pd.isna(value) else float(value) for value in table.get(shown.of, ())]
+        parts += ["", Profile(values, shown.threshold, shown.of), ""]
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
-    parts.append(Text(str(placement), style="bold" if placement.flagged else ""))
+    parts.append(Text(str(placement), style="bold" if shown.flagged or placement.remedy else ""))
     if comparison is not None:
         parts.append(Text(f"\n{comparison}", style="bold"))
     return Group(*parts)
@@ -129,35 +129,8 @@ def arms_csv(result: ArmsComparison) -> str:
     return str(result.summary.to_csv(index=False, lineterminator="\n"))
 
 
-def points_tree(points: Points, kinds: Mapping[str, str]) -> RenderableType:
-    """The network as a tree of its modules, with its supervision points and the layer that each one serves.
-
-    Args:
-        points: The points.
-        kinds: Class name of every module, by name, in the order in which to show them.
-    """
-    point_of = {name: point.name for point in points for name in point.layers}
-    shapes = {point.name: point.shape for point in points}
-    shown = {name for name in kinds if name in shapes or name in point_of or name in points.unserved}
-    root = Tree(Text(points.summary()))
-    branches = {"": root}
-    for name, kind in kinds.items():
-        if not any(other == name or other.startswith(f"{name}.") for other in shown):
-            continue
-        parent, _, own = name.rpartition(".")
-        text = Text(f"{own or '(root)'} {kind}")
-        if name in shapes:
-            text.append(f" \N{BLACK CIRCLE} {shapes[name]}", style="bold green")
-        if name in points.unserved:
-            text.append(f" no point: {points.unserved[name]}", style="dim")
-        elif name in point_of and not f"{name}.".startswith(f"{point_of[name]}."):
-            text.append(f" \N{RIGHTWARDS ARROW} {point_of[name]}", style="green")
-        branches[name] = branches[parent if name else ""].add(text)
-    return root
-
-
 def points_record(points: Points) -> dict[str, Any]:
-    """The same for a program: plain JSON types."""
+    """The supervision points for a program: plain JSON types."""
     return {"points": [asdict(point) for point in points], "unserved": dict(points.unserved)}
 
 
@@ -295,17 +268,19 @@ def _magnitude(value: Any) -> str:
 
 def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     conditions = history.conditions
-    losses = [loss for loss in conditions.get("losses", []) if loss is not None]
+    losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in conditions.get("losses", [])]
     counted = "1 iteration" if history.iterations == 1 else f"{history.iterations} iterations"
     notes = [f"{counted}. {describe_conditions(conditions)}"]
     if losses:
-        notes.append(f"loss {losses[0]:.4g} at the first iteration, {losses[-1]:.4g} at the last")
+        notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
     unreached = [(name, why) for name, why in history.unreached.items() if name not in placement.skipped]
     for name, reasons in unreached[:10]:
         said = "; ".join(f"{of}: {why}" for of, why in reasons.items())
         notes.append(f"unreached: {shorten(name, 40)} ({said})")
     if len(unreached) > 10:
         notes.append(f"unreached: {len(unreached) - 10} more, see run.json")
+    if not flags(placement) and history.of:
+        notes.append(f"flagged: {usual_rule(history)}")
     return notes
 
 

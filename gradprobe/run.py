@@ -10,10 +10,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison, read_learning
@@ -153,15 +155,35 @@ def load(folder: str | Path) -> Run:
         raise FileNotFoundError(f"no run at {folder}: expected a folder with run.json and history.csv in it")
     try:
         record = json.loads(_text(folder / "run.json"))
-        if record["schema"] > SCHEMA:
-            raise ValueError(f"schema {record['schema']}, but this gradprobe reads up to {SCHEMA}: update it")
-        history = GradientHistory.from_record(read_csv(_text(folder / "history.csv")), record)
-        placement = Placement.from_record(record["placement"])
-        comparison = _comparison(folder, record["comparison"], history, placement)
-        arms = _arms(folder, record.get("arms"), history)
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"the run at {folder} cannot be read: {error}") from error
+        if record["schema"] <= SCHEMA:
+            return _loaded(folder, record)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        again = "copy the folder again, or record the run again with --force"
+        raise ValueError(f"the run at {folder} cannot be read: {_damage(error)}; {again}") from error
+    raise ValueError(
+        f"the run at {folder} has schema {record['schema']}, but this gradprobe reads up to {SCHEMA}: update it"
+    )
+
+
+def _loaded(folder: Path, record: Mapping[str, Any]) -> Run:
+    history = GradientHistory.from_record(_table(folder / "history.csv", read_csv), record)
+    placement = Placement.from_record(record["placement"])
+    comparison = _comparison(folder, record["comparison"], history, placement)
+    arms = _arms(folder, record.get("arms"), history)
     return Run(folder, history, placement, comparison, record["timings"], arms)
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with the files of a run, in more words than the error has."""
+    if isinstance(error, OSError):
+        return f"{Path(str(error.filename)).name}: {error.strerror}"
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        return f"run.json is not whole ({error})"
+    if isinstance(error, KeyError):
+        return f"run.json has no {error}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"run.json is not as gradprobe writes it ({error})"
 
 
 def check_free(folder: str | Path, *, force: bool = False) -> None:
@@ -245,16 +267,23 @@ def _comparison(
         return None
     supervised = None
     if record["supervised"] is not None:
-        frame = read_csv(_text(folder / "supervised.csv"))
+        frame = _table(folder / "supervised.csv", read_csv)
         supervised = GradientHistory.from_record(frame, record["supervised"])
-    frame = read_learning(_text(folder / "learning.csv"))
+    frame = _table(folder / "learning.csv", read_learning)
     return Comparison(plain, supervised, placement, frame, record["conditions"])
 
 
 def _arms(folder: Path, record: Mapping[str, Any] | None, plain: GradientHistory) -> ArmsComparison | None:
     if record is None:
         return None
-    return ArmsComparison.from_record(plain, read_learning(_text(folder / "arms.csv")), record)
+    return ArmsComparison.from_record(plain, _table(folder / "arms.csv", read_learning), record)
+
+
+def _table(path: Path, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    try:
+        return read(_text(path))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _text(path: Path) -> str:

@@ -133,11 +133,22 @@ class DefaultLoss:
         target = target.get("labels") if isinstance(target, dict) else target
         if scores is not None and is_classified(scores, target):
             self.__name__ = "cross entropy (mean)"
-            return nn.functional.cross_entropy(scores, target)
+            return _cross_entropy(scores, target)
         if scores is not None and isinstance(target, Tensor) and scores.shape == target.shape:
             self.__name__ = "mean squared error (mean)"
             return nn.functional.mse_loss(scores, target.to(scores.dtype))
         return _no_default(scores, target)
+
+
+def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
+    try:
+        return nn.functional.cross_entropy(scores, target)
+    except IndexError as error:
+        count = scores.shape[1]
+        raise ValueError(
+            f"{str(error).rstrip('.')}: an output of shape {tuple(scores.shape)} has the classes 0 to {count - 1} "
+            f"(made-up data has so many with --classes {count})"
+        ) from error
 
 
 def _no_default(scores: Tensor | None, target: Any) -> NoReturn:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from gradprobe.door import check_network
 from gradprobe.entries import Entries
 from gradprobe.graph import Call, Trace, channel_axes
 from gradprobe.history import Point, Points
@@ -210,6 +211,7 @@ def points(model: nn.Module, inputs: Any) -> Points:
 
 def survey(model: nn.Module, inputs: Any) -> Topology:
     """Run one forward pass on the inputs and say what it told; the model is left as it was."""
+    check_network(model)
     args, kwargs = as_arguments(inputs)
     noted = Survey(unwrap(model), gently=False)
     hooks = Attached()

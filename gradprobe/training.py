@@ -14,7 +14,7 @@ from gradprobe.branches import BranchFactory
 from gradprobe.door import check_trainable
 from gradprobe.history import GradientHistory
 from gradprobe.layers import main_tensor
-from gradprobe.loop import OptimizerFactory, Step, make_optimizer, train
+from gradprobe.loop import OptimizerFactory, Step, make_optimizer, shapes_told, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement
 from gradprobe.probe import GradientProbe
@@ -105,18 +105,12 @@ class Trained:
         ]
 
 
-def check_lengths(iterations: int, window: int, seeds: Sequence[int]) -> None:
-    """Raise the sentence for trainings that would be none."""
-    if iterations < 1 or window < 1:
-        raise ValueError(f"expected iterations and window of at least 1, got {iterations} and {window}")
-    if not seeds:
-        raise ValueError("expected at least one seed, got none")
-
-
 def build(model: ModelSource, seed: int) -> nn.Module:
     """The network itself, or one that the function builds, its weights drawn from the seed."""
     if isinstance(model, nn.Module):
         return model
+    if not callable(model):
+        raise TypeError(f"expected a torch.nn.Module or a function that builds one, got {type(model).__name__}")
     seed_everything(seed)
     built = model()
     check_trainable(built)
@@ -233,7 +227,8 @@ def accuracy(model: nn.Module, held_out: Batches) -> float:
         model.eval()
         with torch.no_grad():
             for inputs, target in (to_device(batch, device) for batch in held_out.once()):
-                output = main_tensor(forward(model, inputs))
+                with shapes_told(inputs, "held-out batch"):
+                    output = main_tensor(forward(model, inputs))
                 target = _labels(target)
                 if output is None or not isinstance(target, Tensor) or not is_classified(output, target):
                     return float("nan")

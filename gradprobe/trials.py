@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gradprobe.batches import Batches, Source
 from gradprobe.branches import BranchFactory
-from gradprobe.door import check_trainable
+from gradprobe.door import check_loss_fn, check_trainable
 from gradprobe.history import GradientHistory, Point
 from gradprobe.loop import OptimizerFactory, make_optimizer, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
@@ -124,6 +124,7 @@ def place_by_trials(
         0
     """
     check_trainable(model)
+    check_loss_fn(loss_fn)
     source = Batches(batches)
     with source.rewound():
         found = history or scan(model, source.once, loss_fn, 1, optimizer=optimizer, seed=seed)

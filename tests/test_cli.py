@@ -307,6 +307,9 @@ USAGE = {
         ["scan", "model.py"],
         "expected `optimizer` to be a function",
     ),
+    "an infinite threshold": ("", ["scan", "model.py", "--threshold", "inf"], "expected a finite number, got inf"),
+    "figures into a file": ("", ["plot", "absent", "--out", "model.py"], "is a file"),
+    "a page over a folder": ("", ["report", "absent", "--out", "."], "is a directory"),
     "a run that is none": ("", ["place", "absent"], "no run at absent"),
     "a plot of a run that is none": ("", ["plot", "absent"], "no run at absent"),
 }
@@ -326,6 +329,14 @@ FAILED = {
         "inputs of shape (2, 7)",
     ),
     "a loss that is no scalar": (NET + BATCHES + "loss = lambda y, t: y\n", "(4, 2)", "take its .mean()"),
+    "a loss of one": (NET + BATCHES + "loss = lambda y: y.sum()\n", "cannot be called with two", "<lambda>(y)"),
+    "a loss that is a class": (NET + BATCHES + "loss = nn.MSELoss\n", "the class MSELoss", "give MSELoss()"),
+    "a class too many": (
+        NET + "batches = [(torch.ones(2, 3), torch.tensor([0, 7]))]\n",
+        "Target 7 is out of bounds",
+        "(2, 2) has the classes 0 to 1",
+    ),
+    "batches from nothing": (NET + "def batches():\n    return 3\n", "the function batches=", "got int"),
     "a loss that raises": (
         NET + BATCHES + "def loss(y, t):\n    return y.no_such_thing\n",
         "no attribute 'no_such_thing'",
@@ -565,6 +576,45 @@ def test_points_are_shown_as_a_tree(gradprobe):
         "│       └── down Linear",
         "└── fc Linear no point: it makes the network's output",
     ]
+
+
+DEEP_BLOCKS = """
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(3, 3), nn.ReLU()) for _ in range(300))
+        self.gone, self.fc = nn.Linear(1, 1), nn.Linear(3, 2)
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x)
+model = Deep()
+"""
+
+
+def test_the_points_of_a_deep_network_are_an_excerpt_until_all_are_asked_for(gradprobe):
+    target = write(DEEP_BLOCKS + BATCHES)
+    lines = gradprobe("points", target).stdout.splitlines()
+    # 903 modules: blocks, 300 with two each, gone and fc; 12 blocks are 36 lines, 13 would be 39 and the tree 43
+    assert len(lines) == 1 + 1 + 36 + 1 + 2 + 1
+    assert lines[0] == "300 points serve 300 layers; 2 layers have none"
+    assert [line.split()[-2:] for line in lines if "Sequential" in line] == [
+        [str(block), "Sequential"] for block in (*range(6), *range(294, 300))
+    ]
+    assert sum("… 288 more" in line for line in lines) == 1
+    assert "fc Linear no point: it makes the network's output" in lines[-2]
+    assert lines[-1] == "864 of 903 modules are not shown: --all shows them, and --format csv every layer"
+    every = gradprobe("points", target, "--all").stdout.splitlines()
+    assert len(every) == 1 + 903
+    assert "more" not in every[-1]
+
+
+def test_an_excerpt_says_how_many_without_a_point_are_left_out(gradprobe):
+    unused = "model.add_module('gone', nn.ModuleList(nn.Linear(1, 1) for _ in range(90)))\n"
+    lines = gradprobe("points", write(DEEP_BLOCKS + unused + BATCHES)).stdout.splitlines()
+    [said] = [line for line in lines if "without a point" in line]
+    shown = sum("never called" in line for line in lines)
+    assert f"… {90 - shown} more, {90 - shown} layers in them without a point" in said
 
 
 def test_points_for_a_program(gradprobe):

@@ -127,6 +127,51 @@ def test_a_factory_gives_every_seed_its_own_weights():
     assert first[0, "plain"] == first[0, "supervised"] != first[1, "plain"]
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"loss_fn": []},
+            r"loss_fn to be a function \(output, target\) -> scalar, got list: give \(model, batches,",
+        ),
+        ({"model": 3}, "a torch.nn.Module or a function that builds one, got int"),
+        ({"model": lambda: 3}, "a torch.nn.Module, got int"),
+        ({"loss_fn": nn.CrossEntropyLoss}, r"got the class CrossEntropyLoss: give CrossEntropyLoss\(\)"),
+        ({"model": nn.Linear(64, 10), "held_out": 3}, "expected held_out= to be an iterable"),
+        ({"optimizer": torch.optim.Adam}, "got the class Adam"),
+        ({"seeds": 3}, r"seeds= to be a sequence of whole numbers, such as range\(3\), got 3"),
+        ({"seeds": ()}, r"one or more, got \(\)"),
+        ({"iterations": 0}, "iterations= to be a whole number of at least 1, got 0"),
+        ({"window": 2.5}, "window= to be a whole number of at least 1, got 2.5"),
+        ({"placement": "0"}, "placement= to be what gp.place returns, got str"),
+        ({"policy": "relative"}, r"got 'relative': give an object, gp.RelativePolicy\(\)"),
+        ({"branch": "big"}, "branch= out of .* or a function, got 'big'"),
+        ({"schedule": "exp"}, "schedule= out of"),
+        ({"weight": -1}, "a weight of at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_trained(given, sentence):
+    def never(*_):
+        raise AssertionError("it trained")
+
+    asked = {"model": nn.Linear(64, 10), "batches": small()[0], "loss_fn": never, "iterations": 3, **given}
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        gp.compare(asked.pop("model"), asked.pop("batches"), asked.pop("loss_fn"), **asked)
+
+
+def test_an_error_in_the_held_out_batches_says_where_it_is():
+    batches, _ = small()
+    with pytest.raises(RuntimeError) as raised:
+        gp.compare(
+            nn.Linear(64, 10),
+            batches,
+            nn.functional.cross_entropy,
+            iterations=1,
+            held_out=[(torch.ones(4, 9), torch.zeros(4, dtype=torch.int64))],
+        )
+    assert raised.value.__notes__ == ["held-out batch, inputs of shape (4, 9)"]
+
+
 def test_no_branch_is_nothing_to_compare():
     batches, _ = small()
     comparison = gp.compare(plain_mlp(depth=2), batches, nn.functional.cross_entropy, iterations=2)

@@ -15,7 +15,7 @@ FLOORS = [
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "arms", "engines", "loop"},
     {"scanning", "trials", "training", "comparing", "comparing_arms", "supervision"}
-    | {"plots", "page", "report", "run", "markup"}
+    | {"plots", "page", "report", "tree", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "asked", "outcome", "target", "options", "terminal", "live", "demo"},

@@ -437,7 +437,8 @@ def test_the_table_filters_and_says_why_a_layer_is_unreached(show):
 def test_all_statistics_are_in_the_table(show):
     page = show(vanishing())
     titles = page.locator("#table thead th").all_inner_texts()
-    assert titles[3:] == ["parameters", "magnitude", "rms", "largest", "zeros", "not finite", "status"]
+    assert titles[:4] == ["depth", "layer", "status", "magnitude"]
+    assert titles[4:] == ["rms", "largest", "zeros", "not finite", "kind", "parameters"]
     assert column(page, "rms")[0] == "2.05e-10"  # twice the median of 1e-10 (1 + .01 t), t = 0..5
     assert column(page, "zeros")[0] == "25.0 %"
 
@@ -532,6 +533,16 @@ def test_a_phone_scrolls_in_one_direction_only(show):
     page = show(comparison.plain, comparison.placement, comparison, width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("#curves figure").nth(0).bounding_box()["width"] > 300
+
+
+def test_an_option_stays_on_one_line(show):
+    comparison = compared(vanishing(), helped=False)
+    page = show(comparison.plain, comparison.placement, comparison, width=390)
+    assert "--iterations" in page.locator(".option").all_text_contents()
+    for width in range(320, 420, 5):
+        page.set_viewport_size({"width": width, "height": 900})
+        lines = page.evaluate("[...document.querySelectorAll('.option')].map((it) => it.getClientRects().length)")
+        assert set(lines) == {1}, width
 
 
 def test_on_paper_everything_is_open_light_and_without_controls(show):
@@ -728,7 +739,8 @@ def test_where_the_trials_advise_a_remedy_the_page_says_so_and_what_vanishes():
     said = words.verdict(history, AUTO)
     assert said.state == "vanishing"
     assert said.sentence == (
-        "The gradient does not reach 3 of 8 layers: block.0 to block.2. Change the network first: lsuv."
+        "The gradient does not reach 3 of 8 layers: block.0 to block.2. "
+        "Change the network first: initial weights of unit variance (lsuv)."
     )
     assert AUTO.reason in said.details
     assert ("3", "flagged below 1e-7") in words.facts(history, AUTO)

@@ -304,7 +304,7 @@ class TestHistory:
         values = put([[1e-3] * 5, [1e-4] * 5], {(1, 2): ZERO, (1, 3): ZERO})
         ax = plot_history(make(values), ax=axes())
         (marks,) = by_gid(ax, "exact zero")
-        np.testing.assert_allclose(marks.get_offsets(), [(2, ax.get_ylim()[0]), (3, ax.get_ylim()[0])])
+        np.testing.assert_allclose(marks.get_offsets(), [(2, 0), (3, 0)])
         assert np.isnan(by_gid(ax, "layer net.1")[0].get_ydata()[2:4]).all()
         assert legend(ax) == ["exact zero"]
         assert ax.get_ylim()[0] < 1e-7
@@ -313,7 +313,7 @@ class TestHistory:
         values = put([[1e-3] * 5], {(0, 1): NAN, (0, 4): (float("inf"), 1)})
         ax = plot_history(make(values), ax=axes())
         (marks,) = by_gid(ax, "non-finite")
-        np.testing.assert_allclose(marks.get_offsets(), [(1, ax.get_ylim()[1]), (4, ax.get_ylim()[1])])
+        np.testing.assert_allclose(marks.get_offsets(), [(1, 1), (4, 1)])
         assert legend(ax) == ["NaN or inf"]
 
     def test_unreached_layers_are_counted_and_gaps_left(self):
@@ -382,6 +382,24 @@ class TestProfile:
         assert [text.get_text().strip() for text in by_gid(ax, "branch name")] == ["net.2", "net.3"]
         assert "2 branches" in legend(ax)
 
+    @pytest.mark.parametrize("wide", [3.4, 7.4])
+    @pytest.mark.parametrize("count", [8, 60, 1000])
+    def test_bars_never_overlap(self, count, wide):
+        ax = plot_profile(ramp(count, iterations=2), ax=laid_out(figsize=(wide, 4)))
+        [width] = {
+            float(width) for bars in ax.collections if not bars.get_gid() for width in bars.get_linewidths()
+        }
+        assert 0 < width < ax.bbox.width * 72 / ax.figure.dpi / count
+
+    def test_what_to_change_first_is_noted(self):
+        advised = Placement("auto", (), (), "because", remedy="lsuv")
+        assert "advised first: lsuv" in legend(plot_profile(ramp(8), placement=advised, ax=axes()))
+
+    def test_the_label_of_the_threshold_is_tied_to_the_right_end(self):
+        ax = plot_profile(ramp(8), ax=axes())
+        [label] = [text for text in labels(ax) if "threshold" in text.get_text()]
+        assert label.xy == (ax.get_xlim()[1], 1e-7)
+
     def test_names_of_branches_do_not_overlap(self):
         history = ramp(60, names=[f"encoder.layers.{k}.attention" for k in range(60)])
         placement = Placement("by hand", (), history.points[::2], "because")
@@ -403,10 +421,30 @@ class TestProfile:
 
     def test_zero_and_nan(self):
         ax = plot_profile(make([[ZERO] * 3, [NAN] * 3, [1e-3] * 3, [MISSING] * 3]), ax=axes())
-        low, high = ax.get_ylim()
-        np.testing.assert_allclose(by_gid(ax, "exact zero")[0].get_offsets(), [(0, low)])
-        np.testing.assert_allclose(by_gid(ax, "non-finite")[0].get_offsets(), [(1, high)])
+        np.testing.assert_allclose(by_gid(ax, "exact zero")[0].get_offsets(), [(0, 0)])
+        np.testing.assert_allclose(by_gid(ax, "non-finite")[0].get_offsets(), [(1, 1)])
         assert {"exact zero", "NaN or inf", "1 layer unreached: not drawn"} <= set(legend(ax))
+
+    def test_zero_and_nan_in_one_iteration_are_marked_though_the_median_is_a_number(self):
+        ax = plot_profile(make([[ZERO, 1e-3, 1e-3], [1e-3, 1e-3, NAN], [1e-3] * 3]), ax=axes())
+        np.testing.assert_allclose(by_gid(ax, "exact zero")[0].get_offsets(), [(0, 0)])
+        np.testing.assert_allclose(by_gid(ax, "non-finite")[0].get_offsets(), [(1, 1)])
+        assert [line.get_xdata().tolist() for line in by_gid(ax, "magnitudes")] == [[0, 1, 2]]
+
+    @pytest.mark.parametrize(("flagged", "word"), [((), "layers"), (("net.0",), "other layers")])
+    def test_other_layers_are_others_than_the_flagged(self, flagged, word):
+        ax = plot_profile(ramp(3), placement=Placement("rule", flagged, (), "because"), ax=axes())
+        assert word in legend(ax)
+
+
+def test_the_files_mark_what_vanishes_whatever_decides(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "gradprobe.plots.files.plot_history", lambda *_, flagged, **__: drawn.extend(flagged) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        save_figures(tmp_path, ramp(9), Placement("auto", (), (), "because", remedy="lsuv"))
+    assert drawn == ["net.0", "net.1", "net.2", "net.3"], "from 1e-11 tenfold with each"
 
 
 class TestHeatmap:

@@ -164,8 +164,31 @@ def test_what_is_no_run_says_so(recorded, tmp_path):
     (folder / "run.json").write_text(json.dumps({**record, "schema": 99}))
     with pytest.raises(ValueError, match=r"schema 99.*update it"):
         gp.load(folder)
-    (folder / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
+
+
+DAMAGE = {
+    "cut off": ("run.json", lambda text: text[:100], r"run\.json is not whole"),
+    "no object": ("run.json", lambda text: "[]", r"run\.json is not as gradprobe writes it"),
+    "a key less": (
+        "run.json",
+        lambda text: text.replace('"placement"', '"place"'),
+        r"run\.json has no 'placement'",
+    ),
+    "another key": ("run.json", lambda text: text.replace('"kind"', '"sort"'), r"run\.json is not as .*'sort'"),
+    "no table": ("history.csv", lambda text: None, r"history\.csv: No such file"),
+    "an empty table": ("history.csv", lambda text: "", r"history\.csv: No columns"),
+    "another table": ("history.csv", lambda text: "a,b\n1,2\n", r"history\.csv: expected the columns iteration"),
+    "no number": ("history.csv", lambda text: text.replace("0,", "x,", 1), r"history\.csv: invalid literal .*'x'"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_run_says_which_file_and_what_to_do(case, recorded, tmp_path):
+    name, damaged, sentence = DAMAGE[case]
+    folder = gp.save(tmp_path / "run", recorded, gp.place(recorded), figures=False)
+    text = damaged((folder / name).read_text())
+    (folder / name).unlink() if text is None else (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"cannot be read: {sentence}.*; copy the folder again, or record"):
         gp.load(folder)
 
 

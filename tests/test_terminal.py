@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import gradprobe as gp
 from gradprobe.glimpse import Glimpse
 from gradprobe.history import GradientHistory, Layer, Point, tidy
 from gradprobe.live import Display
-from gradprobe.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
+from gradprobe.policies import EveryLayerPolicy, Placement, RelativePolicy, ThresholdPolicy, place
 from gradprobe.report import MOST_ROWS, Profile, as_table, excerpt, fit, result_frame
 from gradprobe.scanning import scan
 from gradprobe.sparkline import sparkline
@@ -70,6 +71,12 @@ def test_a_gradient_with_nan_is_not_called_infinite_and_one_iteration_is_one():
     assert re.search(r"0 +a +Linear +not finite", text)
     assert "inf" not in text.replace("not finite", "")
     assert re.search(r"^1 iteration\.", text, re.MULTILINE)
+
+
+def test_a_loss_that_ended_in_nan_is_not_given_the_last_finite_value():
+    history = recorded({"a": 1.0})
+    text = table_of(replace(history, conditions={"losses": [2.5, 2.25, None]}))
+    assert "loss 2.5 at the first iteration, not finite at the last" in text
 
 
 def test_a_long_name_is_cut_in_the_middle_and_its_end_stays():
@@ -139,6 +146,19 @@ def test_many_skipped_layers_do_not_push_the_verdict_off_the_screen():
     text = str(place(GradientHistory(tidy(rows), {}, layers, (), (8, 2))))
     assert len(text.splitlines()) < 20
     assert "skipped 289 more" in text
+
+
+@pytest.mark.parametrize("policy", [EveryLayerPolicy(), lambda _: Placement("auto", (), (), "so", remedy="lsuv")])
+def test_what_vanishes_is_marked_whatever_decides(policy):
+    magnitudes = {f"layer{i}": 10.0 ** (i - 12) for i in range(10)}  # five of them below 1e-7
+    text = table_of(recorded(magnitudes), policy=policy)
+    assert len(re.findall(r"flagged *$", text, re.MULTILINE)) == 5
+    assert "flagged: mean |dL/d output| below 1e-7, median over the iterations" in text
+    assert "below 1e-7 " in text.split("by depth")[1], "the profile is drawn on either side of the threshold"
+
+
+def test_the_rule_is_not_said_twice():
+    assert "flagged: mean" not in table_of(recorded({"a": 1e-9, "fc": 1e-2}))
 
 
 # the profile ----------------------------------------------------------------------------------------------------

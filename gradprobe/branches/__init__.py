@@ -117,20 +117,25 @@ def build_branch(
         >>> build_branch(lambda point, output: nn.Linear(point[1], output[1]), (8, 5), (8, 2))
         Linear(in_features=5, out_features=2, bias=True)
     """
+    check_branch(branch)
     if isinstance(branch, str):
-        if branch not in ("auto", *BRANCHES):
-            raise ValueError(f"expected branch= out of {['auto', *BRANCHES]} or a function, got {branch!r}")
         named = _named(branch, point_shape, output_shape, (channels, output_channels), head)
         for part in named.modules():
             if isinstance(part, ShapedBranch) and not isinstance(part, SVMBranch):
                 part.activation = activation
         return named
-    if not callable(branch):
-        raise TypeError(f"expected branch= to be a name or a function, got {type(branch).__name__}")
     built = branch(point_shape, output_shape)
     if not isinstance(built, nn.Module):
         raise TypeError(f"expected branch= to return a torch.nn.Module, got {type(built).__name__}")
     return built
+
+
+def check_branch(branch: Any) -> None:
+    """Raise the sentence for a kind of branch that does not exist."""
+    if isinstance(branch, str) and branch not in ("auto", *BRANCHES):
+        raise ValueError(f"expected branch= out of {['auto', *BRANCHES]} or a function, got {branch!r}")
+    if not isinstance(branch, str) and not callable(branch):
+        raise TypeError(f"expected branch= to be a name or a function, got {type(branch).__name__}")
 
 
 def _named(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gradprobe.page import words
 from gradprobe.page.numbers import island
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 # in this order: each uses what those before it define
 FIGURES = ("curves.js", "profile.js", "heatmap.js", "learning.js")
 SCRIPTS = ("data.js", "state.js", "chart.js", "marks.js", *FIGURES, "tree.js", "table.js", "main.js")
+_OPTION = re.compile(r"--[a-z][a-z-]*(?: \d+)?")
 
 
 def write_page(
@@ -41,7 +43,7 @@ def write_page(
     """Write a run as one HTML file: whole or not at all.
 
     Args:
-        file: Where; an existing file is replaced.
+        file: Where; missing folders are made, an existing file is replaced.
         history: The record; for a comparison that of the plain arm.
         placement: The decision.
         comparison: With and without, if it was done.
@@ -65,6 +67,7 @@ def write_page(
     """
     file = Path(file)
     text = render(history, placement, comparison, arms=arms, run=run)
+    file.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as opened:
@@ -118,9 +121,20 @@ def _embedded(record: dict[str, Any]) -> Markup:
     return Markup(text)
 
 
+def _whole_options(text: str) -> Markup:
+    """A sentence as HTML whose options stay on one line: a browser breaks behind the first dash of each.
+
+    Example:
+        >>> print(_whole_options("a < b (--seeds 3)."))
+        a &lt; b (<span class="option">--seeds 3</span>).
+    """
+    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text))))
+
+
 @functools.cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["whole_options"] = _whole_options
     return environment.from_string(_beside("page.html.jinja"))
 
 

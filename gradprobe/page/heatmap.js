@@ -151,7 +151,9 @@ class HeatMap extends Chart {
     const bar = colourBar((part) => css(shade(part)));
     const scale = element("span", {}, short(10 ** this.low), bar, short(10 ** this.high));
     const block = (fill) => picture(drawn("rect", { x: 4, y: 0, width: 14, height: 12, fill, stroke: "var(--grey)" }));
-    const found = [[scale, ""], [picture(drawn("rect", { x: 9, y: 0, width: 5, height: 12, fill: "var(--flagged)" })), `below ${short(state.threshold)}`]];
+    const found = [[scale, ""]];
+    const stripe = picture(drawn("rect", { x: 9, y: 0, width: 5, height: 12, fill: "var(--flagged)" }));
+    if (flagged().length) found.push([stripe, `below ${short(state.threshold)}`]);
     if (BRANCHES.length) found.push(["\u25c6 ", "branch"]);
     if (hasLog(this.arm, -Infinity)) found.push([block("#000"), ZERO]);
     if (hasLog(this.arm, Infinity)) found.push([block("var(--flagged)"), NONFINITE]);

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from gradprobe.history import AGGREGATES, GradientHistory, shorten
 from gradprobe.magnitude import label
-from gradprobe.page.words import judged
 from gradprobe.plots.arms import looks
 from gradprobe.plots.grid import Grid
 from gradprobe.plots.learning import NAMES, window
-from gradprobe.policies import CNDS_THRESHOLD, Placement
+from gradprobe.policies import CNDS_THRESHOLD, Placement, judged
 
 if TYPE_CHECKING:
     import pandas as pd

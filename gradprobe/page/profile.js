@@ -58,7 +58,8 @@ class Profile extends Chart {
     }
   }
 
-  // a diamond for what is flagged, a disc for the rest; with branches in place an open ring
+  // a diamond for what is flagged, a disc for the rest; with branches in place an open ring; in each a bar from the
+  // smallest to the largest, with a mark at the end that is no number
   dots(pen, arm) {
     const size = clamp(150 / LAYERS, 1.3, 4.5);
     const { min, max } = record(arm).aggregates;
@@ -66,7 +67,6 @@ class Profile extends Chart {
     const aside = DATA.arms.length > 1 ? (arm - 0.5) * clamp(this.inner.width / LAYERS / 3, 0, 14) : 0;
     for (const row of reached(arm)) {
       const [x, low, high] = [this.x(row) + aside, this.level(min[row]), this.level(max[row])];
-      const y = this.level(magnitude(row, arm));
       pen.strokeStyle = pen.fillStyle = arm ? colours[2] : colours[isFlagged(row) ? 1 : 0];
       pen.globalAlpha = 0.25;
       pen.lineWidth = clamp(this.inner.width / LAYERS / 3, 0.8, 7);
@@ -75,19 +75,19 @@ class Profile extends Chart {
       pen.lineTo(x, high);
       pen.stroke();
       pen.globalAlpha = 1;
-      this.dot(pen, row, arm, x, y, size);
+      pen.lineWidth = 2;
+      if (min[row] === 0) pen.fill(new Path2D(triangle(x, low)));
+      if (max[row] === Infinity) pen.stroke(new Path2D(cross(x, high)));
+      this.dot(pen, row, arm, x, size);
     }
   }
 
-  dot(pen, row, arm, x, y, size) {
+  dot(pen, row, arm, x, size) {
     const value = magnitude(row, arm);
+    if (value === 0 || value === Infinity) return;
+    const y = this.level(value);
     const path = new Path2D();
-    if (value === 0) path.addPath(new Path2D(triangle(x, y)));
-    else if (value === Infinity) {
-      pen.lineWidth = 2;
-      pen.stroke(new Path2D(cross(x, y)));
-      return;
-    } else if (!arm && isFlagged(row)) {
+    if (!arm && isFlagged(row)) {
       const far = size * 1.4;
       path.addPath(new Path2D(`M${x} ${y - far}L${x + far} ${y}L${x} ${y + far}L${x - far} ${y}Z`));
     } else path.arc(x, y, size, 0, 7);
@@ -141,10 +141,9 @@ class Profile extends Chart {
     const disc = (shape, colour) => picture(drawn(shape.tag, { ...shape.at, ...colour }));
     const diamond = { tag: "path", at: { d: "M11 1L16 6L11 11L6 6Z" } };
     const round = { tag: "circle", at: { cx: 11, cy: 6, r: 4 } };
-    const found = [
-      [disc(diamond, { fill: "var(--flagged)" }), `below ${short(state.threshold)}`],
-      [disc(round, { fill: "var(--fine)" }), "other layers"],
-    ];
+    const some = flagged().length > 0;
+    const found = some ? [[disc(diamond, { fill: "var(--flagged)" }), `below ${short(state.threshold)}`]] : [];
+    found.push([disc(round, { fill: "var(--fine)" }), some ? "other layers" : "layers"]);
     if (DATA.arms.length > 1) {
       found.push([disc(round, { fill: "none", stroke: "var(--branch)", "stroke-width": 2 }), "with branches"]);
     }

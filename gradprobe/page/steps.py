@@ -10,8 +10,8 @@ from typing import Any
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory
-from gradprobe.page.words import is_scale, judged
-from gradprobe.policies import Placement, unreached
+from gradprobe.page.words import is_scale, remedied
+from gradprobe.policies import Placement, judged, unreached
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _remedied(name: str, found: str) -> Step:
         f"remedies.{name}(model, x)  # in place, before the optimizer; x: a batch as the model gets it"
     )
     text = f"{found} {_REMEDIES.get(name, '')}"
-    return Step(f"Change the network first: {name}", text.rstrip(), code if name in _REMEDIES else "")
+    return Step(f"Change the network first: {remedied(name)}", text.rstrip(), code if name in _REMEDIES else "")
 
 
 def _called(name: str, history: GradientHistory) -> str:

@@ -6,10 +6,11 @@ const STATISTICS = { rms: "rms", max_abs: "largest", zero_fraction: "zeros", non
 
 class LayerTable {
   constructor(parent) {
-    this.caption = element("caption");
+    this.title = element("span");
     this.head = element("tr");
     this.body = element("tbody");
-    parent.append(element("table", {}, this.caption, element("thead", {}, this.head), this.body));
+    const caption = element("caption", {}, this.title);
+    parent.append(element("table", {}, caption, element("thead", {}, this.head), this.body));
     this.sorted = { column: "depth", down: false };
     this.filter = document.getElementById("filter");
     this.only = document.getElementById("only-flagged");
@@ -34,12 +35,12 @@ class LayerTable {
     return [
       number("depth", "depth", (row) => row, String),
       { name: "layer", title: "layer", value: nameOf, text: String },
-      { name: "kind", title: "kind", value: (row) => DATA.kinds[row], text: String },
-      number("parameters", "parameters", (row) => DATA.parameters[row], (value) => value.toLocaleString("en")),
+      { name: "status", title: "status", value: (row) => this.status(row), text: String },
       number("magnitude", several ? "without" : "magnitude", (row) => magnitude(row), aligned),
       ...(several ? [number("with", "with", (row) => magnitude(row, 1), aligned), number("times", "times", ratio, plain)] : []),
       ...statistics.map((name) => number(name, STATISTICS[name], (row) => record().statistics[name][row], TEXTS[name])),
-      { name: "status", title: "status", value: (row) => this.status(row), text: String },
+      { name: "kind", title: "kind", value: (row) => DATA.kinds[row], text: String },
+      number("parameters", "parameters", (row) => DATA.parameters[row], (value) => value.toLocaleString("en")),
     ];
   }
 
@@ -54,7 +55,7 @@ class LayerTable {
   build() {
     this.shown = this.columns();
     const several = DATA.arms.length > 1 ? " without and with branches" : "";
-    this.caption.textContent = `Layers by ${DATA.quantities[state.of]}${several}, ${state.how} over the iterations`;
+    this.title.textContent = `Layers by ${DATA.quantities[state.of]}${several}, ${state.how} over the iterations`;
     this.head.replaceChildren(...this.shown.map((column) => this.header(column)));
     this.lines = new Map();
     this.show();
@@ -75,10 +76,9 @@ class LayerTable {
   made(row) {
     const cells = this.shown.map((column) => {
       const head = column.name === "layer";
-      const looks = { layer: "", status: "status" }[column.name] ?? (column.number ? "number" : "");
-      const cell = element(head ? "th" : "td", { className: looks, textContent: column.text(column.value(row)) });
-      if (head) cell.scope = "row";
-      return cell;
+      const looks = column.name === "status" ? "status" : column.number ? "number" : "";
+      const text = column.text(column.value(row));
+      return head ? element("th", { scope: "row" }, ...breakable(text)) : element("td", { className: looks }, text);
     });
     const line = element("tr", { tabIndex: -1 }, ...cells);
     line.classList.toggle("is-flagged", isFlagged(row));
@@ -91,9 +91,9 @@ class LayerTable {
 
   flag() {
     for (const [row, line] of this.lines) {
-      const text = this.status(row);
+      const [text, cell] = [this.status(row), line.querySelector(".status")];
       line.classList.toggle("is-flagged", isFlagged(row));
-      if (line.lastChild.textContent !== text) line.lastChild.textContent = text;
+      if (cell.textContent !== text) cell.textContent = text;
     }
     if (this.only.checked || this.sorted.column === "status") this.show();
   }
@@ -147,6 +147,11 @@ class LayerTable {
     this.marked = this.lines.get(state.layer);
     this.marked?.classList.add("is-current");
   }
+}
+
+// a long name goes on behind a dot, not within a word
+function breakable(name) {
+  return name.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]);
 }
 
 function ratio(row) {

@@ -11,7 +11,7 @@ from gradprobe.comparison import Comparison
 from gradprobe.history import GradientHistory, shorten, span
 from gradprobe.magnitude import short
 from gradprobe.plots.style import counted
-from gradprobe.policies import EveryLayerPolicy, Placement, ThresholdPolicy, findings
+from gradprobe.policies import EveryLayerPolicy, Placement, findings, flags, judged, usual_rule
 from gradprobe.version import __version__
 
 DEPENDS = (
@@ -46,6 +46,11 @@ _FOUND = {
     "vanishing": "The gradient does not reach",
     "exploding": "The gradient explodes in",
     "unreached": "No gradient arrives at",
+}
+_REMEDIES = {  # as in gradprobe.remedies, which needs torch
+    "kaiming": "initial weights after He et al.",
+    "lsuv": "initial weights of unit variance",
+    "normalised": "batch normalisation behind each layer",
 }
 _EVERY = str(EveryLayerPolicy())
 _COMPARED = {
@@ -103,8 +108,18 @@ def verdict(
     said = _health(history, placement)
     if not placement.remedy:
         return said
-    advised = f"{said.sentence} Change the network first: {placement.remedy}."
+    advised = f"{said.sentence} Change the network first: {remedied(placement.remedy)}."
     return replace(said, sentence=advised, details=tuple(dict.fromkeys([*said.details, placement.reason])))
+
+
+def remedied(name: str) -> str:
+    """What a remedy is, and its name.
+
+    Example:
+        >>> remedied("lsuv"), remedied("of my own")
+        ('initial weights of unit variance (lsuv)', 'of my own')
+    """
+    return f"{_REMEDIES[name]} ({name})" if name in _REMEDIES else name
 
 
 def _health(history: GradientHistory, placement: Placement) -> Verdict:
@@ -119,33 +134,6 @@ def _health(history: GradientHistory, placement: Placement) -> Verdict:
             named = span(found[kind], order, lambda name: _middle(name, 40))
             return Verdict(kind, f"{said} {count}: {named}.", _also(found, kind))
     return Verdict("healthy", "The gradient reaches every layer.", (placement.reason,))
-
-
-def judged(history: GradientHistory, placement: Placement) -> Placement:
-    """The placement with the layers that CNDS' rule flags, where its own policy flags none whatever the gradients.
-
-    Example:
-        >>> from gradprobe.history import Layer, tidy
-        >>> rows = [(0, name, depth, "output", 10.0 ** (depth - 8), 0, 0, 0, 0) for depth, name in enumerate("ab")]
-        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
-        >>> found = judged(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
-        >>> found.flagged, found.threshold
-        (('a',), 1e-07)
-    """
-    if flags(placement):
-        return placement
-    decided = _default(history)(history)
-    return replace(placement, flagged=decided.flagged, of=decided.of, threshold=decided.threshold)
-
-
-def flags(placement: Placement) -> bool:
-    """Whether the policy looked for layers that the gradient does not reach."""
-    return placement.threshold is not None or bool(placement.flagged)
-
-
-def _default(history: GradientHistory) -> ThresholdPolicy:
-    usual = ThresholdPolicy()
-    return usual if usual.of in history.of or not history.of else ThresholdPolicy(of=history.of[0])
 
 
 def is_scale(history: GradientHistory, placement: Placement) -> bool:
@@ -209,7 +197,7 @@ def _rule(history: GradientHistory, placement: Placement) -> str:
         return f"A layer is flagged by: {placement.policy}."
     every = "A branch at every supervision point (Deeply-Supervised Nets)."
     placed = every if placement.policy == _EVERY else f"Branches are placed by: {placement.policy}."
-    return f"{placed} A layer is flagged by: {_default(history)}."
+    return f"{placed} A layer is flagged by: {usual_rule(history)}."
 
 
 def is_synthetic(history: GradientHistory) -> bool:

@@ -42,8 +42,9 @@ def plot_profile(
     """Draw the magnitude of every layer against its depth.
 
     A dot for the aggregated magnitude and a bar from the smallest to the largest over the iterations, on a
-    log axis; zeros are marked at the floor and NaN or inf at the top. Flagged layers have a colour and a
-    shape of their own. With a placement, a line marks each point that a branch is placed at.
+    log axis; a zero in any iteration is marked at the floor, NaN or inf at the top. Flagged layers have a colour
+    and a shape of their own. With a placement, a line marks each point that a branch is placed at, and a note says
+    what it advises to change first.
 
     Args:
         history: What to draw.
@@ -75,14 +76,13 @@ def plot_profile(
     points = () if placement is None else placement.points
     ax = style.axes(ax, style.size(style.SCREEN))
     style.dress(ax)
+    ax.set_xlim(-0.6, max(len(grid.names), 1) - 0.4)
     style.log_axis(ax, *limits([grid], threshold), f"{label(of)}, {how}")
     style.draw_threshold(ax, threshold)
     EndLabels(ax, threshold_end(ax, threshold, of))
     settle(ax)  # so that the names of the layers know their room
     _layer_axis(ax, grid, flagged)
-    entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word)
-    branches = style.counted(len(points), "branch", "branches")
-    entries += [Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches)] if points else []
+    entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word) + _decided(placement)
     start = max(_draw_points(ax, grid, points), lane(grid.nonfinite))
     decided = None if placement is not None else threshold
     said = style.found(len(flagged & set(grid.names)), int(grid.reached.sum()), decided)
@@ -96,10 +96,11 @@ def _draw_magnitudes(
 ) -> list[Artist]:
     """Dots and bars in one colour for flagged layers and another for the rest; gives the legend entries."""
     is_flagged = np.array([name in flagged for name in grid.names], dtype=bool)
+    rest = "other layers" if is_flagged.any() else "layers"
     entries: list[Artist] = []
     for kind, colour, marker, text in (
         (is_flagged, style.FLAGGED, "D", word),
-        (~is_flagged, style.FINE, "o", "other layers"),
+        (~is_flagged, style.FINE, "o", rest),
     ):
         rows = np.flatnonzero(kind & grid.reached)
         if len(rows):
@@ -111,11 +112,16 @@ def _draw_magnitudes(
 
 
 def _draw_bars(ax: Axes, grid: Grid, rows: Rows, colour: str) -> None:
-    """From the smallest to the largest; of many layers the bars become a band."""
+    """From the smallest to the largest, marked where that is no number; of many layers the bars become a band.
+
+    They never overlap, since what is pale would add up, and are not moved to whole pixels, which leaves stripes.
+    """
     drawn = grid.drawn(*ax.get_ylim())[rows]
-    width = float(np.clip(300 / len(grid.names), 0.8, 7))
+    width = min(7, 0.77 * ax.bbox.width * 72 / ax.figure.dpi / len(grid.names))
     smallest, largest = np.nanmin(drawn, axis=1), np.nanmax(drawn, axis=1)
-    ax.vlines(rows, smallest, largest, color=colour, linewidth=width, alpha=0.22, zorder=2)
+    ax.vlines(rows, smallest, largest, color=colour, linewidth=width, alpha=0.22, zorder=2, snap=False)
+    for found, zero in ((grid.zero, True), (grid.nonfinite, False)):
+        style.mark_lane(ax, rows[found[rows].any(axis=1)], colour, zero=zero)
 
 
 def _draw_dots(ax: Axes, rows: Rows, values: Floats, colour: str, marker: str, count: int) -> None:
@@ -123,14 +129,11 @@ def _draw_dots(ax: Axes, rows: Rows, values: Floats, colour: str, marker: str, c
     there = np.isfinite(values) & (values > 0)
     look: dict[str, Any] = {"markersize": size, "markeredgewidth": 0, "color": colour, "zorder": 3}
     ax.plot(rows[there], values[there], marker, gid="magnitudes", **look)
-    style.mark_lane(ax, rows[values == 0], colour, zero=True)
-    style.mark_lane(ax, rows[np.isinf(values)], colour, zero=False)
 
 
 def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
     """Layer names as tick labels, thinned where there are many; flagged ones in their colour."""
     count = len(grid.names)
-    ax.set_xlim(-0.6, max(count, 1) - 0.4)
     ticks = style.tick_positions(count, ax.bbox.width * 72 / ax.figure.dpi)
     names = [style.name(grid.names[tick], ax, 20) for tick in ticks]
     upright = len(names) > 12 or max(map(len, names), default=0) > 14
@@ -138,6 +141,19 @@ def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
     ax.set_xticks(ticks, names, parse_math=False, **({"rotation": 90} if upright else slanted))
     style.colour_ticks(ax.get_xticklabels(), [grid.names[tick] in flagged for tick in ticks])
     style.name_axis(ax.xaxis, "layer, by depth" + style.named(len(ticks), count))
+
+
+def _decided(placement: Placement | None) -> list[Artist]:
+    """Legend entries for the branches, and for what to change before any is placed."""
+    if placement is None:
+        return []
+    branches = style.counted(len(placement.points), "branch", "branches")
+    entries: list[Artist] = []
+    if placement.points:
+        entries.append(Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches))
+    if placement.remedy:
+        entries.append(mark("", f"advised first: {placement.remedy}"))
+    return entries
 
 
 def _draw_points(ax: Axes, grid: Grid, points: Sequence[Point]) -> float:

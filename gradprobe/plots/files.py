@@ -21,7 +21,7 @@ from gradprobe.plots.fitting import heighten
 from gradprobe.plots.heatmap import heatmap_size, plot_heatmap
 from gradprobe.plots.iterations import plot_history
 from gradprobe.plots.paper import draw_paper, paper_size
-from gradprobe.policies import CNDS_THRESHOLD
+from gradprobe.policies import CNDS_THRESHOLD, judged
 
 if TYPE_CHECKING:
     import os
@@ -52,7 +52,7 @@ def save_figures(
     Args:
         folder: Folder to write into; made if it does not exist.
         history: What to draw.
-        placement: The decision to draw with it.
+        placement: The decision to draw with it; where it flags nothing whatever the gradients, CNDS' rule does.
         comparison: The comparison to draw, if there is one.
         arms: The comparison of several arms to draw, if there is one.
         of: ``"output"`` or ``"weight"``; None takes what the placement looked at.
@@ -69,6 +69,7 @@ def save_figures(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    placement = placement and judged(history, placement)
     of = of or _quantity(history, placement)
     if threshold is None:
         threshold = CNDS_THRESHOLD if placement is None or placement.threshold is None else placement.threshold

@@ -36,7 +36,14 @@ class Grid:
 
     @classmethod
     def of(cls, history: GradientHistory, of: str) -> Grid:
-        """Arrange one quantity of a history."""
+        """Arrange one quantity of a history.
+
+        Raises:
+            TypeError: It is no history.
+        """
+        if not isinstance(history, GradientHistory):
+            got = type(history).__name__
+            raise TypeError(f"expected a gp.GradientHistory, got {got}: give the history that gp.scan returns")
         names = [layer.name for layer in history.layers]
         iterations = np.unique(history.frame["iteration"].to_numpy(dtype=np.int64))
         rows = history.select(of).set_index(["layer", "iteration"])

@@ -125,7 +125,8 @@ def draw_threshold(ax: Axes, threshold: float | None) -> None:
         return
     line = ax.axhline(threshold, color=FLAGGED, linestyle=(0, (5, 3)), linewidth=1.2, zorder=2.5, gid="threshold")
     line.set_path_effects([withStroke(linewidth=2.6, foreground="white", alpha=0.7)])
-    ax.axhspan(ax.get_ylim()[0], threshold, color=FLAGGED, alpha=0.05, linewidth=0, zorder=0.1)
+    below = np.finfo(np.float64).tiny  # whatever the axes' lower limit becomes
+    ax.axhspan(below, threshold, color=FLAGGED, alpha=0.05, linewidth=0, zorder=0.1)
 
 
 def threshold_label(threshold: float, of: str) -> str:
@@ -155,8 +156,9 @@ def mark_lane(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
     if not len(x):
         return
     marker, gid = (ZERO, "exact zero") if zero else (NONFINITE, "non-finite")
-    y = np.full(len(x), ax.get_ylim()[0 if zero else 1])
-    ax.scatter(x, y, s=32, c=colour, marker=marker, linewidths=0, clip_on=False, zorder=4, gid=gid)
+    look = {"s": 32, "marker": marker, "linewidths": 0, "clip_on": False, "zorder": 4, "gid": gid}
+    # in parts of the height: axes that are drawn side by side get their limits afterwards
+    ax.scatter(x, np.full(len(x), 0 if zero else 1), c=colour, transform=ax.get_xaxis_transform(), **look)
 
 
 def name_axis(axis: Axis, name: str) -> None:
