@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from placement.arms import NONE
@@ -50,6 +50,18 @@ class Results:
         choices = {name: self._choices(who, name, task) for name, task in tasks.items()}
         asked = all(len(chosen.values) == len(SEEDS) for chosen in choices.values())
         return summarise(tasks, choices) if tasks and asked else None
+
+    def summary_of(self, choose: Callable[[str, int], str], tasks: Tasks) -> Summary:
+        """What it comes to to choose arms by task and seed."""
+        return summarise(tasks, {name: self._chosen(name, choose) for name in tasks})
+
+    def _chosen(self, name: str, choose: Callable[[str, int], str]) -> Choices:
+        arms = {seed: choose(name, seed) for seed in SEEDS}
+        values = {
+            seed: self.table.accuracies(name, arm, [seed], operations=self.operations)[0]
+            for seed, arm in arms.items()
+        }
+        return _expected(values, {seed: arm == NONE for seed, arm in arms.items()})
 
     def windows(self, who: str) -> float:
         """What choosing cost a policy, the mean over all tasks."""
