@@ -208,9 +208,10 @@ class Summary:
     Attributes:
         tasks: How many.
         lost: Accuracy lost against the oracle; mean over the tasks where that gains more than two standard errors.
+        lost_interval: Of that, 95 %, if the tasks had been others of their kind: see `bootstrap`.
         regret: Normalised: 0 as the oracle, 1 as a random single point; over the same tasks, the sum of what it
             loses over the sum of what a random point loses. NaN where a random point loses nothing.
-        interval: Of the regret, 95 %, if the tasks had been others of their kind: see `bootstrap`.
+        interval: Of the regret.
         gain: Mean accuracy over that without a branch, over all tasks.
         gain_error: Its standard error over the tasks.
         rescued: Tasks at chance without, and above half of the oracle's accuracy with.
@@ -225,6 +226,7 @@ class Summary:
 
     tasks: int
     lost: float
+    lost_interval: tuple[float, float]
     regret: float
     interval: tuple[float, float]
     gain: float
@@ -251,6 +253,7 @@ def summarise(tasks: Mapping[str, Trained], choices: Mapping[str, Choices]) -> S
     return Summary(
         len(named),
         mean(lost) if clear else math.nan,
+        bootstrap(lost, [1.0] * len(lost)),
         ratio(lost, at_random),
         bootstrap(lost, at_random),
         mean([gain.mean for gain in gains]),

@@ -47,8 +47,9 @@ placement is better than none by two standard errors, and by the accuracy at equ
 
 **Lost**: accuracy against the oracle, mean over the tasks where it gains more than two standard
 errors. **Regret**: the same over what a random single point loses: 0 is the oracle, 1 is chance; it has no value
-where a random point loses nothing, and says little where that is little. In brackets the 95 % interval, by
-drawing these tasks again (bootstrap). **Gain**: over no branch, mean over all
+where a random point loses nothing, and says little where that is little. In brackets the 95 % intervals, by
+drawing these tasks again (bootstrap); none where there are two tasks or less, nor of the regret where a random
+point loses nothing in one draw of forty. **Gain**: over no branch, mean over all
 tasks with its standard error. **Rescued**: of the tasks that are at chance without and that the oracle rescues,
 those above half of its accuracy. **Off chance**: of all tasks at chance without, those that are not with.
 **Harmed**: worse than without, Student's t over the seeds, 95 %. **Abstained**: how often no branch was chosen,
@@ -137,7 +138,7 @@ def _in_short(report: Report, results: Results) -> None:
 
 def _short(found: Summary) -> tuple[str, ...]:
     off_chance, harmed = f"{found.off_chance} of {found.at_chance}", f"{found.harmed} of {found.tasks}"
-    return _regret(found), f"{found.gain:+.2f}", off_chance, harmed
+    return _with_interval(found.regret, found.interval), f"{found.gain:+.2f}", off_chance, harmed
 
 
 def _policies(report: Report, families: str, results: Results, tasks: Tasks) -> None:
@@ -153,8 +154,8 @@ def _policies(report: Report, families: str, results: Results, tasks: Tasks) -> 
 
 def _cells(found: Summary) -> tuple[str, ...]:
     return (
-        _if_number(found.lost, ".2f"),
-        _regret(found),
+        _with_interval(found.lost, found.lost_interval),
+        _with_interval(found.regret, found.interval),
         f"{found.gain:+.3f} ± {found.gain_error:.3f}",
         f"{found.rescued} of {found.rescuable}",
         f"{found.off_chance} of {found.at_chance}",
@@ -164,10 +165,10 @@ def _cells(found: Summary) -> tuple[str, ...]:
     )
 
 
-def _regret(found: Summary) -> str:
-    low, high = found.interval
-    between = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
-    return f"{_if_number(found.regret, '.2f')}{between}"
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    between = "" if math.isnan(low) or low == high else f" ({low:.2f} to {high:.2f})"
+    return f"{_if_number(value, '.2f')}{between}"
 
 
 def _if_number(value: float, form: str) -> str:
