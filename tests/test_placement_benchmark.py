@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from placement import rows, tasks
+from placement.arms import indices_of
 from placement.decisions import Decisions
-from placement.measures import Choices, Trained, correlation, difference, summarise
-from placement.policies import BLIND, Case, Decision
+from placement.invariance import changed
+from placement.leads import Lead, Leads, lead
+from placement.measures import Choices, Trained, bootstrap, correlation, difference, grow, summarise
+from placement.oracle import SEEDS, arms, growth, singles, trained
+from placement.page import quote
+from placement.policies import BLIND, Case, Decision, as_tested
+from placement.replay import bold_if_stuck, clear_or, lowest
+
+ROOT = Path(__file__).parent.parent
 
 
 def made(size=10_000, chance=0.1, **placements):
@@ -43,7 +52,7 @@ def test_the_oracle_chooses_on_the_other_seeds():
 
 def test_of_equally_good_placements_the_oracle_takes_the_one_with_fewer_branches():
     task = made(**{"none": [0.1] * 4, "s0": [0.9] * 4, "0+1": [0.9] * 4})
-    assert task.ranked((0, 1)) == ["0", "0+1", "none"]
+    assert task.ranked(3) == ["0", "0+1", "none"]
 
 
 def test_regret_is_0_for_the_oracles_choice_and_1_for_a_random_point():
@@ -127,9 +136,79 @@ def test_gain_and_cost_are_means_over_tasks():
 
 def test_the_rank_correlation_of_scores_with_accuracies():
     task = made(none=[0.1] * 4, s0=[0.5] * 4, s1=[0.9] * 4)
-    assert correlation(task, chose([0.9] * 4, scores={"none": 0, "0": 1, "1": 2})) == pytest.approx(1)
-    assert correlation(task, chose([0.9] * 4, scores={"none": 2, "0": 1, "1": 0})) == pytest.approx(-1)
-    assert correlation(task, chose([0.9] * 4)) is None
+    assert correlation(task, {0: {"none": 0, "0": 1, "1": 2}}) == pytest.approx(1)
+    assert correlation(task, {0: {"none": 2, "0": 1, "1": 0}, 1: {"none": 2, "0": 1, "1": 0}}) == pytest.approx(-1)
+    assert correlation(task, {}) is None
+    assert correlation(task, {0: {"none": 1, "0": 1, "1": 1}}) is None
+
+
+def test_a_set_that_was_grown_is_tested_only_where_the_seed_that_is_scored_had_no_part_in_it():
+    task = made(none=[0.1] * 3, s0=[0.5] * 3, s1=[0.4] * 3)
+    grown = replace(task, grown={0: {"0+1": {0: 0.7, 1: 0.9, 2: 0.9}}})
+    assert grown.oracle == {0: 0.7, 1: 0.5, 2: 0.5}
+
+
+def test_growth_adds_the_point_that_adds_most_and_stops_where_none_does():
+    scores = {"1": 0.3, "2": 0.5, "3": 0.1, "1+2": 0.55, "2+3": 0.6, "1+2+3": 0.6}
+    assert grow(["1", "2", "3"], scores) == (["2+3"], [])
+    assert grow(["1", "2", "3"], {**scores, "1+2+3": 0.7}) == (["2+3", "1+2+3"], [])
+    assert grow(["1", "2", "3"], {**scores, "1+2+3": 0.7}, most=2) == (["2+3"], [])
+
+
+def test_growth_says_what_has_to_be_trained_next():
+    scores = {"1": 0.3, "2": 0.5, "3": 0.1, "1+2": 0.4, "2+3": 0.6}
+    assert grow(["1", "2", "3"], {"1": 0.3, "2": 0.5, "3": 0.1}) == ([], ["1+2", "2+3"])
+    assert grow(["1", "2", "3"], scores) == (["2+3"], ["1+2+3"])
+
+
+THREE = "lstm3-default-adam"  # of three points; "0+2" is every second
+
+
+def table_of(path, **placements):
+    """Rows of the task of three points; placements that are not named come to .2."""
+    table = rows.Table(path)
+    named = {arm.removeprefix("s"): values for arm, values in placements.items()}
+    for arm, values in {**{arm: [0.2] * 3 for arm in arms(THREE)}, **named}.items():
+        for seed, value in enumerate(values):
+            table.add(rows.Row(THREE, arm, seed, value, value, 300, 0.1, 1.0, (1.0,) * 4))
+    return table
+
+
+def test_the_rows_that_growth_asks_for_leave_out_the_seed_that_is_scored(tmp_path):
+    table = table_of(tmp_path / "rows.csv", s0=[0.5, 0.9, 0.9], s1=[0.9, 0.6, 0.6])
+    sets, keys = growth(THREE, table)
+    assert sets == {0: [], 1: [], 2: []}
+    # without seed 0 point 0 is best (.9 against .6); without seed 1 or 2 point 1 is (.75 against .7)
+    wanted = {(THREE, "0+1", seed) for seed in SEEDS} | {(THREE, "1+2", seed) for seed in SEEDS}
+    assert set(keys) == wanted
+    assert sum(arm == "0+1" for _, arm, _ in keys) == 6
+    assert sum(arm == "1+2" for _, arm, _ in keys) == 4
+
+
+def test_a_set_counts_for_the_oracle_when_all_of_its_rows_are_there(tmp_path):
+    singles_best = {"s0": [0.5, 0.9, 0.9], "s1": [0.9, 0.6, 0.6]}
+    more = {"s0+1": [0.95] * 3, "s1+2": [0.2] * 3}
+    table = table_of(tmp_path / "rows.csv", **singles_best, **more)
+    sets, keys = growth(THREE, table)
+    assert sets == {seed: ["0+1"] for seed in SEEDS}
+    assert not table.missing(keys)
+    assert trained(THREE, table).oracle == dict.fromkeys(SEEDS, 0.95)
+    assert "0+1" not in trained(THREE, table, grown=False).tested(0)
+
+
+def test_nothing_is_grown_where_no_placement_makes_a_difference(tmp_path):
+    assert growth(THREE, table_of(tmp_path / "rows.csv")) == ({}, [])
+
+
+def test_the_interval_of_the_regret_is_as_wide_as_the_tasks_differ():
+    assert bootstrap([0.1] * 4, [0.2] * 4) == (0.5, 0.5)
+    # the first task is drawn four times in 1 of 256 and three times in 12: 2.5 % lie between
+    assert bootstrap([0.0, 0.2, 0.2, 0.2], [0.2] * 4) == (pytest.approx(0.25), 1.0)
+
+
+def test_there_is_no_interval_of_two_tasks_or_where_a_random_point_often_loses_nothing():
+    assert all(map(math.isnan, bootstrap([0.1, 0.2], [0.2, 0.2])))
+    assert all(map(math.isnan, bootstrap([0.1] * 3, [0.0, 0.0, 0.2])))
 
 
 def test_the_error_of_a_difference_is_never_below_that_of_counting():
@@ -175,4 +254,59 @@ def test_every_blind_policy_names_an_arm_that_can_be_built(name):
     for policy in BLIND.values():
         arm = policy(Case(name, 0)).arm
         net = rows.build(name, arm, 0)
-        assert len(net.points) == len(rows.indices_of(arm))
+        assert len(net.points) == len(indices_of(arm))
+
+
+def test_a_single_point_that_was_not_trained_becomes_the_nearest_that_was():
+    name = "mlp16-default-relu-adam"
+    assert singles(name) == ("0", "3", "6", "8", "11", "14")
+    chosen = {arm: as_tested(Decision(arm, 1), name).arm for arm in ("none", "1", "5", "13", "2+5", "lsuv")}
+    assert chosen == {"none": "none", "1": "0", "5": "6", "13": "14", "2+5": "2+5", "lsuv": "lsuv"}
+
+
+@pytest.mark.parametrize("change", ["loss x 1000", "sum for mean"])
+def test_a_scaled_loss_is_the_same_training(change):
+    name = "mlp16-xavier-tanh-sgd"
+    before, after = (Case(name, 0).history, changed(name, change).history)
+    times = {"loss x 1000": 1000, "sum for mean": 32}[change]
+    scaled = [times * loss for loss in before.conditions["losses"]]
+    assert after.conditions["losses"] == pytest.approx(scaled, rel=1e-2)
+    assert scaled[-1] < 0.9 * scaled[0]  # it learns
+
+
+def test_a_lead_without_branches_is_what_a_scan_says():
+    name = "narrow8-default-tanh-adam"
+    found = lead(name, "none", 0)
+    magnitudes = {of: Case(name, 0).history.aggregate(of, "median") for of in ("output", "weight")}
+    shares = {of: series.min() / series.max() for of, series in magnitudes.items()}
+    assert (found.output, found.weight) == pytest.approx((shares["output"], shares["weight"]))
+    assert 0 < found.agreement < 1
+
+
+def test_leads_are_read_back_as_they_were_written(tmp_path):
+    leads = Leads(tmp_path / "leads.csv")
+    leads.add(Lead("t", "2+5", 1, 0.25, 0.125, 0.5))
+    assert Leads(tmp_path / "leads.csv").found == leads.found
+
+
+def test_the_rules_that_decide_by_the_losses_of_trials():
+    stuck, slow = {"none": 2.3, "last point": 2.29, "every second": 2.295}, {"none": 1.0, "last point": 0.99}
+    helped = {"none": 2.3, "last point": 2.0, "every second": 1.0}
+    rules = {"none": clear_or("none"), "second": clear_or("every second"), "low": lowest, "bold": bold_if_stuck}
+    chosen = {name: [rule(losses, 2.3) for losses in (stuck, helped)] for name, rule in rules.items()}
+    assert chosen == {
+        "none": ["none", "every second"],
+        "second": ["every second", "every second"],
+        "low": ["last point", "every second"],
+        "bold": ["every second", "every second"],
+    }
+    assert bold_if_stuck(slow, 2.3) == "none"  # it learns, and the branch is not clearly better
+    assert clear_or("none")({"none": math.inf, "last point": 2.0}, 2.3) == "last point"
+
+
+def test_the_readme_quotes_the_page():
+    page = (ROOT / "benchmarks" / "results" / "placement.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert quote(page, readme) == readme
+    assert "<!-- placement -->" in readme
+    assert "<!-- placement -->" in page

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
-from placement.measures import NONE, Choices
+from placement import kept
+from placement.arms import NONE
+from placement.measures import Choices
 from placement.policies import Decision
-from placement.rows import RESULTS, Table
+from placement.rows import Table
 
-DECISIONS = RESULTS.with_name("decisions.csv")
+DECISIONS = kept.FOLDER / "decisions.csv"
 COLUMNS = ("policy", "task", "seed", "arm", "windows", "scores")
 Asked = tuple[str, str, int]
 
@@ -25,11 +26,9 @@ class Decisions:
     def __init__(self, path: Path = DECISIONS) -> None:
         self.path = path
         self.made: dict[Asked, Decision] = {}
-        if path.exists():
-            with path.open(newline="") as file:
-                for line in csv.DictReader(file):
-                    found = Decision(line["arm"], float(line["windows"]), json.loads(line["scores"]))
-                    self.made[line["policy"], line["task"], int(line["seed"])] = found
+        for line in kept.lines(path):
+            found = Decision(line["arm"], float(line["windows"]), json.loads(line["scores"]))
+            self.made[line["policy"], line["task"], int(line["seed"])] = found
 
     @property
     def policies(self) -> list[str]:
@@ -38,14 +37,8 @@ class Decisions:
 
     def add(self, asked: Asked, decision: Decision) -> None:
         """Keep one, in the file too."""
-        new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         scores = json.dumps({arm: float(f"{score:.4g}") for arm, score in decision.scores.items()})
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(COLUMNS)
-            writer.writerow([*asked, decision.arm, f"{decision.windows:g}", scores])
+        kept.append(self.path, COLUMNS, [*asked, decision.arm, f"{decision.windows:g}", scores])
         self.made[asked] = decision
 
     def choices(self, policy: str, task: str, table: Table, *, operations: bool = False) -> Choices:

@@ -7,16 +7,21 @@ on the other seeds came to on this one. So it never profits from the luck of the
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
 
-NONE = "none"
+from placement.arms import NONE, cost, widened
+
+MOST_BRANCHES = 3  # of a set that is grown
+DRAWS = 2000  # of the bootstrap
 # two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36)
 BySeed = Mapping[int, float]
+Scores = Mapping[int, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Trained:
         singles: The arms with one branch: what a random place is drawn from.
         chance: Accuracy of a constant answer.
         size: Number of held-out targets.
+        grown: For each seed that is scored, the sets that were grown on the others.
 
     Example:
         >>> task = Trained({"none": {0: 0.1, 1: 0.2}, "3": {0: 0.5, 1: 0.4}}, ("3",), 0.1, 100)
@@ -39,6 +45,7 @@ class Trained:
     singles: tuple[str, ...]
     chance: float
     size: int
+    grown: Mapping[int, Mapping[str, BySeed]] = field(default_factory=dict)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -50,21 +57,25 @@ class Trained:
         """Without any branch."""
         return self.placements[NONE]
 
-    @property
-    def folds(self) -> tuple[tuple[Sequence[int], int], ...]:
-        """For each seed to score on: the others, to choose on."""
-        return tuple(([other for other in self.seeds if other != seed], seed) for seed in self.seeds)
+    def tested(self, seed: int) -> Mapping[str, BySeed]:
+        """The arms that the oracle may choose from where it is scored on this seed."""
+        return {**self.placements, **self.grown.get(seed, {})}
 
-    def ranked(self, seeds: Sequence[int]) -> list[str]:
-        """The arms, best on these seeds first; of equally good ones that with fewer branches."""
-        return sorted(
-            self.placements, key=lambda arm: (-mean([self.placements[arm][seed] for seed in seeds]), cost(arm))
-        )
+    def ranked(self, seed: int) -> list[str]:
+        """The arms, best on the other seeds first; of equally good ones that with fewer branches."""
+        others = [other for other in self.seeds if other != seed]
+        means = {arm: mean([values[other] for other in others]) for arm, values in self.tested(seed).items()}
+        return sorted(means, key=lambda arm: (-means[arm], cost(arm)))
 
     @cached_property
     def oracle(self) -> dict[int, float]:
         """What the best placement came to on each seed, chosen on the others."""
-        return {seed: self.placements[self.ranked(chosen_on)[0]][seed] for chosen_on, seed in self.folds}
+        return {seed: self.tested(seed)[self.ranked(seed)[0]][seed] for seed in self.seeds}
+
+    @property
+    def sensitive(self) -> bool:
+        """Whether any placement is better than none beyond two standard errors, picked with hindsight."""
+        return any(self.difference(values, self.none).clear for values in self.placements.values())
 
     @cached_property
     def random(self) -> dict[int, float]:
@@ -146,14 +157,31 @@ def binomial(share: float, size: int) -> float:
     return math.sqrt(share * (1 - share) / size)
 
 
-def cost(arm: str) -> int:
-    """How many branches an arm has.
+def grow(
+    singles: Sequence[str], scores: Mapping[str, float], most: int = MOST_BRANCHES
+) -> tuple[list[str], list[str]]:
+    """Greedy addition as far as the scores go: to the best single point the one that adds most, while any does.
+
+    Returns:
+        The sets of two points and more that were best in turn, and the arms that have to be scored to go on.
 
     Example:
-        >>> cost("none"), cost("2+5")
-        (0, 2)
+        >>> grow(["1", "2", "3"], {"1": 0.2, "2": 0.5, "3": 0.1})
+        ([], ['1+2', '2+3'])
+        >>> grow(["1", "2", "3"], {"1": 0.2, "2": 0.5, "3": 0.1, "1+2": 0.4, "2+3": 0.6, "1+2+3": 0.6})
+        (['2+3'], [])
     """
-    return 0 if arm == NONE else arm.count("+") + 1
+    best, sets = max(singles, key=scores.__getitem__), []
+    while cost(best) < min(most, len(singles)):
+        wider = widened(best, singles)
+        if unknown := [arm for arm in wider if arm not in scores]:
+            return sets, unknown
+        widest = max(wider, key=scores.__getitem__)
+        if scores[widest] <= scores[best]:
+            break
+        best = widest
+        sets.append(best)
+    return sets, []
 
 
 @dataclass(frozen=True)
@@ -170,7 +198,7 @@ class Choices:
     values: BySeed
     abstained: Mapping[int, bool]
     windows: BySeed
-    scores: Mapping[int, Mapping[str, float]]
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -180,8 +208,10 @@ class Summary:
     Attributes:
         tasks: How many.
         lost: Accuracy lost against the oracle; mean over the tasks where that gains more than two standard errors.
+        lost_interval: Of that, 95 %, if the tasks had been others of their kind: see `bootstrap`.
         regret: Normalised: 0 as the oracle, 1 as a random single point; over the same tasks, the sum of what it
             loses over the sum of what a random point loses. NaN where a random point loses nothing.
+        interval: Of the regret.
         gain: Mean accuracy over that without a branch, over all tasks.
         gain_error: Its standard error over the tasks.
         rescued: Tasks at chance without, and above half of the oracle's accuracy with.
@@ -196,7 +226,9 @@ class Summary:
 
     tasks: int
     lost: float
+    lost_interval: tuple[float, float]
     regret: float
+    interval: tuple[float, float]
     gain: float
     gain_error: float
     rescued: int
@@ -215,15 +247,17 @@ def summarise(tasks: Mapping[str, Trained], choices: Mapping[str, Choices]) -> S
     clear = [name for name, task in named.items() if task.kind != "nothing"]
     rescuable = [name for name in clear if named[name].kind == "rescue"]
     gains = [task.difference(choices[name].values, task.none) for name, task in named.items()]
-    lost = sum(named[name].regret(choices[name].values) for name in clear)
-    at_random = sum(named[name].regret(named[name].random) for name in clear)
+    lost = [named[name].regret(choices[name].values) for name in clear]
+    at_random = [named[name].regret(named[name].random) for name in clear]
     stuck = [name for name, task in named.items() if task.at_chance(task.none)]
     return Summary(
         len(named),
-        lost / len(clear) if clear else math.nan,
-        lost / at_random if at_random > 0 else math.nan,
+        mean(lost) if clear else math.nan,
+        bootstrap(lost, [1.0] * len(lost)),
+        ratio(lost, at_random),
+        bootstrap(lost, at_random),
         mean([gain.mean for gain in gains]),
-        _spread([gain.mean for gain in gains]),
+        spread([gain.mean for gain in gains]),
         sum(named[name].rescued(choices[name].values) for name in rescuable),
         len(rescuable),
         sum(not named[name].at_chance(choices[name].values) for name in stuck),
@@ -235,17 +269,56 @@ def summarise(tasks: Mapping[str, Trained], choices: Mapping[str, Choices]) -> S
     )
 
 
-def correlation(task: Trained, chosen: Choices) -> float | None:
-    """Spearman's rank correlation of a policy's scores with what the arms came to, the mean over the seeds."""
+def ratio(lost: Sequence[float], at_random: Sequence[float]) -> float:
+    """The normalised regret; NaN where a random point loses nothing."""
+    return sum(lost) / sum(at_random) if sum(at_random) > 0 else math.nan
+
+
+def bootstrap(lost: Sequence[float], at_random: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of `ratio` over tasks drawn again with replacement, as many as there are.
+
+    NaN where that says nothing: fewer than three tasks, or a random point loses nothing in one draw of forty.
+
+    Example:
+        >>> bootstrap([0.1, 0.1, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2])
+        (0.5, 0.5)
+    """
+    drawn, count = random.Random(0), len(lost)
+    picks = [drawn.choices(range(count), k=count) for _ in range(DRAWS if count > 2 else 0)]
+    ratios = [ratio([lost[each] for each in pick], [at_random[each] for each in pick]) for pick in picks]
+    defined = sorted(value for value in ratios if value == value)
+    if not defined or len(ratios) - len(defined) > len(ratios) / 40:
+        return math.nan, math.nan
+    return defined[len(defined) // 40], defined[-len(defined) // 40]
+
+
+def correlation(task: Trained, scores: Scores) -> float | None:
+    """Spearman's rank correlation of scores with what the arms came to, the mean over the seeds."""
     found = []
-    for seed, scores in chosen.scores.items():
-        arms = [arm for arm in scores if seed in task.placements.get(arm, {})]
+    for seed, by_arm in scores.items():
+        arms = [arm for arm in by_arm if seed in task.placements.get(arm, {})]
         if len(arms) > 2:
-            by_score = pd.Series([scores[arm] for arm in arms]).rank()
+            by_score = pd.Series([by_arm[arm] for arm in arms]).rank()
             by_value = pd.Series([task.placements[arm][seed] for arm in arms]).rank()
             if by_score.nunique() > 1 and by_value.nunique() > 1:
                 found.append(float(by_score.corr(by_value)))
     return mean(found) if found else None
+
+
+def correlations(tasks: Mapping[str, Trained], scores: Mapping[str, Scores]) -> list[float]:
+    """The `correlation` of every task where it is defined."""
+    found = [correlation(tasks[name], of_task) for name, of_task in scores.items() if name in tasks]
+    return [value for value in found if value is not None]
+
+
+def described(values: Sequence[float]) -> str:
+    """The mean with its standard error, and of how many.
+
+    Example:
+        >>> described([0.5, 0.7])
+        '0.60 ± 0.10 (2)'
+    """
+    return f"{mean(values):.2f} ± {spread(values):.2f} ({len(values)})" if values else ""
 
 
 def _abstained(chosen: Sequence[Choices]) -> float:
@@ -253,6 +326,7 @@ def _abstained(chosen: Sequence[Choices]) -> float:
     return mean(flags) if flags else math.nan
 
 
-def _spread(values: Sequence[float]) -> float:
+def spread(values: Sequence[float]) -> float:
+    """Standard error of their mean."""
     middle = mean(values)
     return math.sqrt(sum((value - middle) ** 2 for value in values) / max(1, len(values) - 1) / len(values))

@@ -1,38 +1,55 @@
-"""The page of results, from the rows and decisions that are kept."""
+"""The page of results, from what is kept; and the part of it that the README quotes."""
 
 from __future__ import annotations
 
 import math
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from report import Report
 
 from gradprobe.remedies import REMEDIES
+from placement import invariance
+from placement.arms import arm_of, cost
 from placement.decisions import Decisions
-from placement.measures import NONE, Choices, Trained, correlation, mean, summarise
-from placement.oracle import SEEDS, arms, trained
+from placement.leads import QUANTITIES, Lead, Leads
+from placement.measures import MOST_BRANCHES, Summary, correlations, described, mean
+from placement.oracle import SEEDS, arms
 from placement.policies import POLICIES
-from placement.rows import EARLY, Table, indices_of
-from placement.tasks import DEVELOPMENT, TASKS, points
+from placement.replay import RULES
+from placement.results import EXPECTED, Results, Tasks
+from placement.rows import EARLY, Key, Table
+from placement.tasks import TASKS, points
 
+ROOT = Path(__file__).parent.parent.parent
+PAGE, README = ROOT / "benchmarks" / "results" / "placement.md", ROOT / "README.md"
 EXPLANATION = """
 `python benchmarks/placement.py` trains what is missing (`benchmarks/placement/results/rows.csv`) and lets the
 policies choose (`decisions.csv`, beside it); `--row TASK:ARM:SEED` trains one row again; `--page` writes this
 page.
 
-{trainings} trainings of {tasks} small networks (of {all_tasks} that are defined) on 1078 handwritten digits, 3
+{trainings} trainings of {tasks} small networks on 1078 handwritten digits, 3
 seeds each: held-out accuracy of the main output on 719 others (of every pixel for the U-Nets), branches removed.
 A training has 300 or 400 iterations of 32. Branches have weight 0.3 and the schedule of CNDS, as in `gradprobe
 compare`, and are the lightest there are (one linear layer). At equal operations a supervised network trains for
 fewer steps, by what its branches cost.
 
 The oracle of a task has on each seed what the placement came to that was best on the two others: none, single
-points (all, or 6 of them evenly), two points at the thirds, every second and every point. Sets were not grown
-greedily. **Lost**: accuracy against the oracle, mean over the tasks where it gains more than two standard
+points (all, or 6 of them evenly), two points at the thirds, every second and every point, and sets grown by
+greedy addition. These are grown on the two other seeds too, so nothing of the seed that is scored is known when
+its placement is chosen: from the best single point, the tested single point that adds most, while it adds
+anything, up to {most} branches. To limit the cost they were grown only on the {sensitive} tasks where some
+placement is better than none by two standard errors, and by the accuracy at equal steps.
+
+**Lost**: accuracy against the oracle, mean over the tasks where it gains more than two standard
 errors. **Regret**: the same over what a random single point loses: 0 is the oracle, 1 is chance; it has no value
-where a random point loses nothing, and says little where that is little. **Gain**: over no branch, mean over all
+where a random point loses nothing, and says little where that is little. In brackets the 95 % intervals, by
+drawing these tasks again (bootstrap); none where there are two tasks or less, nor of the regret where a random
+point loses nothing in one draw of forty. **Gain**: over no branch, mean over all
 tasks with its standard error. **Rescued**: of the tasks that are at chance without and that the oracle rescues,
 those above half of its accuracy. **Off chance**: of all tasks at chance without, those that are not with.
 **Harmed**: worse than without, Student's t over the seeds, 95 %. **Abstained**: how often no branch was chosen,
@@ -44,7 +61,7 @@ Kaiming, lsuv and normalised change the network and not the placement, and `auto
 a regret below 0 says that this is better than any branch. `auto (placing only)` has to keep the network. The
 policies were chosen on the development families and then run once on the others; of those the rows (not the
 decisions) of the family narrow had been looked at before. Single points that a rule names are moved to the
-nearest that was trained. Not run: the rules repeated with their branches in place.
+nearest that was trained. `repeated` asks a rule again with its branches in place.
 """
 HEAD = (
     "policy",
@@ -58,145 +75,239 @@ HEAD = (
     "wrong",
     "windows",
 )
-EXPECTED = ("oracle", "random point")  # they do not choose
+SHORT = (
+    "policy",
+    "held out: regret",
+    "gain",
+    "off chance",
+    "harmed",
+    "development: regret",
+    "gain",
+    "off chance",
+    "harmed",
+    "windows",
+)
+FAMILIES = {"held-out families": False, "development families": True}
+MARKS = "<!-- placement -->", "<!-- /placement -->"
+Score = Callable[[str, str, int], float]  # of a task, an arm and a seed
 
 
-def write_page(path: Path | None) -> None:
-    """Print the page and write it."""
-    table, decisions = Table(), Decisions()
-    names = [name for name in TASKS if _is_complete(name, table, decisions)]
-    left = ", ".join(name for name in TASKS if name not in names) or "none"
-    text = EXPLANATION.strip().format(trainings=len(table.rows), tasks=len(names), all_tasks=len(TASKS), left=left)
-    report = Report("Is the placement right?", text, packages=("torch", "scikit-learn"))
-    for operations in (False, True):
-        tasks = {name: trained(name, table, operations=operations) for name in names}
-        equal = "operations" if operations else "steps"
-        for title, developed in (("held-out families", False), ("development families", True)):
-            chosen = {name: t for name, t in tasks.items() if (TASKS[name].family in DEVELOPMENT) is developed}
-            if chosen:
-                _policies(report, f"{title}, at equal {equal}", chosen, decisions, table, operations)
-    _early(report, {name: trained(name, table) for name in names}, table)
-    _each_task(report, {name: trained(name, table) for name in names}, table)
-    left = ", ".join(name for name in TASKS if name not in names)
-    if left:
-        report.add("", *textwrap.wrap(f"Defined, but not trained in full yet: {left}.", 113))
+def write_page(path: Path) -> None:
+    """Print the page and write it; where it is the one that is kept, the README's quotation too."""
+    at_steps, at_operations = (Results(Table(), Decisions(), operations=flag) for flag in (False, True))
+    report = Report("Is the placement right?", _explained(at_steps), packages=("torch", "scikit-learn"))
+    _in_short(report, at_steps)
+    for results in (at_steps, at_operations):
+        for families, developed in FAMILIES.items():
+            _policies(report, families, results, results.of_families(developed=developed))
+    _leads(report, at_steps)
+    _replayed(report, at_steps)
+    _invariance(report)
+    _each_task(report, at_steps)
     report.write(path)
+    if path.resolve() == PAGE:
+        README.write_text(quote(path.read_text(), README.read_text()))
 
 
-def _is_complete(name: str, table: Table, decisions: Decisions) -> bool:
-    """Whether all is there: the oracle's rows, and every deciding policy's decisions, trained."""
-    asked = [(who, name, seed) for who in decisions.policies for seed in SEEDS]
-    if any(each not in decisions.made for each in asked):
-        return False
-    chosen = [(name, decisions.made[each].arm, each[2]) for each in asked]
-    return not table.missing([*((name, arm, seed) for arm in arms(name) for seed in SEEDS), *chosen])
+def _explained(results: Results) -> str:
+    left = [name for name in TASKS if name not in results.tasks]
+    text = EXPLANATION.strip().format(
+        trainings=len(results.table.rows),
+        tasks=len(results.tasks),
+        most=MOST_BRANCHES,
+        sensitive=sum(task.sensitive for task in results.tasks.values()),
+    )
+    said = f"\n\nDefined, but not trained in full yet: {', '.join(left)}." if left else ""
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), 113) for part in (text + said).split("\n\n"))
 
 
-def _policies(
-    report: Report,
-    title: str,
-    tasks: Mapping[str, Trained],
-    decisions: Decisions,
-    table: Table,
-    operations: bool,
-) -> None:
+def _in_short(report: Report, results: Results) -> None:
+    halves = [results.of_families(developed=developed) for developed in FAMILIES.values()]
+    counted = " and ".join(
+        f"{len(tasks)} tasks of the {name}" for name, tasks in zip(FAMILIES, halves, strict=True)
+    )
+    report.add("", "## In short", "", f"At equal steps, {counted}.", "", MARKS[0])
+    report.columns(*SHORT)
+    for who in (*EXPECTED, *POLICIES):
+        found = [results.summary(who, tasks) for tasks in halves]
+        if None not in found:
+            cells = [cell for half in found if half for cell in _short(half)]
+            report.row(who, *cells, "" if who in EXPECTED else f"{results.windows(who):.1f}")
+    report.add(MARKS[1])
+
+
+def _short(found: Summary) -> tuple[str, ...]:
+    off_chance, harmed = f"{found.off_chance} of {found.at_chance}", f"{found.harmed} of {found.tasks}"
+    return _with_interval(found.regret, found.interval), f"{found.gain:+.2f}", off_chance, harmed
+
+
+def _policies(report: Report, families: str, results: Results, tasks: Tasks) -> None:
     kinds = [task.kind for task in tasks.values()]
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("rescue", "help", "nothing"))
-    report.add("", f"## {title[0].upper()}{title[1:]}", "", f"{len(tasks)} tasks; to the oracle: {counted}.", "")
+    title = f"{families.capitalize()}, at equal {'operations' if results.operations else 'steps'}"
+    report.add("", f"## {title}", "", f"{len(tasks)} tasks; to the oracle: {counted}.", "")
     report.columns(*HEAD)
     for who in (*EXPECTED, *POLICIES):
-        choices = _choices(who, tasks, decisions, table, operations)
-        if len(choices) < len(tasks):
-            continue
-        found = summarise(tasks, choices)
-        report.row(
-            who,
-            *("" if value != value else f"{value:.2f}" for value in (found.lost, found.regret)),
-            f"{found.gain:+.3f} ± {found.gain_error:.3f}",
-            f"{found.rescued} of {found.rescuable}",
-            f"{found.off_chance} of {found.at_chance}",
-            f"{found.harmed} of {found.tasks}",
-            *(_share(value) for value in (found.abstentions, found.missed)),
-            "" if who in EXPECTED else f"{found.windows:.1f}",
-        )
+        if found := results.summary(who, tasks):
+            report.row(who, *_cells(found), "" if who in EXPECTED else f"{found.windows:.1f}")
 
 
-def _choices(
-    who: str, tasks: Mapping[str, Trained], decisions: Decisions, table: Table, operations: bool
-) -> dict[str, Choices]:
-    if who == "oracle":
-        return {name: _of(task, task.oracle) for name, task in tasks.items()}
-    if who == "random point":
-        return {name: _of(task, task.random) for name, task in tasks.items()}
-    made = {name: decisions.choices(who, name, table, operations=operations) for name in tasks}
-    return {name: chosen for name, chosen in made.items() if len(chosen.values) == len(SEEDS)}
-
-
-def _of(task: Trained, values: Mapping[int, float]) -> Choices:
-    abstained = {
-        seed: values is task.oracle and task.ranked(chosen_on)[0] == NONE for chosen_on, seed in task.folds
-    }
-    return Choices(values, abstained, dict.fromkeys(values, 0.0), {})
-
-
-def _share(value: float) -> str:
-    return "" if value != value else f"{value:.0%}"
-
-
-def _early(report: Report, tasks: Mapping[str, Trained], table: Table) -> None:
-    said = (
-        "Spearman's rank correlation, over the placements of a task, of the main output's loss during the "
-        "training with the accuracy in the end; mean over the tasks where it is defined."
+def _cells(found: Summary) -> tuple[str, ...]:
+    return (
+        _with_interval(found.lost, found.lost_interval),
+        _with_interval(found.regret, found.interval),
+        f"{found.gain:+.3f} ± {found.gain_error:.3f}",
+        f"{found.rescued} of {found.rescuable}",
+        f"{found.off_chance} of {found.at_chance}",
+        f"{found.harmed} of {found.tasks}",
+        _if_number(found.abstentions, ".0%"),
+        _if_number(found.missed, ".0%"),
     )
-    report.add("", "## When the loss begins to tell", "", *textwrap.wrap(said, 113), "")
-    report.columns("after", "all tasks", "tasks that the oracle helps or rescues")
-    clear = {name: task for name, task in tasks.items() if task.kind != "nothing"}
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    between = "" if math.isnan(low) or low == high else f" ({low:.2f} to {high:.2f})"
+    return f"{_if_number(value, '.2f')}{between}"
+
+
+def _if_number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else f"{value:{form}}"
+
+
+LEADS = """
+Spearman's rank correlation, over the placements of a task (none, the single points and the blind sets), of a
+score with the accuracy in the end; mean over the tasks where it is defined with its standard error, and how many
+these are. The loss is the main output's with the branches in place, mean over 20 iterations, in the training
+itself; `auto` decides by the same loss after 50 to 166 iterations. The others come from one window of 50
+iterations with the branches in place (`leads.csv`), on the tasks that the oracle helps or rescues: the magnitude
+of the trunk's least-fed layer as a share of its best-fed one's, and how far the signs of a weight's gradients
+agree between batches, in the layer where they do least.
+"""
+
+
+def _leads(report: Report, results: Results) -> None:
+    report.add("", "## What tells early where branches help", "", *textwrap.wrap(LEADS.strip(), 113), "")
+    report.columns("score", "all tasks", "tasks that the oracle helps or rescues")
+    found, clear = Leads().found, results.clear()
+    looked = {
+        name: task
+        for name, task in clear.items()
+        if all((name, arm, seed) in found for arm in task.placements for seed in SEEDS)
+    }
     for index, done in enumerate(EARLY):
-        means = [_mean_rank(chosen, table, index) for chosen in (tasks, clear)]
-        report.row(f"{done} iterations", *(f"{value:.2f}" for value in means))
+        score = _loss(results.table, index)
+        report.row(f"loss after {done} iterations", _ranks(results.tasks, score), _ranks(clear, score))
+    for name, said in QUANTITIES.items():
+        report.row(f"{said}, in one window", "", _ranks(looked, _told(found, name)))
+    report.row("number of branches", _ranks(results.tasks, _branches), _ranks(clear, _branches))
 
 
-def _mean_rank(tasks: Mapping[str, Trained], table: Table, index: int) -> float:
-    ranks = []
-    for name, task in tasks.items():
-        scores = {
-            seed: {arm: -_finite(table.rows[name, arm, seed].early[index]) for arm in task.placements}
-            for seed in task.seeds
-        }
-        ranks.append(correlation(task, Choices({}, {}, {}, scores)))
-    defined = [rank for rank in ranks if rank is not None]
-    return mean(defined) if defined else math.nan
+def _loss(table: Table, index: int) -> Score:
+    def score(*key: Any) -> float:
+        loss = table.rows[key].early[index]
+        return -loss if math.isfinite(loss) else -1e9
+
+    return score
 
 
-def _finite(loss: float) -> float:
-    return loss if math.isfinite(loss) else 1e9
+def _told(leads: Mapping[Key, Lead], quantity: str) -> Score:
+    return lambda *key: float(getattr(leads[key], quantity))
 
 
-def _each_task(report: Report, tasks: Mapping[str, Trained], table: Table) -> None:
+def _branches(task: str, arm: str, seed: int) -> float:
+    return cost(arm)
+
+
+def _ranks(tasks: Tasks, score: Score) -> str:
+    scores = {
+        name: {seed: {arm: score(name, arm, seed) for arm in task.placements} for seed in SEEDS}
+        for name, task in tasks.items()
+    }
+    return described(correlations(tasks, scores))
+
+
+REPLAYED = """
+What other ways to decide by trials would have chosen, as far as the rows tell: the loss of the main output after
+150 iterations, of none and of two or more placements; clearly better is 2 %. Replayed from the trainings and not
+run: there the weight of the branches falls, and the noise between iterations is not looked at. Whoever picks a
+row of this table should do so by its development half.
+"""
+
+
+def _replayed(report: Report, results: Results) -> None:
+    report.add("", "## Other ways to decide by trials", "", *textwrap.wrap(REPLAYED.strip(), 113), "")
+    report.columns("rule", *SHORT[1:])
+    for name, rule in RULES.items():
+        choose = partial(rule.arm, table=results.table)
+        halves = [results.of_families(developed=developed) for developed in FAMILIES.values()]
+        cells = [cell for tasks in halves if tasks for cell in _short(results.summary_of(choose, tasks))]
+        report.row(name, *cells, f"{rule.windows:g}")
+
+
+INVARIANCE = """
+The policies asked again where the network and its first weights are the same and something else is not
+(`invariance.csv`; seed 0 of {count} tasks): on how many of them the chosen points are the same as before. A loss
+a thousand times as large, or a sum for a mean, makes the steps of SGD as much larger: its learning rate is divided
+by as much, so that it is the same training; in the last column it is not, and that is another training. Adam
+divides the scale out, but for its epsilon. A larger batch is another training too, with other batches; bf16 is
+autocast. Below, each change of a choice: the indices of the points or the remedy as it is, and after the change.
+"""
+
+
+def _invariance(report: Report) -> None:
+    known = invariance.answers()
+    text = INVARIANCE.strip().format(count=len(invariance.CASES))
+    report.add("", "## Does the choice stay?", "", *textwrap.wrap(text, 113), "")
+    changes = [change for change in invariance.CHANGES if change != invariance.BASE]
+    report.columns("policy", *changes)
+    for policy in invariance.ASKED:
+        report.row(policy, *(_kept(known, policy, change) for change in changes))
+    report.add("")
+    report.columns("policy", "task", "as it is", "after the change")
+    for policy in invariance.ASKED:
+        for task in invariance.CASES:
+            base = known.get((policy, task, invariance.BASE), "")
+            moved = {change: known.get((policy, task, change), base) for change in changes}
+            if said := [f"{change}: {_place(arm, task)}" for change, arm in moved.items() if arm != base]:
+                report.row(policy, task, _place(base, task), "; ".join(said))
+
+
+def _kept(known: Mapping[invariance.Asked, str], policy: str, change: str) -> str:
+    same = [
+        known[policy, task, change] == known[policy, task, invariance.BASE]
+        for task in invariance.CASES
+        if (policy, task, change) in known
+    ]
+    return f"{sum(same)} of {len(same)}"
+
+
+def _each_task(report: Report, results: Results) -> None:
     report.add(
         "", "## Each task", "", "Mean held-out accuracy over the seeds, at equal steps; the oracle's place", ""
     )
-    columns = ("task", "points", "kind", "none", "random", "oracle", "at", "every", "second", *REMEDIES)
-    report.columns(*columns)
-    for name, task in tasks.items():
+    report.columns("task", "points", "kind", "none", "random", "oracle", "at", "every", "second", *REMEDIES)
+    for name, task in results.tasks.items():
         count = len(points(name))
-        every = "+".join(map(str, range(count)))
-        second = "+".join(map(str, range((count - 1) % 2, count, 2)))
+        every, second = arm_of(range(count)), arm_of(range(count - 1, -1, -2))
+        asked = (arm if arm in arms(name) else None for arm in (every, second, *REMEDIES))
         report.row(
             name,
             count,
             task.kind,
-            *(_number(list(values.values())) for values in (task.none, task.random, task.oracle)),
-            " / ".join(_place(task.ranked(chosen_on)[0], count) for chosen_on, _ in task.folds),
-            *(_number(table.accuracies(name, arm, SEEDS)) for arm in (every, second)),
-            *(_number(table.accuracies(name, arm, SEEDS)) if arm in arms(name) else "" for arm in REMEDIES),
+            *(f"{mean(list(values.values())):.2f}" for values in (task.none, task.random, task.oracle)),
+            " / ".join(_place(task.ranked(seed)[0], name) for seed in SEEDS),
+            *(f"{mean(results.table.accuracies(name, arm, SEEDS)):.2f}" if arm else "" for arm in asked),
         )
 
 
-def _place(arm: str, count: int) -> str:
-    branches = len(indices_of(arm))
-    return arm if branches < 4 else "every" if branches == count else f"{branches} of {count}"
+def _place(arm: str, task: str) -> str:
+    branches, count = cost(arm), len(points(task))
+    return arm if branches <= MOST_BRANCHES else "every" if branches == count else f"{branches} of {count}"
 
 
-def _number(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f}"
+def quote(page: str, readme: str) -> str:
+    """The README with the part of the page between the marks."""
+    block = re.compile(f"{MARKS[0]}.*?{MARKS[1]}", re.DOTALL)
+    found = block.search(page)
+    return block.sub(lambda _: found[0], readme) if found else readme

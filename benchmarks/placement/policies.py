@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import gradprobe as gp
 from gradprobe.history import GradientHistory
 from gradprobe.policies import Placement
 from gradprobe.snapshot import seed_everything
 from gradprobe.trials import place_by_trials
-from placement.rows import WEIGHT, arm_of
-from placement.tasks import TASKS, evenly, points
+from placement.arms import NONE, arm_of, indices_of
+from placement.rows import WEIGHT
+from placement.tasks import BATCH_SIZE, TASKS, Batch, evenly, points
 
 WINDOW = 50
 
@@ -37,10 +39,25 @@ class Decision:
 
 @dataclass(frozen=True)
 class Case:
-    """One task and one seed: what a policy may look at."""
+    """One task and one seed: what a policy may look at.
+
+    Attributes:
+        task: Its name.
+        seed: Of the weights and the batches.
+        size: Of a batch.
+        scale: What the loss is multiplied by.
+        reduction: Of the loss over the targets of a batch.
+        rate: What the learning rate is multiplied by.
+        bf16: Whether the forward pass is autocast to bfloat16.
+    """
 
     task: str
     seed: int
+    size: int = BATCH_SIZE
+    scale: float = 1
+    reduction: str = "mean"
+    rate: float = 1
+    bf16: bool = False
 
     @property
     def points(self) -> tuple[gp.Point, ...]:
@@ -54,30 +71,36 @@ class Case:
         return TASKS[self.task].build()
 
     @property
+    def batches(self) -> list[Batch]:
+        """Those of its training."""
+        return TASKS[self.task].batches(self.seed, self.size)
+
+    @property
     def history(self) -> GradientHistory:
         """The record of one window without branches."""
         return _history(self)
 
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return self.scale * nn.functional.cross_entropy(output, target, reduction=self.reduction)
+
+    def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        """Over a network's parameters."""
+        made = TASKS[self.task].make_optimizer(net)
+        for group in made.param_groups:
+            group["lr"] *= self.rate
+        return made
+
     def decided(self, placement: Placement, windows: float) -> Decision:
-        """A placement as the arm it is, or its remedy; single points as the nearest that was trained."""
+        """A placement as the arm it is, or its remedy."""
         names = [point.name for point in self.points]
-        chosen = [names.index(point.name) for point in placement.points]
-        if len(chosen) == 1:
-            chosen = [min(evenly(len(names)), key=lambda index: abs(index - chosen[0]))]
-        return Decision(placement.remedy or arm_of(chosen), windows)
+        arm = arm_of(names.index(point.name) for point in placement.points)
+        return Decision(placement.remedy or arm, windows)
 
 
 @cache
 def _history(case: Case) -> GradientHistory:
-    task = TASKS[case.task]
-    return gp.scan(
-        case.model,
-        task.batches(case.seed),
-        nn.functional.cross_entropy,
-        WINDOW,
-        optimizer=task.make_optimizer,
-        seed=case.seed,
-    )
+    return gp.scan(case.model, case.batches, case.loss, WINDOW, optimizer=case.optimizer, seed=case.seed)
 
 
 Policy = Callable[[Case], Decision]
@@ -117,16 +140,15 @@ def repeated(policy: gp.policies.Policy) -> Policy:
     """The same, again with the branches in place until it places no new one."""
 
     def choose(case: Case) -> Decision:
-        task = TASKS[case.task]
         placement = gp.place_repeatedly(
             case.model,
-            task.batches(case.seed),
-            nn.functional.cross_entropy,
+            case.batches,
+            case.loss,
             WINDOW,
             policy=policy,
-            branch=task.branch,
+            branch=TASKS[case.task].branch,
             weight=WEIGHT,
-            optimizer=task.make_optimizer,
+            optimizer=case.optimizer,
             seed=case.seed,
             history=case.history,
         )
@@ -139,16 +161,15 @@ def tried(**options: Any) -> Policy:
     """Gradprobe's trials, `gradprobe.trials.place_by_trials`."""
 
     def choose(case: Case) -> Decision:
-        task = TASKS[case.task]
         done: dict[str, int] = {}
         placement = place_by_trials(
             case.model,
-            task.batches(case.seed),
-            nn.functional.cross_entropy,
+            case.batches,
+            case.loss,
             WINDOW,
-            branch=task.branch,
+            branch=TASKS[case.task].branch,
             weight=WEIGHT,
-            optimizer=task.make_optimizer,
+            optimizer=case.optimizer,
             seed=case.seed,
             on_iteration=lambda name, iterations, total: done.update({name: iterations}),
             **options,
@@ -165,12 +186,13 @@ def always(arm: str) -> Policy:
 
 def normalised(case: Case) -> Decision:
     """Normalisation where there is none: plain networks and U-Nets."""
-    return Decision("normalised" if TASKS[case.task].family in ("mlp", "conv", "narrow", "unet") else "none")
+    plain = TASKS[case.task].family in ("mlp", "conv", "narrow", "unet")
+    return Decision("normalised" if plain else NONE)
 
 
 # what to choose without having looked; "random" is not here: it is an expectation, not a choice
 BLIND: dict[str, Policy] = {
-    "none": always("none"),
+    "none": always(NONE),
     "middle": single(0.5),
     "thirds": thirds,
     "last point": single(1.0),
@@ -190,3 +212,19 @@ RULES: dict[str, Policy] = {
 }
 TRIALS: dict[str, Policy] = {"auto": tried(), "auto (placing only)": tried(remedies={})}
 POLICIES: dict[str, Policy] = {**BLIND, **RULES, **TRIALS}
+
+
+def decide(policy: str, case: Case) -> Decision:
+    """What a policy chooses."""
+    # its cache would keep the first weights: it is emptied only when autocast ends
+    with torch.autocast("cpu", torch.bfloat16, enabled=case.bf16, cache_enabled=False):
+        return POLICIES[policy](case)
+
+
+def as_tested(decision: Decision, task: str) -> Decision:
+    """A single point that was not trained becomes the nearest that was."""
+    chosen = indices_of(decision.arm)
+    if len(chosen) != 1:
+        return decision
+    nearest = min(evenly(len(points(task))), key=lambda index: abs(index - chosen[0]))
+    return replace(decision, arm=arm_of([nearest]))

@@ -1,11 +1,7 @@
-"""One row of the table: one training of one task, with one arm and one seed. The file that keeps them.
-
-An arm is ``"none"``, a placement (indices of points with plus signs between them, ``"2+5"``) or a remedy.
-"""
+"""One row of the table: one training of one task, with one arm and one seed. The file that keeps them."""
 
 from __future__ import annotations
 
-import csv
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -25,9 +21,11 @@ from gradprobe.remedies import REMEDIES
 from gradprobe.snapshot import seed_everything
 from gradprobe.supervision import SupervisedModel, supervise
 from gradprobe.training import EPOCHS, accuracy
+from placement import kept
+from placement.arms import NONE, indices_of
 from placement.tasks import TASKS, everywhere
 
-RESULTS = Path(__file__).parent / "results" / "rows.csv"
+ROWS = kept.FOLDER / "rows.csv"
 WEIGHT = 0.3
 EARLY = (50, 100, 150, 200)
 SMOOTHED = 20
@@ -46,7 +44,7 @@ class Row:
         at_operations: The same after as many operations as the arm ``none`` has: the branches' count.
         steps: How many steps those are.
         loss: Mean loss of the main output over the last 20 steps.
-        seconds: What it took.
+        seconds: What it took by the clock, on a machine that others used too.
         early: Mean loss of the main output over the 20 steps before step 50, 100, 150 and 200.
     """
 
@@ -64,21 +62,6 @@ class Row:
     def key(self) -> Key:
         """What tells it from others."""
         return self.task, self.arm, self.seed
-
-
-def arm_of(indices: Iterable[int]) -> str:
-    """The arm that has branches at these points.
-
-    Example:
-        >>> arm_of([5, 2]), arm_of([])
-        ('2+5', 'none')
-    """
-    return "+".join(map(str, sorted(set(indices)))) or "none"
-
-
-def indices_of(arm: str) -> tuple[int, ...]:
-    """The reverse of `arm_of`; a remedy has no points."""
-    return tuple(map(int, arm.split("+"))) if arm[0].isdigit() else ()
 
 
 def placement_of(task: str, arm: str) -> Placement:
@@ -118,7 +101,7 @@ def measure(task: str, arm: str, seed: int) -> Row:
     started = time.perf_counter()
     asked = TASKS[task]
     steps = asked.iterations
-    fewer = min(steps, round(steps * operations(task, "none") / operations(task, arm)))
+    fewer = min(steps, round(steps * operations(task, NONE) / operations(task, arm)))
     net = build(task, arm, seed)
     criterion = DeepSupervisionLoss(nn.functional.cross_entropy, WEIGHT, "cnds", EPOCHS)
     optimizer = asked.make_optimizer(net)
@@ -145,9 +128,9 @@ class Table:
         path: Read if it is there; made at the first row if not.
     """
 
-    def __init__(self, path: Path = RESULTS) -> None:
+    def __init__(self, path: Path = ROWS) -> None:
         self.path = path
-        self.rows: dict[Key, Row] = {row.key: row for row in _read(path)}
+        self.rows: dict[Key, Row] = {row.key: row for row in map(_row, kept.lines(path))}
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
         """Those that have not been trained, each once."""
@@ -155,13 +138,7 @@ class Table:
 
     def add(self, row: Row) -> None:
         """Keep a row, in the file too."""
-        new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(field.name for field in fields(Row))
-            writer.writerow(map(_text, astuple(row)))
+        kept.append(self.path, [field.name for field in fields(Row)], astuple(row))
         self.rows[row.key] = row
 
     def accuracies(self, task: str, arm: str, seeds: Sequence[int], *, operations: bool = False) -> list[float]:
@@ -169,28 +146,21 @@ class Table:
         rows = [self.rows[task, arm, seed] for seed in seeds]
         return [row.at_operations if operations else row.accuracy for row in rows]
 
+    def arms(self, task: str, seeds: Sequence[int]) -> list[str]:
+        """Those that were trained on all of these seeds."""
+        trained = dict.fromkeys(arm for name, arm, _ in self.rows if name == task)
+        return [arm for arm in trained if not self.missing((task, arm, seed) for seed in seeds)]
 
-def _text(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(_text, value))
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
-
-def _read(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Row(
-                line["task"],
-                line["arm"],
-                int(line["seed"]),
-                float(line["accuracy"]),
-                float(line["at_operations"]),
-                int(line["steps"]),
-                float(line["loss"]),
-                float(line["seconds"]),
-                tuple(map(float, line["early"].split())),
-            )
-            for line in csv.DictReader(file)
-        ]
+def _row(line: dict[str, str]) -> Row:
+    return Row(
+        line["task"],
+        line["arm"],
+        int(line["seed"]),
+        float(line["accuracy"]),
+        float(line["at_operations"]),
+        int(line["steps"]),
+        float(line["loss"]),
+        float(line["seconds"]),
+        tuple(map(float, line["early"].split())),
+    )
