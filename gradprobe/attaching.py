@@ -23,9 +23,10 @@ from gradprobe.frames import composer, file_name, named, names_of, place_of, scr
 from gradprobe.history import GradientHistory
 from gradprobe.hooks import Attached
 from gradprobe.layers import unwrap
-from gradprobe.owners import ids, owners
+from gradprobe.owners import owners
 from gradprobe.ranks import world_size
 from gradprobe.script import Stopped
+from gradprobe.weights import ids
 
 PATIENCE = 10  # windows that a model may be ahead of another one before that is no longer waited for
 _UNSEEDED = 67280421310721  # what torch.initial_seed() is without torch.manual_seed

@@ -18,14 +18,15 @@ from gradprobe.options import (
     COUNT,
     DATA,
     FAIL_ON,
-    FINDINGS,
     FORMAT,
     OUT,
     POLICY,
     POLICY_OR_TRIALS,
+    QUANTITIES,
     RUNS,
     PythonFile,
     RunFolder,
+    fail_on,
 )
 from gradprobe.terminal import INTERRUPTED, console, reported, shown, user_output
 
@@ -261,7 +262,7 @@ def place(run: Path, keep: bool, **options: Any) -> None:
     type=click.Path(path_type=Path),
     help="Folder for the figures.  [default: the run's own; of several runs a new one]",
 )
-@click.option("--of", type=click.Choice(["output", "weight"]), help="What to draw.  [default: output]")
+@click.option("--of", type=click.Choice(QUANTITIES), help="What to draw.  [default: output]")
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
@@ -331,25 +332,20 @@ def report(run: Path, out: Path | None, show: bool) -> None:
 )
 @click.option(
     "--of",
-    type=click.Choice(["output", "weight"]),
+    type=click.Choice(QUANTITIES),
     help="What to compare.  [default: what the second was decided by]",
 )
 @FORMAT
-@click.option(
-    "--fail-on",
-    multiple=True,
-    type=click.Choice(FINDINGS),
-    help="End with exit code 3 if this is new in the second run. May be given several times.",
-)
+@fail_on("new in the second run")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for figures of both runs side by side.")
-def diff(first: Path, second: Path, out: Path | None, form: str, fail_on: Sequence[str], **options: Any) -> None:
+def diff(first: Path, second: Path, out: Path | None, form: str, **options: Any) -> None:
     """Say which layers changed from one saved run to another, and what else is different."""
     with reported():
         from gradprobe.difference import difference
 
         runs = asked.saved(first), asked.saved(second)
         try:
-            found = difference(*runs, **options)
+            found = difference(*runs, of=options["of"], factor=options["factor"])
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         if out is not None:
@@ -360,7 +356,7 @@ def diff(first: Path, second: Path, out: Path | None, form: str, fail_on: Sequen
             click.echo(found.frame.to_csv(index=False, lineterminator="\n"), nl=False)
         else:
             click.echo(str(found))
-        outcome.end_if(found.new, fail_on, "newly ")
+        outcome.end_if(found.new, options["fail_on"], "newly ")
 
 
 def _draw_both(out: Path, runs: tuple[Run, Run], found: Difference) -> None:

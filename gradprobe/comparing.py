@@ -12,9 +12,10 @@ from gradprobe.batches import Batches, Source
 from gradprobe.branches import BranchFactory
 from gradprobe.comparison import Comparison, learning_frame
 from gradprobe.history import GradientHistory
+from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.policies import Placement, Policy, place
-from gradprobe.scanning import Interrupted, OnIteration, OptimizerFactory, place_repeatedly
+from gradprobe.scanning import Interrupted, OnIteration, place_repeatedly
 from gradprobe.training import Change, ModelSource, Plan, Trained, build, check_lengths, train_once
 
 

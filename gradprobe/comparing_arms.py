@@ -20,9 +20,10 @@ from gradprobe.comparison import learning_frame
 from gradprobe.door import check_loss_fn, check_trainable
 from gradprobe.engines import Call, Engine, Outcome, check, opened
 from gradprobe.history import GradientHistory
+from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.policies import EveryLayerPolicy, Placement, RelativePolicy, ThresholdPolicy, place
-from gradprobe.scanning import Interrupted, OptimizerFactory, place_repeatedly
+from gradprobe.scanning import Interrupted, place_repeatedly
 from gradprobe.training import Change, ModelSource, Plan, Trained, build, check_lengths, train_once
 from gradprobe.trials import place_by_trials
 

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from gradprobe.hooks import Hook
 from gradprobe.layers import unwrap
-from gradprobe.owners import ids
 from gradprobe.probe import GradientProbe
+from gradprobe.weights import ids
 from gradprobe.window import Part
 
 

@@ -16,6 +16,7 @@ RUNS = Path("gradprobe_runs")
 # spelt out here, because --help must not wait for torch; a test holds them equal to the originals
 BRANCHES = ("auto", "cnds", "pooled", "dense", "native", "token", "shared", "svm")
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
+QUANTITIES = ("output", "weight")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -111,7 +112,7 @@ _RULE = _options(
     ),
     click.option(
         "--of",
-        type=click.Choice(["output", "weight"]),
+        type=click.Choice(QUANTITIES),
         default="output",
         show_default=True,
         help="Decide by the gradient of each layer's output or of its weight.",
@@ -170,12 +171,15 @@ OUT = _options(
     ALL,
     click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks on standard error."),
 )
-FAIL_ON = click.option(
-    "--fail-on",
-    multiple=True,
-    type=click.Choice(FINDINGS),
-    help="End with exit code 3 if this is found. May be given several times.",
-)
+
+
+def fail_on(said: str) -> Callable[[Command], Command]:
+    """The option that turns a finding into an exit code, where it is ``said`` of the finding."""
+    text = f"End with exit code 3 if this is {said}. May be given several times."
+    return click.option("--fail-on", multiple=True, type=click.Choice(FINDINGS), help=text)
+
+
+FAIL_ON = fail_on("found")
 BRANCH = _options(
     click.option(
         "--branch",

@@ -7,6 +7,8 @@ import gc
 from torch import nn
 from torch.optim import Optimizer
 
+from gradprobe.weights import ids
+
 
 def owners(optimizer: Optimizer) -> tuple[list[nn.Module], int]:
     """The outermost modules that own an optimizer's parameters, and how many parameters belong to none.
@@ -39,8 +41,3 @@ def _outermost() -> list[nn.Module]:
     modules = [module for module in modules if "_modules" in vars(module)]
     inside = {id(child) for module in modules for child in module._modules.values()}
     return [module for module in modules if id(module) not in inside]
-
-
-def ids(optimizer: Optimizer) -> set[int]:
-    """The parameters that an optimizer steps, by `id`."""
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -42,7 +42,6 @@ class Passes:
         hooks: Where to put a hook that torch would not let go of by itself.
 
     Attributes:
-        averaged: Over how many ranks the loss is averaged, 0 before the first output.
         count: Backward passes since what came by was taken.
         micro_batches: How many backward passes an iteration had, at most.
     """
@@ -51,7 +50,7 @@ class Passes:
         self._model = model
         self._refused = refused
         self.hooks = hooks
-        self.averaged = 0
+        self._averaged: int | None = None
         self._paused = False
         self.backward = Collected(reducer, refused)
         self._other = Collected(reducer, refused)
@@ -62,9 +61,14 @@ class Passes:
         self.count = 0
         self.micro_batches = 1
 
+    @property
+    def averaged(self) -> int:
+        """Over how many ranks the loss is averaged; 1 before the first output."""
+        return self._averaged or 1
+
     def tap(self, tensor: Tensor, slot: Slot) -> None:
         """Collect the gradient of an output of a layer."""
-        self.averaged = self.averaged or averaged_over(around(self._model))
+        self._averaged = self._averaged or averaged_over(around(self._model))
         tensor = whole(tensor)
         handle = tensor.register_hook(_Output(self, slot))
         if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good

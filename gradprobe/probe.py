@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from types import TracebackType
 from typing import Any
 
@@ -29,10 +30,12 @@ from gradprobe.passes import CAPTURED, Passes, Tap, is_captured
 from gradprobe.ranks import Meeting, around, world_size, wrapper
 from gradprobe.reasons import Reasons, came_late
 from gradprobe.reduction import Reducer
-from gradprobe.scaling import Listening
-from gradprobe.topology import Survey
-from gradprobe.weights import Weights
+from gradprobe.scaling import Listening, Scale
+from gradprobe.topology import Survey, Topology
+from gradprobe.weights import Weights, ids
 from gradprobe.window import Closed, Collected, Part, Slot, statistics, table
+
+Sums = list[list[list[float]]]  # `gradprobe.window.table` as numbers
 
 
 class GradientProbe:
@@ -112,8 +115,8 @@ class GradientProbe:
         self._reasons = Reasons(self._layers, self._weights, self._taps, refused)
         self._eager = False
         self._combined = ""
+        self._scale = Scale(self._scaler_stepped)
         self._begin()
-        self._unscaled()
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
@@ -152,7 +155,7 @@ class GradientProbe:
         if self._attached:
             self._gather()
             self._close()
-            self._unscaled()
+            self._scale.clear()
             self._detach_if_full()
 
     @property
@@ -164,41 +167,17 @@ class GradientProbe:
     def history(self) -> GradientHistory:
         """What was recorded so far. Waits for the device."""
         topology = self._survey.finish()
-        order = [name for name in topology.order if name in self._layers]
-        numbers = (table(self._closed, self._slots) if self._attached else self._table).tolist()
-        arrived = {slot for sums in numbers for slot, six in zip(self._slots, sums, strict=True) if any(six)}
-        place = {slot: index for index, slot in enumerate(self._slots)}
-        rows = [
-            (index, name, depth, of, *statistics(sums[place[name, of]], self._true_count(name, of)))
-            for index, sums in enumerate(numbers)
-            for depth, name in enumerate(order)
-            for of in self._quantities_of(name)
-        ]
-        looked = bool(self._closed or self._refused)
-        layers = tuple(
-            Layer(
-                name,
-                depth,
-                type(self._layers[name]).__name__.removeprefix("FSDP"),
-                sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
-                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if looked else {},
-                topology.points.unserved.get(name),
-            )
-            for depth, name in enumerate(order)
-        )
-        late = came_late(self._known, named_layers(self.model), self.of, len(order))
-        layers += late
-        rows += [
+        sums = (table(self._closed, self._slots) if self._attached else self._table).tolist()
+        layers = self._hooked(topology, sums)
+        late = came_late(self._known, named_layers(self.model), self.of, len(layers))
+        unmeasured = (
             (index, layer.name, layer.depth, of, *(None,) * 5)
-            for index in range(len(numbers))
-            for layer in late
-            for of in self.of
-        ]
-        conditions = self._conditions(topology.batch_size)
+            for index, layer, of in product(range(len(sums)), late, self.of)
+        )
         return GradientHistory(
-            tidy(rows),
-            conditions,
-            layers,
+            tidy([*self._rows_of(layers, sums), *unmeasured]),
+            self._conditions(topology.batch_size),
+            layers + late,
             tuple(topology.points),
             topology.output_shape,
             topology.output_channels,
@@ -230,7 +209,7 @@ class GradientProbe:
         for optimizer in self.optimizers:
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
             self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
-        self._hooks.add(Listening(self))
+        self._hooks.add(Listening(self._scale))
 
     def _let_go(self) -> None:
         self._attached = False
@@ -255,17 +234,17 @@ class GradientProbe:
             self._reader.read(self._collected, only)
         came_by = self._take()
         self._collected.put(came_by)
-        if self._scale is not None:
+        if self._scale.value is not None:
             if came_by:
-                self._scales["output"] = self._scale
-            if not self._taken_out:
-                self._scales["weight"] = self._scale
+                self._scales["output"] = self._scale.value
+            if not self._scale.taken_out:
+                self._scales["weight"] = self._scale.value
 
     def _take(self) -> list[Part]:
         return self._passes.take()
 
     def _close(self) -> None:
-        scales = {**self._scales, "output": self._scales.get("output", 1.0) * max(1, self._passes.averaged)}
+        scales = {**self._scales, "output": self._scales.get("output", 1.0) * self._passes.averaged}
         like = self._closed[-1] if self._closed else None
         self._closed.append(Closed.of(self._collected.take(), scales, self._skipped, like))
         self._begin()
@@ -295,7 +274,8 @@ class GradientProbe:
 
     def _first_call(self, optimizer: Optimizer, closure: Callable[[], Any], first: list[bool]) -> Any:
         loss = closure()
-        if first.pop() if first else False:
+        if first:
+            first.clear()
             self._step_of(optimizer)
             self._passes.pause()
         return loss
@@ -320,9 +300,9 @@ class GradientProbe:
         self._stepped.add(id(optimizer))
         fused = getattr(optimizer, "grad_scale", None)
         if fused is None:
-            self._taken_out.add(id(optimizer))
+            self._scale.unscaled()
         alone = len(self.optimizers) == 1
-        self._gather(None if alone else {id(p) for group in optimizer.param_groups for p in group["params"]})
+        self._gather(None if alone else ids(optimizer))
         if fused is not None:  # unscaled only inside the kernel (design, fact 5)
             self._scales["weight"] = fused.detach().clone()
             self._skipped = optimizer.found_inf.detach().clone()  # type: ignore[attr-defined]
@@ -330,25 +310,9 @@ class GradientProbe:
             self._skipped = True
         if len(self._stepped) == len(self.optimizers):
             self._close()
-            self._unscaled()
+            self._scale.clear()
 
-    # what a gradient scaler says --------------------------------------------------------------------------------
-
-    def _unscaled(self) -> None:
-        """No loss has been scaled since."""
-        self._scale: Tensor | None = None
-        self._taken_out: set[int] = set()
-
-    def scaled(self, scale: Tensor) -> None:
-        """A gradient scaler multiplied a loss by its scale."""
-        self._scale = scale
-        self._taken_out.clear()
-
-    def unscaled(self, optimizer: Optimizer) -> None:
-        """A gradient scaler took the scale out of an optimizer's gradients."""
-        self._taken_out.add(id(optimizer))
-
-    def stepped(self, optimizer: Optimizer, called: bool) -> None:
+    def _scaler_stepped(self, optimizer: Optimizer, called: bool) -> None:
         """A gradient scaler stepped an optimizer, or skipped it for an overflow: that is recorded as such."""
         if not called and any(optimizer is own for own in self.optimizers):
             self._step_of(optimizer, skipped=True)
@@ -358,6 +322,31 @@ class GradientProbe:
 
     def _quantities_of(self, name: str) -> list[str]:
         return [of for of in self.of if of == "output" or self._weights[name]]
+
+    def _hooked(self, topology: Topology, sums: Sums) -> tuple[Layer, ...]:
+        """The layers that were there from the beginning, and why no gradient arrived where none did."""
+        arrived = {slot for row in sums for slot, six in zip(self._slots, row, strict=True) if any(six)}
+        looked = bool(self._closed or self._refused)
+        return tuple(
+            Layer(
+                name,
+                depth,
+                type(self._layers[name]).__name__.removeprefix("FSDP"),
+                sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
+                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if looked else {},
+                topology.points.unserved.get(name),
+            )
+            for depth, name in enumerate(name for name in topology.order if name in self._layers)
+        )
+
+    def _rows_of(self, layers: Sequence[Layer], sums: Sums) -> Iterator[tuple[Any, ...]]:
+        """The rows of the frame: one for each iteration, layer and quantity."""
+        place = {slot: index for index, slot in enumerate(self._slots)}
+        counts = {slot: self._true_count(*slot) for slot in self._slots}
+        slots = [(layer.name, layer.depth, of) for layer in layers for of in self._quantities_of(layer.name)]
+        for index, row in enumerate(sums):
+            for name, depth, of in slots:
+                yield index, name, depth, of, *statistics(row[place[name, of]], counts[name, of])
 
     def _true_count(self, name: str, of: str) -> int | None:
         """Elements of a layer's weights, of which several ranks may have counted copies."""
@@ -380,7 +369,7 @@ class GradientProbe:
             "optimizer": " and ".join(map(describe_optimizer, self.optimizers)) or None,
             "torch": str(torch.__version__),
             "stats": self.stats,
-            "amp_scale": float(scales[0]) / max(1, self._passes.averaged) if scales else None,
+            "amp_scale": float(scales[0]) / self._passes.averaged if scales else None,
             "skipped": [index for index, closed in enumerate(self._closed) if bool(closed.skipped)],
             "micro_batches": self._passes.micro_batches,
             "world_size": world_size(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,40 +12,56 @@ from torch.optim import Optimizer
 GradScaler = torch.amp.GradScaler
 
 
-class Listener(Protocol):
-    """What hears of a scaler's doings."""
+class Scale:
+    """A gradient scaler's scale, as far as it is in the gradients of this iteration; told by `Listening`.
+
+    Args:
+        stepped: Called with an optimizer that the scaler let step (True), or skipped (False).
+
+    Attributes:
+        value: The scale that a loss was multiplied by, or None.
+        taken_out: Whether the gradients of an optimizer's parameters were divided by it.
+    """
+
+    def __init__(self, stepped: Callable[[Optimizer, bool], None]) -> None:
+        self.stepped = stepped
+        self.clear()
+
+    def clear(self) -> None:
+        """No loss has been scaled since."""
+        self.value: Tensor | None = None
+        self.taken_out = False
 
     def scaled(self, scale: Tensor) -> None:
         """A loss was multiplied by the scale."""
+        self.value, self.taken_out = scale, False
 
-    def unscaled(self, optimizer: Optimizer) -> None:
+    def unscaled(self) -> None:
         """The gradients of an optimizer's parameters were divided by it."""
-
-    def stepped(self, optimizer: Optimizer, called: bool) -> None:
-        """The scaler let an optimizer step (``called``), or skipped it."""
+        self.taken_out = True
 
 
-_listeners: list[Listener] = []
+_listeners: list[Scale] = []
 _originals: dict[str, Callable[..., Any]] = {}
 
 
 class Listening:
-    """A listener that is being told; `remove` ends it.
+    """A scale that is being told what scalers do; `remove` ends it.
 
     A skipped step is seen nowhere else: the optimizer's hooks do not run (design, fact 5). So while somebody
     listens, ``scale``, ``unscale_`` and ``step`` of the class are wrapped, and put back when the last one leaves.
     """
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, scale: Scale) -> None:
+        self._scale = scale
         if not _listeners:
             _wrap()
-        _listeners.append(listener)
+        _listeners.append(scale)
 
     def remove(self) -> None:
         """Stop listening."""
-        if self._listener in _listeners:
-            _listeners.remove(self._listener)
+        if self._scale in _listeners:
+            _listeners.remove(self._scale)
             if not _listeners:
                 _unwrap()
 
@@ -64,7 +80,7 @@ def _wrap() -> None:
         _originals["unscale_"](self, optimizer)
         if self.is_enabled():
             for listener in tuple(_listeners):
-                listener.unscaled(optimizer)
+                listener.unscaled()
 
     def step(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         called: list[bool] = []

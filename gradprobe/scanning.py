@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import Batches, Source, describe, forward, kind_of, to_device
+from gradprobe.batches import Batches, Source, kind_of
 from gradprobe.branches import BranchFactory
 from gradprobe.door import check_loss_fn, check_trainable
 from gradprobe.history import GradientHistory
+from gradprobe.loop import OptimizerFactory, in_training, make_optimizer, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement, Policy, place
 from gradprobe.probe import GradientProbe
-from gradprobe.snapshot import preserved, seed_everything
+from gradprobe.snapshot import seed_everything
 from gradprobe.supervision import supervise
-
-OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,7 @@ def scan(
     """
     check_trainable(model)
     check_loss_fn(loss_fn)
-    with preserved(model):
-        _train_mode(model)
+    with in_training(model):
         return _record(
             model,
             model,
@@ -202,8 +198,7 @@ def scan_supervised(
     on_iteration: OnIteration | None = None,
 ) -> GradientHistory:
     """Scan the trunk with the placement's branches and the joint loss; the trunk is left as it was."""
-    with preserved(model):
-        _train_mode(model)
+    with in_training(model):
         seed_everything(seed)
         net = supervise(model, placement, branch=branch)
         criterion = DeepSupervisionLoss(loss_fn, weight, "constant")
@@ -253,106 +248,6 @@ def _record(
     return concluded(attached.history, losses, criterion, seed, inputs)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One iteration of `train`: its index, the joint loss and that of the main output, detached, and its batch."""
-
-    iteration: int
-    loss: Tensor
-    main: Tensor
-    batch: tuple[Any, Any]
-
-
-def train(
-    net: nn.Module,
-    batches: Batches,
-    criterion: LossFunction,
-    optimizer: torch.optim.Optimizer,
-    iterations: int,
-    *,
-    seed: int | None = None,
-) -> Iterator[Step]:
-    """The training loop, one iteration at a time; no value leaves the device.
-
-    Args:
-        net: A network, supervised or not.
-        batches: Where the batches come from.
-        criterion: A loss function or a `DeepSupervisionLoss`.
-        optimizer: Over the network's parameters.
-        iterations: How many.
-        seed: Seeds every iteration anew, so that two networks which draw differently see the same batches and
-            the same dropout in the trunk; None draws on.
-    """
-    device = next(net.parameters()).device
-    stream = batches.stream()
-    for iteration in range(iterations):
-        if seed is not None:
-            seed_everything(seed + iteration)
-        inputs, target = to_device(next(stream), device)
-        optimizer.zero_grad()
-        with _shapes_told(inputs, iteration):
-            output = forward(net, inputs)
-            main, auxiliary = (
-                criterion.terms(output, target)
-                if isinstance(criterion, DeepSupervisionLoss)
-                else (criterion(output, target), ())
-            )
-        check_loss(main)
-        loss = main if not auxiliary else criterion.join(main, auxiliary)  # type: ignore[attr-defined]
-        loss.backward()
-        optimizer.step()
-        yield Step(iteration, loss.detach(), main.detach(), (inputs, target))
-
-
-def check_loss(loss: Any) -> None:
-    """Raise the sentence for a loss that cannot be differentiated."""
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"expected the loss to be a scalar tensor, got {type(loss).__name__}")
-    if loss.numel() != 1:
-        raise TypeError(
-            f"expected the loss to be a scalar, got a tensor of shape {tuple(loss.shape)}: take its .mean()"
-        )
-    if not loss.requires_grad:
-        raise ValueError("the loss does not depend on any trainable parameter: it is detached or a constant")
-
-
-def make_optimizer(factory: OptimizerFactory | None, net: nn.Module) -> torch.optim.Optimizer:
-    """The user's optimizer, or SGD with lr 0.01 over what is trainable."""
-    if factory is None:
-        return torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.01)
-    if isinstance(factory, torch.optim.Optimizer) or not callable(factory):
-        raise TypeError(
-            "expected optimizer= to be a function from a model to its optimizer, such as "
-            f"lambda model: torch.optim.Adam(model.parameters()), got {type(factory).__name__}"
-        )
-    made = factory(net)
-    if not isinstance(made, torch.optim.Optimizer):
-        raise TypeError(f"expected optimizer(model) to return a torch.optim.Optimizer, got {type(made).__name__}")
-    closure = inspect.signature(type(made).step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise TypeError(
-            f"{type(made).__name__} needs a closure in every step, which scan and compare do not give it: use "
-            "GradientProbe(model, optimizer=...) in your own loop"
-        )
-    return made
-
-
-def _train_mode(model: nn.Module) -> None:
-    if not model.training:
-        model.train()
-
-
-@contextlib.contextmanager
-def _shapes_told(inputs: Any, iteration: int) -> Iterator[None]:
-    """Add the shapes of the batch to an error in the user's forward or loss."""
-    try:
-        yield
-    except Exception as error:
-        if hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(f"iteration {iteration}, inputs of shape {describe(inputs)}")
-        raise
-
-
 def concluded(
     history: GradientHistory,
     losses: list[Tensor],
@@ -370,13 +265,9 @@ def concluded(
         history = _truncated(history, bad + 1)
         found["losses"] = finite[: bad + 1]
         found |= {"complete": False, "stopped": f"the loss became {values[bad]} at iteration {bad}"}
-    return _with_conditions(history, **(found | dict(_given(history, found))))
-
-
-def _given(history: GradientHistory, found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What the caller said of the loss, the seed and the inputs stands."""
-    given = ("loss", "seed", "inputs")
-    return ((key, history.conditions[key]) for key in given if history.conditions.get(key) is not None)
+    said = ("loss", "seed", "inputs")  # by the caller: that stands
+    given = {key: history.conditions[key] for key in said if history.conditions.get(key) is not None}
+    return _with_conditions(history, **(found | given))
 
 
 def _with_conditions(history: GradientHistory, **more: Any) -> GradientHistory:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from gradprobe import engines
 from gradprobe.batches import Source
 from gradprobe.layers import main_tensor, named_layers, unknown
+from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.origin import own_frames
-from gradprobe.scanning import OptimizerFactory
 from gradprobe.training import is_classified
 
 _NAME = "__gradprobe_target__"  # of the module that a file becomes

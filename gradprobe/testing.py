@@ -15,10 +15,11 @@ from gradprobe import policies
 from gradprobe.batches import Source
 from gradprobe.history import GradientHistory, Layer, describe_conditions, few, shorten
 from gradprobe.layers import choose, named_layers
+from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.magnitude import label, short
 from gradprobe.policies import EXPLODING, FINDINGS, Placement, Policy, findings, place
-from gradprobe.scanning import OptimizerFactory, scan
+from gradprobe.scanning import scan
 
 WIDTH = 28  # of a bar, in characters
 MOST_ROWS = 40

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.optim import Optimizer
 
 from gradprobe.layers import PARAMETRIZED
 from gradprobe.reduction import is_plain
@@ -96,3 +97,8 @@ def _place(module: nn.Module, local: str) -> _Place:
 def _look(parameter: nn.Parameter) -> tuple[Any, ...]:
     # frozen ones have no gradient, and would keep the others from being read together
     return parameter.shape, parameter.dtype, parameter.device, parameter.requires_grad
+
+
+def ids(optimizer: Optimizer) -> set[int]:
+    """The parameters that an optimizer steps, by `id`."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -57,6 +57,21 @@ def chain():
     return build
 
 
+@pytest.fixture
+def two_inputs():
+    """Builds a network that takes two inputs, ``a`` and ``b``: ``fc(a + b)``."""
+
+    class Two(nn.Module):
+        def __init__(self, fc):
+            super().__init__()
+            self.fc = fc
+
+        def forward(self, a, b):
+            return self.fc(a + b)
+
+    return Two
+
+
 @pytest.fixture(scope="session")
 def load_script():
     """Loads a file that is in no package as a module of its own name."""

@@ -13,7 +13,7 @@ FLOORS = [
     | {"origin"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
-    | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "arms", "engines"},
+    | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "arms", "engines", "loop"},
     {"scanning", "trials", "training", "comparing", "comparing_arms", "supervision"}
     | {"plots", "page", "report", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}

@@ -5,6 +5,7 @@ import pytest
 from gradprobe import RelativePolicy, ThresholdPolicy, options, place
 from gradprobe.branches import BRANCHES
 from gradprobe.history import GradientHistory, Layer, Point, tidy
+from gradprobe.magnitude import QUANTITIES
 from gradprobe.options import FINDINGS as OPTION_FINDINGS
 from gradprobe.policies import FINDINGS, Placement, findings
 
@@ -152,6 +153,7 @@ def test_placements_read_back_equal():
 def test_findings_by_kind():
     assert FINDINGS == OPTION_FINDINGS
     assert ("auto", *BRANCHES) == options.BRANCHES
+    assert tuple(QUANTITIES) == options.QUANTITIES
     one = history(1e-9, math.nan, 2e3, None, 1e-3)
     found = findings(one, place(one))
     assert found == {

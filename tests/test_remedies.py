@@ -56,20 +56,12 @@ def test_a_dead_layer_is_left_as_it_is():
     assert torch.isfinite(net[0].weight).all()
 
 
-def test_lsuv_takes_any_inputs_that_a_batch_may_have():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(8, 4)
-
-        def forward(self, first, second):
-            return self.fc(first + second)
-
+def test_lsuv_takes_any_inputs_that_a_batch_may_have(two_inputs):
     for inputs in (
         (torch.randn(64, 8), torch.randn(64, 8)),
-        {name: torch.randn(64, 8) for name in ("first", "second")},
+        {name: torch.randn(64, 8) for name in ("a", "b")},
     ):
-        net = Two()
+        net = two_inputs(nn.Linear(8, 4))
         lsuv(net, inputs)
         weights = net.fc.weight.detach()
         assert torch.isfinite(weights).all()

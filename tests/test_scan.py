@@ -135,20 +135,12 @@ def test_one_shot_iterators_are_repeated():
     assert history.frame["mean_abs"].tolist() == [1, 2, 1, 2, 1]
 
 
-def test_inputs_as_keywords_and_positionals():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(2, 1)
-
-        def forward(self, a, b):
-            return self.fc(a + b)
-
+def test_inputs_as_keywords_and_positionals(two_inputs):
     x = torch.ones(3, 2)
     loss = lambda y, _: y.sum()  # noqa: E731
-    positional = scan(Two(), [((x, x), None)], loss, iterations=1)
-    keywords = scan(Two(), [({"a": x, "b": x}, None)], loss, iterations=1)
-    whole = scan(Two(), [{"a": x, "b": x}], loss, iterations=1)
+    positional = scan(two_inputs(nn.Linear(2, 1)), [((x, x), None)], loss, iterations=1)
+    keywords = scan(two_inputs(nn.Linear(2, 1)), [({"a": x, "b": x}, None)], loss, iterations=1)
+    whole = scan(two_inputs(nn.Linear(2, 1)), [{"a": x, "b": x}], loss, iterations=1)
     assert positional.aggregate("weight").tolist() == keywords.aggregate("weight").tolist() == [6.0]
     assert whole.conditions["batch_size"] == 3
 

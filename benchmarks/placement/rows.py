@@ -18,10 +18,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradprobe.batches import Batches
+from gradprobe.loop import train
 from gradprobe.loss import DeepSupervisionLoss
 from gradprobe.policies import Placement
 from gradprobe.remedies import REMEDIES
-from gradprobe.scanning import train
 from gradprobe.snapshot import seed_everything
 from gradprobe.supervision import SupervisedModel, supervise
 from gradprobe.training import EPOCHS, accuracy

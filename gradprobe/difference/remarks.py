@@ -38,8 +38,8 @@ def _scale_remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange])
         losses = [run.history.conditions.get("loss") for run in (one, other)]
         also = f" The loss differs: {losses[0]}, now {losses[1]}." if losses[0] != losses[1] else ""
         yield (
-            f"Every layer changed by about the same factor ({extent(ratios.values())} times): that is the scale of "
-            f"the loss, not the depth.{also}"
+            f"Every layer changed by about the same factor ({extent(ratios.values())} times): that is the scale "
+            f"of the loss, not the depth.{also}"
         )
 
 

@@ -30,6 +30,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# of a legend, above the axes or below the figure
+_LOOK: dict[str, Any] = {
+    "fontsize": SMALL,
+    "frameon": False,
+    "borderpad": 0,
+    "handletextpad": 0.5,
+    "labelspacing": 0.3,
+    "labelcolor": INK,
+}
+
 
 def frame(figure: Figure, title: str, conditions: str, *, size: float = TITLE) -> None:
     """A title over a whole figure, and the conditions under it in small grey."""
@@ -74,7 +84,7 @@ def header(
 
 def _legend(ax: Axes, entries: Sequence[Artist], start: float, width: float) -> float:
     """Draw the legend in as many columns as fit; gives its height in points."""
-    options: dict[str, Any] = {"handletextpad": 0.5, "columnspacing": 1.4, "labelspacing": 0.3}
+    options = {**_LOOK, "columnspacing": 1.4, "borderaxespad": 0}
     if width < WIDTHS["column"] * ax.figure.dpi:
         options.update(columnspacing=0.8, handlelength=1.4)  # so that two columns fit beside each other
     for columns in range(len(entries), 0, -1):
@@ -84,11 +94,6 @@ def _legend(ax: Axes, entries: Sequence[Artist], start: float, width: float) -> 
             bbox_to_anchor=(0, 1),
             bbox_transform=above(ax, start),
             ncols=columns,
-            fontsize=SMALL,
-            frameon=False,
-            borderpad=0,
-            borderaxespad=0,
-            labelcolor=INK,
             **options,
         )
         box = legend.get_window_extent()
@@ -106,14 +111,9 @@ def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
             ["layer"] * len(entries),  # the text follows: matplotlib leaves out what begins with an underscore
             loc="outside lower left",
             ncols=columns,
-            fontsize=SMALL,
-            frameon=False,
-            borderpad=0,
             handlelength=1.6,
-            handletextpad=0.5,
             columnspacing=1.2,
-            labelspacing=0.3,
-            labelcolor=INK,
+            **_LOOK,
         )
         for text, entry in zip(legend.get_texts(), entries, strict=True):
             text.set(text=str(entry.get_label()), parse_math=False)
