@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import median
 from typing import Any, TypeVar
 
 import torch
@@ -274,8 +275,7 @@ def _concluded(arm: Arm, trained: Mapping[Training, Outcome]) -> Arm:
     own = {seed: outcome for (name, seed), outcome in trained.items() if name == arm.name}
     failed = {f"seed {seed}": outcome.failure for seed, outcome in own.items() if outcome.failure is not None}
     seconds = [outcome.value[1] for outcome in own.values() if outcome.failure is None]
-    mean = sum(seconds) / len(seconds) if seconds else None
-    return replace(arm, seconds=mean, failed={**arm.failed, **failed})
+    return replace(arm, seconds=median(seconds) if seconds else None, failed={**arm.failed, **failed})
 
 
 def _same_batches(done: Mapping[Training, Trained]) -> bool:

@@ -100,15 +100,10 @@ def as_csv(history: GradientHistory, placement: Placement) -> str:
 
 def arms_table(result: ArmsComparison) -> RenderableType:
     """Several arms for a terminal: a row for each, what failed, and which one to use."""
-    head, *rows = result.table()
-    table = Table(box=None, pad_edge=False)
-    for name in head:
-        table.add_column(name, justify="right" if name in ("windows", "seconds") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row), style="bold" if row[0] == result.best else "")
     conditions = Text(describe_conditions(result.plain.conditions), style="dim")
     failures = [Text(line, style="red") for line in result.failures]
-    return Group(table, "", conditions, *failures, *(Text(line, style="bold") for line in result.choice.sentences))
+    said = [Text(line, style="bold") for line in result.choice.sentences]
+    return Group(_Arms(result), "", conditions, *failures, *said)
 
 
 def arms_json(result: ArmsComparison) -> str:
@@ -174,6 +169,23 @@ class _Name:
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(6, cell_len(self._name)).with_maximum(options.max_width)
+
+
+class _Arms:
+    """The table of several arms; what they cost only where there is room."""
+
+    def __init__(self, result: ArmsComparison) -> None:
+        self._result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        head, *rows = self._result.table()
+        shown = len(head) if options.max_width >= 100 else head.index("windows")
+        table = Table(box=None, pad_edge=False)
+        for name in head[:shown]:
+            table.add_column(name, no_wrap=name != "what it did", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row[:shown]), style="bold" if row[0] == self._result.best else "")
+        yield table
 
 
 class _Layers:

@@ -14,13 +14,13 @@ from gradprobe.branches import BranchFactory
 from gradprobe.door import check_trainable
 from gradprobe.history import GradientHistory
 from gradprobe.layers import main_tensor
-from gradprobe.loop import OptimizerFactory, Step, make_optimizer, shapes_told, train
+from gradprobe.loop import OptimizerFactory, Step, in_training, make_optimizer, shapes_told, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement
 from gradprobe.probe import GradientProbe
 from gradprobe.remedies import REMEDIES, apply
 from gradprobe.scanning import Interrupted, OnIteration, Reached, concluded, loss_name
-from gradprobe.snapshot import preserved, seed_everything
+from gradprobe.snapshot import seed_everything
 from gradprobe.supervision import supervise
 
 ModelSource = nn.Module | Callable[[], nn.Module]
@@ -141,9 +141,7 @@ def train_once(plan: Plan, model: nn.Module, seed: int, change: Change | None = 
     """
     change = change or Change()
     check_trainable(model)
-    with preserved(model), plan.batches.rewound():
-        if not model.training:
-            model.train()
+    with in_training(model), plan.batches.rewound():
         seed_everything(seed)
         if change.remedy is not None:
             apply(REMEDIES[change.remedy], model, plan.batches)

@@ -17,12 +17,12 @@ from gradprobe.batches import Batches, Source
 from gradprobe.branches import BranchFactory
 from gradprobe.door import check_loss_fn, check_trainable
 from gradprobe.history import GradientHistory, Point
-from gradprobe.loop import OptimizerFactory, make_optimizer, train
+from gradprobe.loop import OptimizerFactory, in_training, make_optimizer, train
 from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.policies import Placement
 from gradprobe.remedies import Remedy, apply, lsuv, normalised
 from gradprobe.scanning import Interrupted, scan
-from gradprobe.snapshot import preserved, seed_everything
+from gradprobe.snapshot import seed_everything
 from gradprobe.supervision import supervise
 
 NAME = "auto, by short trials"
@@ -153,9 +153,7 @@ class _Trials:
         self, name: str, iterations: int, points: tuple[Point, ...] = (), remedy: Remedy | None = None
     ) -> Trial:
         """Train so long with branches at these points, or after this remedy."""
-        with preserved(self.model), self.batches.rewound():
-            if not self.model.training:
-                self.model.train()
+        with in_training(self.model), self.batches.rewound():
             seed_everything(self.seed)
             if remedy is not None:
                 apply(remedy, self.model, self.batches)

@@ -701,8 +701,11 @@ def test_arms_are_compared_kept_and_drawn_again(gradprobe):
     saved = gp.load("run")
     assert [arm.name for arm in saved.arms.arms] == ["none", "cnds", "kaiming"]
     assert saved.arms.arms[1].like == "none"  # nothing has vanished in two layers
-    assert "no branch: same as none" in result.stdout
-    assert "He's initialisation" in result.stdout
+    assert {line.split()[0] for line in result.stdout.splitlines()[1:] if line.strip()} >= {
+        "none",
+        "cnds",
+        "kaiming",
+    }
     said = " ".join(result.stdout.split())
     assert all(sentence in said for sentence in saved.arms.choice.sentences)
     for name in ("arms.png", "report.html"):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,11 +19,12 @@ from torch import nn
 
 import gradprobe as gp
 from gradprobe import trials
+from gradprobe.arms import ARMS
 from gradprobe.cli import main
 from gradprobe.comparison import Comparison, learning_frame
 from gradprobe.history import AGGREGATES, GradientHistory, Layer, Point, tidy
 from gradprobe.page import document, numbers, render, words
-from gradprobe.page.steps import steps
+from gradprobe.page.steps import arms_steps, steps
 from gradprobe.policies import Placement
 from gradprobe.remedies import REMEDIES
 from gradprobe.zoo import plain_mlp
@@ -59,9 +61,9 @@ def show(browser, tmp_path):
     """Opens the page of a run from disk and holds that nothing goes wrong in it and nothing leaves it."""
     opened, wrong, asked = [], [], []
 
-    def open_page(history, placement=None, comparison=None, *, width=1440, scheme="light"):
+    def open_page(history, placement=None, comparison=None, *, arms=None, width=1440, scheme="light"):
         placement = placement or gp.place(history, gp.ThresholdPolicy(of=(history.of or ("output",))[0]))
-        file = gp.write_page(tmp_path / "page.html", history, placement, comparison)
+        file = gp.write_page(tmp_path / "page.html", history, placement, comparison, arms=arms)
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.set_default_timeout(10_000)
         opened.append(page)
@@ -185,6 +187,54 @@ def test_a_comparison_without_branch_renders(show):
     page = show(history, comparison.placement, comparison)
     assert page.locator("#curves figure").count() == 1
     assert "Healthy" in page.locator(".badge").inner_text()
+
+
+def several(history, ends):
+    """Arms from the loss that each falls to, the same for two seeds."""
+    rows = [
+        (seed, arm, iteration, 2.3 - (2.3 - end) * iteration / 99, float("nan"))
+        for arm, end in ends.items()
+        for seed in range(2)
+        for iteration in range(100)
+    ]
+    placed = {"cnds": gp.place(history)}
+    arms = tuple(gp.Arm(name, placed.get(name), name if name in REMEDIES else None) for name in ends)
+    return gp.ArmsComparison(history, arms, learning_frame(rows), {"iterations": 100, "seeds": [0, 1]})
+
+
+def test_several_arms_have_a_table_and_a_line_each(show):
+    arms = several(vanishing(), {"none": 2.3, "cnds": 1.5, "lsuv": 0.3})
+    page = show(arms.plain, arms.placement, arms=arms, width=390)
+    assert page.locator("#arms tbody th").all_inner_texts() == ["none", "cnds", "lsuv"]
+    assert page.locator("#arms tr.best th").inner_text() == "lsuv"
+    assert page.locator(".headline").inner_text().startswith("Use lsuv")
+    assert page.locator(".badge").inner_text().split()[-1] == "Helped"
+    assert "remedies.lsuv(model, x)" in page.locator("#next").inner_text()
+    legend = page.locator("#learning .legend").inner_text()
+    assert all(name in legend for name in ("none", "cnds", "lsuv"))
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    # each line has its own colour
+    colours = page.evaluate("DATA.learning[0].arms.map((arm) => themed(arm.colour))")
+    assert len(set(colours)) == 3
+
+
+def test_the_style_sheet_has_a_colour_for_every_arm():
+    css = (Path(document.__file__).parent / "page.css").read_text()
+    assert all(f"--arm-{name}:" in css for name in ARMS)
+
+
+@pytest.mark.parametrize(
+    ("ends", "title"),
+    [
+        ({"none": 2.3, "cnds": 0.3}, "Keep the branch"),
+        ({"none": 2.3, "lsuv": 0.3}, "Change the network first: lsuv"),
+        ({"none": 0.3, "lsuv": 2.3}, "Leave the network as it is"),
+        ({"none": 2.3, "lsuv": 2.3}, "Compare again"),
+    ],
+)
+def test_what_to_do_next_is_what_the_best_arm_did(ends, title):
+    arms = several(vanishing(), ends)
+    assert arms_steps(arms.plain, arms)[0].title == title
 
 
 def test_lines_are_drawn_where_the_numbers_say(show):

@@ -14,7 +14,7 @@ NONE = "none"
 # as in gradprobe.remedies, which needs torch
 REMEDIES = {
     "kaiming": "He's initialisation",
-    "lsuv": "layer-sequential unit variance",
+    "lsuv": "unit variance in every layer",
     "normalised": "batch normalisation",
 }
 POLICIES = {
@@ -37,7 +37,7 @@ class Arm:
         remedy: What was done to the network before it trained, out of `gradprobe.remedies.REMEDIES`, or None.
         like: The arm that does the same: its trainings stand for both. None if this one was trained itself.
         windows: How much training the decision took beyond that of the network as it is, in windows.
-        seconds: What one training took, on average; two comparisons are equal whatever it was.
+        seconds: What one training took, the median over the seeds; two comparisons are equal whatever it was.
         failed: Why a part of it failed: by ``"seed 1"``, or ``"deciding"``.
 
     Example:

@@ -45,7 +45,7 @@ class ArmsComparison:
     @cached_property
     def choice(self) -> Choice:
         """Which arm to use, and how sure that is."""
-        return choose(self._contest, self.conditions)
+        return choose(self._contest)
 
     @property
     def best(self) -> str:
@@ -74,7 +74,8 @@ class ArmsComparison:
         Returns:
             Columns ``arm, did``; ``mean`` of the held-out accuracy or training loss in the end, and its standard
             ``error`` over the seeds; ``difference`` to none in the same unit (above zero is better), and its
-            standard error, ``difference_error``; ``verdict`` on it; ``windows`` that the decision took,
+            standard error, ``difference_error``; ``verdict`` on it, ``likely ...`` where it is not beyond the
+            noise for all pairs of arms together; ``windows`` that the decision took,
             ``seconds`` of a training; ``failed``, in words.
         """
         return pd.DataFrame([self._row(arm) for arm in self.arms])
@@ -82,15 +83,18 @@ class ArmsComparison:
     def _row(self, arm: Arm) -> dict[str, Any]:
         stands = arm.like or arm.name
         failed = "; ".join(f"{where}: {why}" for where, why in arm.failed.items())
-        numbers = self._numbers(stands) if stands in set(self.frame["arm"]) else dict.fromkeys(_NUMBERS, _MISSING)
-        verdict = "" if stands == NONE else "failed" if stands not in self._contest.arms else self._verdict(stands)
         costs = {"windows": arm.windows, "seconds": _MISSING if arm.seconds is None else arm.seconds}
+        numbers, verdict = self._numbers(stands), self._verdict(stands)
         return {"arm": arm.name, "did": arm.did, **numbers, "verdict": verdict, **costs, "failed": failed}
 
     def _verdict(self, name: str) -> str:
-        return self._contest.weigh(NONE, name).verdict
+        if name == NONE:
+            return ""
+        return self._contest.verdict(name) if name in self._contest.arms else "failed"
 
     def _numbers(self, name: str) -> dict[str, float]:
+        if name not in set(self.frame["arm"]):
+            return dict.fromkeys(_NUMBERS, _MISSING)
         measured = measure(self.frame[self.frame["arm"] == name], self.conditions, self.held_out)
         error = spread(measured.values) if len(measured.values) > 1 else _MISSING
         found = self._contest.weigh(NONE, name) if name in self._contest.arms and name != NONE else None

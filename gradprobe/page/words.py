@@ -33,6 +33,7 @@ class State:
 STATES = {
     "healthy": State("Healthy", "\N{HEAVY CHECK MARK}", "good"),
     "helped": State("Helped", "\N{HEAVY CHECK MARK}", "good"),
+    "likely helped": State("Likely helped", "\N{HEAVY CHECK MARK}", "warn"),
     "vanishing": State("Vanishing", "\N{DOWNWARDS BLACK ARROW}", "bad"),
     "exploding": State("Exploding", "\N{UPWARDS BLACK ARROW}", "bad"),
     "nonfinite": State("Not finite", "\N{HEAVY BALLOT X}", "bad"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gradprobe.arms import ARMS, NONE
 from gradprobe.history import describe_conditions
 from gradprobe.plots import style
-from gradprobe.plots.fitting import wrap
+from gradprobe.plots.header import frame
 from gradprobe.plots.labels import End, EndLabels
 from gradprobe.plots.learning import Look, check_value, draw_arms, finish
 
@@ -56,16 +56,12 @@ def arms_size(width: str | float, panels: int) -> tuple[float, float]:
 
 def draw_arms_page(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -> None:
     """Draw the loss and, where it was taken, the accuracy into an empty figure, under what they come to."""
-    heading = figure.suptitle(style.legible(result.choice.sentences[0]), x=0.01, ha="left", fontsize=style.TITLE)
-    heading.set(fontweight="bold", parse_math=False, color=style.INK)
-    wrap(heading, 0.97 * figure.bbox.width)
+    frame(figure, result.choice.sentences[0], describe_conditions(result.plain.conditions))
     wide = figure.get_figwidth() >= len(values) * style.WIDTHS["column"]
     shape = (1, len(values)) if wide else (len(values), 1)
     panels = figure.subplots(*shape, squeeze=False).ravel()
-    conditions = describe_conditions(result.plain.conditions)
     for ax, value in zip(panels, values, strict=True):
-        _draw(result, value, ax, conditions)
-        conditions = ""  # once is enough
+        _draw(result, value, ax, "")
 
 
 def _draw(result: ArmsComparison, value: str, ax: Axes, conditions: str) -> None:
@@ -80,4 +76,4 @@ def looks(result: ArmsComparison) -> list[Look]:
     """How the arms that were trained are drawn, each with the names of those that do the same."""
     trained = [arm.name for arm in result.arms if arm.like is None]
     alike = {name: [name, *(arm.name for arm in result.arms if arm.like == name)] for name in trained}
-    return [Look(name, ", ".join(alike[name]), *_LOOKS[name], "--" if name == NONE else "-") for name in trained]
+    return [Look(name, " = ".join(alike[name]), *_LOOKS[name], "--" if name == NONE else "-") for name in trained]

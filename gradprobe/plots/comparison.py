@@ -13,7 +13,7 @@ from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.fitting import settle, wrap
 from gradprobe.plots.grid import Grid, limits
-from gradprobe.plots.header import header, lane, mark
+from gradprobe.plots.header import frame, header, lane, mark
 from gradprobe.plots.iterations import (
     Colour,
     draw_iterations,
@@ -107,13 +107,7 @@ def page_size(width: str | float) -> tuple[float, float]:
 
 def draw_page(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
     """Draw a comparison into an empty figure."""
-    heading = figure.suptitle(style.legible(_heading(comparison)), x=0.01, ha="left", fontsize=11, color=style.INK)
-    heading.set(fontweight="bold", parse_math=False)
-    wrap(heading, 0.97 * figure.bbox.width)
-    conditions = style.legible(describe_conditions(comparison.plain.conditions))
-    foot = figure.supxlabel(conditions, x=0.01, ha="left", fontsize=style.SMALL, color=style.GREY)
-    foot.set_parse_math(False)
-    wrap(foot, 0.97 * figure.bbox.width)
+    frame(figure, _heading(comparison), describe_conditions(comparison.plain.conditions), size=11)
     learning = ["loss"] + (["accuracy"] if comparison.frame["accuracy"].notna().any() else [])
     plain, supervised, flagged, *learnt = _panels(figure, len(learning))
     _draw_arms(plain, supervised, comparison, threshold)

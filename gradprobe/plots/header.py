@@ -41,6 +41,16 @@ _LOOK: dict[str, Any] = {
 }
 
 
+def frame(figure: Figure, title: str, conditions: str, *, size: float = TITLE) -> None:
+    """A title over a whole figure, and the conditions under it in small grey."""
+    heading = figure.suptitle(legible(title), x=0.01, ha="left", fontsize=size, color=INK)
+    heading.set(fontweight="bold", parse_math=False)
+    foot = figure.supxlabel(legible(conditions), x=0.01, ha="left", fontsize=SMALL, color=GREY)
+    foot.set_parse_math(False)
+    for text in (heading, foot):
+        wrap(text, 0.97 * figure.bbox.width)
+
+
 def header(
     ax: Axes,
     title: str,
