@@ -300,7 +300,7 @@ class _Unweighted(torch.autograd.Function):
         return grad, None
 
 
-def _check_schedule(weight: float, schedule: str, total: int | None, drop_after: int | None) -> None:
+def _check_schedule(weight: Any, schedule: str, total: int | None, drop_after: int | None) -> None:
     if schedule not in SCHEDULES:
         raise ValueError(f"expected schedule= out of {list(SCHEDULES)}, got {schedule!r}")
     if not isinstance(weight, Real) or not weight >= 0:

@@ -34,7 +34,8 @@ def reported() -> Iterator[None]:
     except Exception as error:
         from gradprobe.target import user_code
 
-        click.echo(f"Error: {error if _is_ours(error) else user_code(error)}", err=True)
+        said = "\n".join([str(error), *getattr(error, "__notes__", [])]) if _is_ours(error) else user_code(error)
+        click.echo(f"Error: {said}", err=True)
         raise SystemExit(FAILED) from None
 
 

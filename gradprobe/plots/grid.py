@@ -42,8 +42,9 @@ class Grid:
             TypeError: It is no history.
         """
         if not isinstance(history, GradientHistory):
-            got = type(history).__name__
-            raise TypeError(f"expected a gp.GradientHistory, got {got}: give the history that gp.scan returns")
+            raise TypeError(
+                f"expected a gp.GradientHistory, got {type(history).__name__}: give the one that gp.scan returns"
+            )
         names = [layer.name for layer in history.layers]
         iterations = np.unique(history.frame["iteration"].to_numpy(dtype=np.int64))
         rows = history.select(of).set_index(["layer", "iteration"])

@@ -156,7 +156,7 @@ def mark_lane(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
     if not len(x):
         return
     marker, gid = (ZERO, "exact zero") if zero else (NONFINITE, "non-finite")
-    look = {"s": 32, "marker": marker, "linewidths": 0, "clip_on": False, "zorder": 4, "gid": gid}
+    look: dict[str, Any] = {"s": 32, "marker": marker, "linewidths": 0, "clip_on": False, "zorder": 4, "gid": gid}
     # in parts of the height: axes that are drawn side by side get their limits afterwards
     ax.scatter(x, np.full(len(x), 0 if zero else 1), c=colour, transform=ax.get_xaxis_transform(), **look)
 
