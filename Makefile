@@ -16,8 +16,9 @@ lint: .venv/dev
 types: .venv/dev
 	$(BIN)/mypy
 
+# a process for each core, and each with one thread: two that share the cores wait for each other
 unit: .venv/dev
-	$(BIN)/python -m pytest --ignore=tests/test_notebooks.py --ignore=tests/test_wheel.py --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --ignore=tests/test_notebooks.py --ignore=tests/test_wheel.py --cov --cov-report=term:skip-covered
 
 notebooks: .venv/dev
 	$(BIN)/python -m pytest tests/test_notebooks.py
