@@ -303,7 +303,7 @@ class _Unweighted(torch.autograd.Function):
 def _check_schedule(weight: Any, schedule: str, total: int | None, drop_after: int | None) -> None:
     if schedule not in SCHEDULES:
         raise ValueError(f"expected schedule= out of {list(SCHEDULES)}, got {schedule!r}")
-    if not isinstance(weight, Real) or not weight >= 0:
+    if not (isinstance(weight, Real) and float(weight) >= 0):
         raise ValueError(f"expected a weight of at least 0, got {weight!r}")
     if schedule != "constant" and (total is None or total < 1):
         raise ValueError(f"schedule={schedule!r} needs total=, the number of steps, at least 1; got {total!r}")
