@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from placement import rows, tasks
 from placement.arms import indices_of
 from placement.decisions import Decisions
-from placement.invariance import changed
+from placement.invariance import BASE, CASES, changed, stayed
 from placement.leads import Lead, Leads, lead
 from placement.measures import Choices, Trained, bootstrap, correlation, difference, grow, summarise
 from placement.oracle import SEEDS, arms, growth, singles, trained
@@ -272,6 +272,14 @@ def test_a_scaled_loss_is_the_same_training(change):
     scaled = [times * loss for loss in before.conditions["losses"]]
     assert after.conditions["losses"] == pytest.approx(scaled, rel=1e-2)
     assert scaled[-1] < 0.9 * scaled[0]  # it learns
+
+
+def test_where_nothing_is_chosen_before_and_after_nothing_stayed():
+    before, after = ("3", "none", "none", "2+5"), ("3", "none", "4", "lsuv")
+    known = {("CNDS", task, BASE): arm for task, arm in zip(CASES, before, strict=False)}
+    known |= {("CNDS", task, "bf16"): arm for task, arm in zip(CASES, after, strict=False)}
+    assert stayed(known, "CNDS", "bf16") == (1, 3)
+    assert stayed(known, "CNDS", "batch 128") == (0, 0)
 
 
 def test_a_lead_without_branches_is_what_a_scan_says():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from placement import kept
+from placement.arms import NONE
 from placement.policies import Case, decide
 from placement.tasks import TASKS
 
@@ -63,3 +64,20 @@ def answers(path: Path = FILE) -> dict[Asked, str]:
 def answer(policy: str, task: str, change: str) -> str:
     """What a policy chooses under a change."""
     return decide(policy, changed(task, change)).arm
+
+
+def stayed(known: Mapping[Asked, str], policy: str, change: str) -> tuple[int, int]:
+    """On how many tasks a choice is the same after a change, and of how many where anything is chosen.
+
+    Example:
+        >>> task = CASES[0]
+        >>> stayed({("CNDS", task, BASE): "3", ("CNDS", task, "bf16"): "3"}, "CNDS", "bf16")
+        (1, 1)
+    """
+    pairs = [
+        (known[policy, task, BASE], known[policy, task, change])
+        for task in CASES
+        if (policy, task, change) in known
+    ]
+    same = [before == after for before, after in pairs if {before, after} != {NONE}]
+    return sum(same), len(same)

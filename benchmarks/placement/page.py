@@ -247,11 +247,12 @@ def _replayed(report: Report, results: Results) -> None:
 
 INVARIANCE = """
 The policies asked again where the network and its first weights are the same and something else is not
-(`invariance.csv`; seed 0 of {count} tasks): on how many of them the chosen points are the same as before. A loss
-a thousand times as large, or a sum for a mean, makes the steps of SGD as much larger: its learning rate is divided
-by as much, so that it is the same training; in the last column it is not, and that is another training. Adam
-divides the scale out, but for its epsilon. A larger batch is another training too, with other batches; bf16 is
-autocast. Below, each change of a choice: the indices of the points or the remedy as it is, and after the change.
+(`invariance.csv`; seed 0 of {count} tasks): on how many the choice is the same, of those where anything is chosen
+before or after. A loss a thousand times as large, or a sum for a mean, makes the steps of SGD as much larger: its
+learning rate is divided by as much, so that it is the same training; in the last column it is not, and that is
+another training. Adam divides the scale out, but for its epsilon of 1e-8, which matters where gradients are that
+small. A larger batch is another training too, with other batches and less noise; bf16 is autocast. Below, each
+choice that changed: the indices of the points or the remedy as it is, and after the change.
 """
 
 
@@ -262,7 +263,8 @@ def _invariance(report: Report) -> None:
     changes = [change for change in invariance.CHANGES if change != invariance.BASE]
     report.columns("policy", *changes)
     for policy in invariance.ASKED:
-        report.row(policy, *(_kept(known, policy, change) for change in changes))
+        counted = (invariance.stayed(known, policy, change) for change in changes)
+        report.row(policy, *(f"{same} of {asked}" if asked else "" for same, asked in counted))
     report.add("")
     report.columns("policy", "task", "as it is", "after the change")
     for policy in invariance.ASKED:
@@ -271,15 +273,6 @@ def _invariance(report: Report) -> None:
             moved = {change: known.get((policy, task, change), base) for change in changes}
             if said := [f"{change}: {_place(arm, task)}" for change, arm in moved.items() if arm != base]:
                 report.row(policy, task, _place(base, task), "; ".join(said))
-
-
-def _kept(known: Mapping[invariance.Asked, str], policy: str, change: str) -> str:
-    same = [
-        known[policy, task, change] == known[policy, task, invariance.BASE]
-        for task in invariance.CASES
-        if (policy, task, change) in known
-    ]
-    return f"{sum(same)} of {len(same)}"
 
 
 def _each_task(report: Report, results: Results) -> None:
