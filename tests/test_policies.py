@@ -153,7 +153,7 @@ def test_placements_read_back_equal():
 def test_findings_by_kind():
     assert FINDINGS == OPTION_FINDINGS
     assert ("auto", *BRANCHES) == options.BRANCHES
-    assert QUANTITIES == options.QUANTITIES
+    assert tuple(QUANTITIES) == options.QUANTITIES
     one = history(1e-9, math.nan, 2e3, None, 1e-3)
     found = findings(one, place(one))
     assert found == {
