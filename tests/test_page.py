@@ -541,7 +541,9 @@ def test_options_and_numbers_stay_on_one_line(show):
     assert {"--iterations", "1e-7", "1.03e-10"} <= set(page.locator(".unbroken").all_text_contents())
     for width in range(320, 420, 5):
         page.set_viewport_size({"width": width, "height": 900})
-        lines = page.evaluate("[...document.querySelectorAll('.unbroken')].map((it) => it.getClientRects().length)")
+        lines = page.evaluate(
+            "[...document.querySelectorAll('.unbroken')].map((it) => it.getClientRects().length)"
+        )
         assert set(lines) == {1}, width
 
 
