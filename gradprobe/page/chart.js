@@ -78,7 +78,7 @@ class Chart {
   }
 
   describe() {
-    this.says.textContent = this.finding();
+    this.says.replaceChildren(...unbroken(this.finding()));
     this.canvas.setAttribute("aria-label", `${this.title}. ${this.says.textContent}`);
     this.legend.replaceChildren(...this.entries().map(([picture, text]) => element("li", {}, picture, text)));
   }

@@ -84,6 +84,12 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// a sentence whose numbers stay on one line: a browser breaks behind the dash in 1e-7
+function unbroken(text) {
+  const parts = text.split(/(\d[\d.]*e-\d+)/);
+  return parts.map((part, i) => (i % 2 ? element("span", { className: "unbroken", textContent: part }) : part));
+}
+
 function drawn(tag, attributes = {}, text = "") {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);

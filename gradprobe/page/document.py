@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # in this order: each uses what those before it define
 FIGURES = ("curves.js", "profile.js", "heatmap.js", "learning.js")
 SCRIPTS = ("data.js", "state.js", "chart.js", "marks.js", *FIGURES, "tree.js", "table.js", "main.js")
-_OPTION = re.compile(r"--[a-z][a-z-]*(?: \d+)?")
+_UNBROKEN = re.compile(r"--[a-z][a-z-]*(?: \d+)?|\d[\d.]*e-\d+")  # an option, a number
 
 
 def write_page(
@@ -121,20 +121,20 @@ def _embedded(record: dict[str, Any]) -> Markup:
     return Markup(text)
 
 
-def _whole_options(text: str) -> Markup:
-    """A sentence as HTML whose options stay on one line: a browser breaks behind the first dash of each.
+def _unbroken(text: str) -> Markup:
+    """A sentence as HTML whose options and numbers stay on one line: a browser breaks behind a dash in them.
 
     Example:
-        >>> print(_whole_options("a < b (--seeds 3)."))
-        a &lt; b (<span class="option">--seeds 3</span>).
+        >>> print(_unbroken("a < 1e-7 (--seeds 3)."))
+        a &lt; <span class="unbroken">1e-7</span> (<span class="unbroken">--seeds 3</span>).
     """
-    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text))))
+    return Markup(_UNBROKEN.sub(r'<span class="unbroken">\g<0></span>', str(escape(text))))
 
 
 @functools.cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["whole_options"] = _whole_options
+    environment.filters["unbroken"] = _unbroken
     return environment.from_string(_beside("page.html.jinja"))
 
 

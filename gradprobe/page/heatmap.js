@@ -55,7 +55,7 @@ class HeatMap extends Chart {
     this.columns = iterations.length;
     this.rowHeight = clamp(440 / LAYERS, 1, 20);
     const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
-    const left = Math.min(longest * 6.8 + 20, this.width < 420 ? 118 : 180);
+    const left = Math.min(longest * 7.4 + 20, this.width < 420 ? 118 : 198); // the names of the flagged are bold
     this.margin = { left, right: 14, top: 38, bottom: 6 };
     this.height = LAYERS * this.rowHeight + 44;
     [this.low, this.high] = colourSpan();
@@ -97,7 +97,7 @@ class HeatMap extends Chart {
 
   names() {
     const step = Math.ceil(15 / this.rowHeight);
-    const room = Math.floor((this.margin.left - 14) / 6.6);
+    const room = Math.floor((this.margin.left - 14) / 7.2);
     for (let row = 0; row < LAYERS; row += step) {
       const y = this.inner.top + (row + 0.5) * this.rowHeight + 4;
       const look = isFlagged(row) ? { style: "fill: var(--flagged)", "font-weight": 600 } : {};

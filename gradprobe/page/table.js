@@ -45,8 +45,8 @@ class LayerTable {
   }
 
   status(row) {
-    const found = isFlagged(row) ? ["\u25bc flagged"] : [];
-    if (hasBranch(row)) found.push("\u25c6 branch");
+    const found = isFlagged(row) ? ["\u25bc\u00a0flagged"] : [];
+    if (hasBranch(row)) found.push("\u25c6\u00a0branch");
     const why = DATA.unreached[row][state.of];
     if (Number.isNaN(magnitude(row))) found.push(`unreached: ${why ?? "no gradient was recorded"}`);
     return found.join(", ");
