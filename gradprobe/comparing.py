@@ -70,6 +70,7 @@ def compare(
         Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
         >>> compare(net, batches, nn.functional.cross_entropy, iterations=5).verdict

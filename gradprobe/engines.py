@@ -268,7 +268,7 @@ def attempted(call: Call) -> Outcome:
 
     Example:
         >>> attempted(lambda: int("x")).failure
-        "ValueError: invalid literal for int() with base 10: 'x'"
+        "ValueError: invalid literal for int() with base 10: 'x'..."
     """
     try:
         return Outcome(call())

@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_refused_at_the_door():
     batches, _ = small()
     net = plain_mlp(depth=2)
     for options, error, said in (
-        ({"seeds": []}, ValueError, "at least one seed"),
+        ({"seeds": []}, ValueError, "one or more"),
         ({"engine": "threads"}, ValueError, "engine out of"),
         ({"jobs": 2}, ValueError, "one thing after the other"),
         ({"jobs": 0, "engine": "processes"}, ValueError, "at least 1"),
