@@ -42,8 +42,8 @@ The oracle of a task has on each seed what the placement came to that was best o
 points (all, or 6 of them evenly), two points at the thirds, every second and every point, and sets grown by
 greedy addition. These are grown on the two other seeds too, so nothing of the seed that is scored is known when
 its placement is chosen: from the best single point, the tested single point that adds most, while it adds
-anything, up to {most} branches. To limit the cost they were grown only on the {sensitive} tasks where some
-placement is better than none by two standard errors, and by the accuracy at equal steps.
+anything, up to {most} branches. To limit the cost they are grown only where some placement is better than none by
+two standard errors, and by the accuracy at equal steps: on {grown}, of {sensitive} such tasks.
 
 **Lost**: accuracy against the oracle, mean over the tasks where it gains more than two standard
 errors. **Regret**: the same over what a random single point loses: 0 is the oracle, 1 is chance; it has no value
@@ -115,6 +115,7 @@ def _explained(results: Results) -> str:
         trainings=len(results.table.rows),
         tasks=len(results.tasks),
         most=MOST_BRANCHES,
+        grown=", ".join(results.grown) or "none yet",
         sensitive=sum(task.sensitive for task in results.tasks.values()),
     )
     said = f"\n\nDefined, but not trained in full yet: {', '.join(left)}." if left else ""

@@ -8,7 +8,7 @@ from functools import cached_property
 from placement.arms import NONE
 from placement.decisions import Decisions
 from placement.measures import Choices, Summary, Trained, mean, summarise
-from placement.oracle import SEEDS, arms, trained
+from placement.oracle import SEEDS, arms, growth, trained
 from placement.rows import Table
 from placement.tasks import DEVELOPMENT, TASKS
 
@@ -44,6 +44,12 @@ class Results:
     def clear(self) -> Tasks:
         """The tasks that the oracle helps or rescues."""
         return {name: task for name, task in self.tasks.items() if task.kind != "nothing"}
+
+    @property
+    def grown(self) -> list[str]:
+        """The tasks on which sets were grown to the end."""
+        sensitive = [name for name, task in self.tasks.items() if task.sensitive]
+        return [name for name in sensitive if not self.table.missing(growth(name, self.table)[1])]
 
     def summary(self, who: str, tasks: Tasks) -> Summary | None:
         """What a policy came to on these tasks; None if it was not asked on all of them."""
