@@ -227,7 +227,7 @@ def test_the_style_sheet_has_a_colour_for_every_arm():
     ("ends", "title"),
     [
         ({"none": 2.3, "cnds": 0.3}, "Keep the branch"),
-        ({"none": 2.3, "lsuv": 0.3}, "Change the network first: lsuv"),
+        ({"none": 2.3, "lsuv": 0.3}, "Change the network first: initial weights of unit variance (lsuv)"),
         ({"none": 0.3, "lsuv": 2.3}, "Leave the network as it is"),
         ({"none": 2.3, "lsuv": 2.3}, "Compare again"),
     ],
