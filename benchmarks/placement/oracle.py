@@ -28,9 +28,9 @@ def trained(task: str, table: Table, *, operations: bool = False, grown: bool = 
         return dict(zip(SEEDS, table.accuracies(task, arm, SEEDS, operations=operations), strict=True))
 
     blind = {arm: values(arm) for arm in arms(task) if arm == NONE or indices_of(arm)}
-    sets, _ = growth(task, table) if grown else ({}, [])
-    known = table.arms(task, SEEDS)
-    more = {seed: {arm: values(arm) for arm in found if arm in known} for seed, found in sets.items()}
+    sets, keys = growth(task, table) if grown else ({}, [])
+    whole = {} if table.missing(keys) else sets  # half of a search is none
+    more = {seed: {arm: values(arm) for arm in found} for seed, found in whole.items()}
     size, chance = TASKS[task].chance
     return Trained(blind, singles(task), chance, size, more)
 
