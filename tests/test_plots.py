@@ -826,6 +826,11 @@ class TestLearning:
         ax = plot_learning(dataclasses.replace(comparison, frame=frame), ax=axes())
         assert "NaN or inf in 5 iterations: not drawn" in legend(ax)
 
+    def test_arms_that_coincide_are_both_seen(self):
+        without, supervised = by_gid(plot_learning(compare(), ax=axes()), "mean")
+        assert without.get_zorder() > supervised.get_zorder()
+        assert (without.get_linestyle(), supervised.get_linestyle()) == ("--", "-"), "through its gaps"
+
     def test_unknown_value(self):
         with pytest.raises(ValueError, match="'loss', 'accuracy'"):
             plot_learning(compare(), value="speed", ax=axes())

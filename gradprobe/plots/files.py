@@ -158,7 +158,7 @@ def _quantity(history: GradientHistory, placement: Placement | None) -> str:
 
 def _figure(width: float, height: float) -> Figure:
     """A figure that pyplot does not know, so that there is nothing to close."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     return figure
 

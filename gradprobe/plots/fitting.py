@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
+PAD = 3 / 72  # inches that a constrained layout leaves free around everything
+
 
 def settle(ax: Axes) -> None:
     """Let the figure's layout give the axes their size, which what follows is fitted to."""
@@ -27,15 +29,21 @@ def heighten(figure: Figure, panels: Sequence[Axes], least: float, rows: int = 1
 
     Args:
         figure: The figure, of which the rows take equal parts.
-        panels: One axes for each part.
+        panels: One axes for each part, settled before their header was drawn.
         least: Its height in inches where that is enough.
         rows: Number of rows.
     """
-    figure.set_figheight(2 * least)  # in which any header has room
-    settle(panels[0])
-    part = figure.bbox.height / rows
-    rest = max(part - panel.bbox.height for panel in panels)
+    rest = max(_around(panel) for panel in panels)
     figure.set_figheight(max(least, rows * 2 * rest / figure.dpi))
+
+
+def _around(ax: Axes) -> float:
+    """Pixels of the height of its part of a figure that are not the axes', once there is a header."""
+    part, box = ax.figure, ax.get_tightbbox()
+    below = ax.bbox.y0 - part.bbox.y0
+    above = 0.0 if box is None else box.y1 - ax.bbox.y1
+    names = sum(text.get_window_extent().height for text in part.texts)
+    return float(below + above + names) + 2 * PAD * (1 + len(part.texts)) * ax.figure.dpi
 
 
 def room(ax: Axes) -> float:

@@ -39,7 +39,7 @@ class Look:
 
 
 ARMS = (
-    Look("plain", "without", style.FLAGGED, "s"),
+    Look("plain", "without", style.FLAGGED, "s", "--"),
     Look("supervised", "with deep supervision", style.FINE, "o"),
 )
 NAMES = {"loss": "Training loss", "accuracy": "Held-out accuracy"}
@@ -139,6 +139,7 @@ def _draw_curves(ax: Axes, curves: pd.DataFrame, look: Look, *, markers: bool) -
         marker=look.marker if markers else "",
         markersize=4.5,
         clip_on=False,
+        zorder=2 if look.line == "-" else 2.1,  # of two that coincide, both are seen
         gid="mean",
     )
     return mean

@@ -34,20 +34,39 @@ static double sum_of(const float *values, size_t count) {
     return sum;
 }
 
+/* the bits of sizes are ordered as they are, NaN above all */
+static inline uint32_t bits_of(float size) {
+    uint32_t bits;
+    memcpy(&bits, &size, sizeof bits);
+    return bits;
+}
+
+/* Both halves at once: an addition waits for the one before it, and the other half fills the time. */
 FOR_EACH_PROCESSOR
 static void all_of(const float *values, size_t count, double *sums) {
-    float sum = 0, squares = 0;
-    uint32_t peak = 0, filled = 0;
-#pragma omp simd reduction(+ : sum, squares, filled) reduction(max : peak)
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        float size = fabsf(values[i]);
-        memcpy(&bits, &size, sizeof bits);
+    const size_t half = count / 2;
+    const float *others = values + half;
+    float sum = 0, squares = 0, sum_b = 0, squares_b = 0;
+    uint32_t peak = 0, filled = 0, peak_b = 0, filled_b = 0;
+#pragma omp simd reduction(+ : sum, squares, filled, sum_b, squares_b, filled_b) reduction(max : peak, peak_b)
+    for (size_t i = 0; i < half; i++) {
+        float size = fabsf(values[i]), size_b = fabsf(others[i]);
+        uint32_t bits = bits_of(size), bits_b = bits_of(size_b);
         sum += size;
+        sum_b += size_b;
         squares += size * size;
-        peak = bits > peak ? bits : peak; /* sizes are ordered as their bits are, NaN above all */
+        squares_b += size_b * size_b;
+        peak = bits > peak ? bits : peak;
+        peak_b = bits_b > peak_b ? bits_b : peak_b;
         filled += bits != 0;
+        filled_b += bits_b != 0;
     }
+    float last = count % 2 ? fabsf(values[count - 1]) : 0;
+    sum += sum_b + last;
+    squares += squares_b + last * last;
+    filled += filled_b + (last != 0);
+    peak = peak_b > peak ? peak_b : peak;
+    peak = bits_of(last) > peak ? bits_of(last) : peak;
     float largest;
     memcpy(&largest, &peak, sizeof largest);
     sums[SUM] += sum;
