@@ -74,8 +74,7 @@ class Collected:
     def at_once(self, slot: Slot, gradient: Tensor) -> None:
         """A gradient of a slot that may change afterwards."""
         try:
-            with torch.no_grad():
-                row = self._reducer.one(gradient)
+            row = self._reducer.one(gradient)
         except (PartialSumError, RuntimeError, NotImplementedError) as error:
             self._refuse(slot, error)
         else:
@@ -91,8 +90,7 @@ class Collected:
             for slot, gradient in zip(slots, gradients, strict=True):
                 self.add(slot, gradient)
         else:
-            with torch.no_grad():
-                self._parts.append(Part(slots, counts, self._reducer.same(gradients)))
+            self._parts.append(Part(slots, counts, self._reducer.same(gradients)))
 
     def put(self, parts: Sequence[Part]) -> None:
         """What was taken before."""

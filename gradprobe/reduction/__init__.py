@@ -22,7 +22,7 @@ ROW = 4096  # elements of a row of a large gradient
 _ONE_ROW = 16 * ROW  # elements up to which more rows cost more than a float32 sum of so many loses
 _CACHED = 2**19  # elements of a scratch buffer that two cores keep in their second-level caches
 _LAUNCHED = 2**23  # elements that are worth the launch of a kernel on an accelerator
-_AT_ONCE = 4096  # rows that room is taken for
+_AT_ONCE = 1024  # rows that room is taken for
 _SMALLEST, _LARGEST = 1e-12, 1e15  # sums of a row between which its squares neither vanish nor overflow
 
 Rows = Tensor | list[Tensor]  # a matrix, or gradients of one shape which are its rows
@@ -53,7 +53,8 @@ class Reducer:
     def __init__(self, *, every: bool = True) -> None:
         self.every = every
         self._buffers: dict[tuple[torch.device, torch.dtype, int], Tensor] = {}
-        self._free = torch.empty(0, 5 if every else 1)
+        self._single: list[Tensor] = []
+        self._piece, self._used = self._piece_of(0), 0
         self._lock = Lock()  # two backward passes in two threads may meet in the scratch
 
     def one(self, gradient: Tensor) -> Tensor:
@@ -67,6 +68,28 @@ class Reducer:
         """
         if native.takes([gradient]):
             return self._by_native([gradient])
+        with torch.no_grad():
+            return self._one(gradient)
+
+    def same(self, gradients: list[Tensor]) -> Tensor:
+        """The sums of small dense gradients that have one shape, data type and device.
+
+        Returns:
+            Shape ``(gradients, 5)``, or ``(gradients, 1)``, on their device.
+        """
+        if native.takes(gradients):
+            return self._by_native(gradients)
+        first = gradients[0]
+        at_once = max(1, self.room(first.device) // first.numel())
+        parts: list[Rows] = [gradients[i : i + at_once] for i in range(0, len(gradients), at_once)]
+        with torch.no_grad():
+            return self._reduced(parts, first, rows=len(gradients)).t()
+
+    def room(self, device: torch.device) -> int:
+        """Elements that the scratch of a device has room for."""
+        return _CACHED if device.type == "cpu" else _LAUNCHED
+
+    def _one(self, gradient: Tensor) -> Tensor:
         gradient = local(gradient)
         if gradient.is_sparse:
             # implicit zeros count as zeros: they are what the optimizer sees
@@ -89,23 +112,6 @@ class Reducer:
             pieces.append(elements[whole * ROW :].view(1, -1))
         return fold(self._reduced(pieces, elements, rows=whole + bool(elements.numel() % ROW)))
 
-    def same(self, gradients: list[Tensor]) -> Tensor:
-        """The sums of small dense gradients that have one shape, data type and device.
-
-        Returns:
-            Shape ``(gradients, 5)``, or ``(gradients, 1)``, on their device.
-        """
-        if native.takes(gradients):
-            return self._by_native(gradients)
-        first = gradients[0]
-        at_once = max(1, self.room(first.device) // first.numel())
-        parts: list[Rows] = [gradients[i : i + at_once] for i in range(0, len(gradients), at_once)]
-        return self._reduced(parts, first, rows=len(gradients)).t()
-
-    def room(self, device: torch.device) -> int:
-        """Elements that the scratch of a device has room for."""
-        return _CACHED if device.type == "cpu" else _LAUNCHED
-
     def _by_native(self, gradients: list[Tensor]) -> Tensor:
         rows = self._rows(len(gradients))
         native.sums(gradients, into=rows)
@@ -118,10 +124,17 @@ class Reducer:
         gives back and takes again, and keep these from becoming one again: fresh ones cost page faults.
         """
         with self._lock:
-            if len(self._free) < count:
-                self._free = torch.empty(max(count, _AT_ONCE), self._free.shape[1])
-            rows, self._free = self._free[:count], self._free[count:]
-        return rows
+            if count == 1:
+                # views made all at once: amid a backward pass nothing that makes one is in the caches
+                self._single = self._single or list(self._piece_of(_AT_ONCE).split(1))
+                return self._single.pop()
+            if self._used + count > self._piece.shape[0]:
+                self._piece, self._used = self._piece_of(max(count, _AT_ONCE)), 0
+            self._used += count
+            return self._piece[self._used - count : self._used]
+
+    def _piece_of(self, rows: int) -> Tensor:
+        return torch.empty(rows, 5 if self.every else 1)
 
     def _reduced(self, parts: Sequence[Rows], like: Tensor, rows: int) -> Tensor:
         """The sums of every row of these parts, each of which fits into the scratch: shape ``(5 or 1, rows)``."""
@@ -229,7 +242,7 @@ def local(gradient: Tensor) -> Tensor:
     Raises:
         PartialSumError: No rank has the values: they are what the ranks' parts add up to.
     """
-    if not hasattr(gradient, "placements"):
+    if type(gradient) is Tensor or not hasattr(gradient, "placements"):
         return gradient
     if any(placement.is_partial() for placement in gradient.placements):
         raise PartialSumError("its gradient is a partial sum over ranks: no rank holds the true values")
