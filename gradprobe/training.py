@@ -204,7 +204,7 @@ def _train(plan: Plan, model: nn.Module, net: nn.Module, seed: int, arm: str) ->
     facts = {**plan.conditions, "seed": seed}
     probe = GradientProbe(model, optimizer=optimizer, iterations=plan.window, conditions=facts)
     record = _Record(plan, probe, plan.loss_fn if net is model else criterion, seed)
-    steps = train(net, plan.batches, criterion, optimizer, plan.iterations, seed=1_000_003 * (seed + 1))
+    steps = train(net, plan.batches, criterion, optimizer, plan.iterations, seed=seed)
     try:
         with probe:
             for step in steps:
