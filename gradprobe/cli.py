@@ -31,6 +31,7 @@ from gradprobe.options import (
     fail_on,
 )
 from gradprobe.terminal import INTERRUPTED, console, reported, shown, user_output
+from gradprobe.wording import counted
 
 if TYPE_CHECKING:
     from gradprobe.difference import Difference
@@ -393,7 +394,7 @@ def _compare(
     policy = asked.policy_or_trials(options)
     started = time.perf_counter()
     interrupted, comparison = None, None
-    what = f"comparing {loaded.name}: {'1 seed' if seeds == 1 else f'{seeds} seeds'}, {iterations} iterations each"
+    what = f"comparing {loaded.name}: {counted(seeds, 'seed')}, {iterations} iterations each"
     with shown(options["quiet"], policy, what, 2 * seeds) as display, user_output():
         try:
             tried = None if policy else asked.placed_by_trials(loaded, window, options, display)
@@ -431,7 +432,7 @@ def _compare_arms(
     if options["engine"] != "serial":
         carry_along()
     started = time.perf_counter()
-    many = f"{len(options['arms'])} arms, {'1 seed' if seeds == 1 else f'{seeds} seeds'}"
+    many = f"{len(options['arms'])} arms, {counted(seeds, 'seed')}"
     what = f"comparing {loaded.name}: {many}, {iterations} iterations each"
     with shown(options["quiet"], None, what) as display, user_output():
         result = compare_arms(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradprobe.terminal import FAILED, FOUND, console
+from gradprobe.wording import few
 
 if TYPE_CHECKING:
     from gradprobe.arms import ArmsComparison
@@ -123,8 +124,6 @@ def show_results(results: Sequence[Result], options: dict[str, Any]) -> None:
 
 def end_if(by_kind: Mapping[str, Sequence[str]], kinds: Sequence[str], word: str = "") -> None:
     """Name what was asked for and found, and end with the code that says so."""
-    from gradprobe.history import few
-
     found = {kind: layers for kind, layers in by_kind.items() if kind in kinds}
     for kind, layers in found.items():
         click.echo(f"found {word}{kind}: {few([*map(repr, layers)], 5)}", err=True)

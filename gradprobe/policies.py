@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, few, shorten
+from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, shorten
 from gradprobe.magnitude import QUANTITIES, label, short
+from gradprobe.wording import counted, few
 
 CNDS_THRESHOLD = 1e-7
 
@@ -375,14 +376,14 @@ def _none_needed(magnitudes: pd.Series[float]) -> str:
 def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, str]:
     """The point for a run of flagged layers: that of the one nearest the output which has one."""
     span = shorten(run[0], 40) if len(run) == 1 else f"{shorten(run[0], 40)} to {shorten(run[-1], 40)}"
-    counted = "1 layer" if len(run) == 1 else f"{len(run)} contiguous layers"
+    layers = counted(len(run), "layer", "contiguous layers")
     for name in reversed(run):
         point = next((point for point in history.points if name in point.layers), None)
         if point is not None:
             behind = shorten(point.name, 40)
-            return point, f"{counted} flagged ({span}): one branch after {behind}, nearest the output."
+            return point, f"{layers} flagged ({span}): one branch after {behind}, nearest the output."
     why = next((layer.unserved for layer in history.layers if layer.name == run[-1]), None)
-    return None, f"{counted} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
+    return None, f"{layers} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
 
 
 def _in_short(reasons: Sequence[str]) -> str:

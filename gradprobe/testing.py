@@ -13,13 +13,14 @@ from torch import nn
 
 from gradprobe import policies
 from gradprobe.batches import Source
-from gradprobe.history import GradientHistory, Layer, describe_conditions, few, shorten
+from gradprobe.history import GradientHistory, Layer, describe_conditions, shorten
 from gradprobe.layers import choose, named_layers
 from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.magnitude import label, short
 from gradprobe.policies import EXPLODING, FINDINGS, Placement, Policy, findings, place
 from gradprobe.scanning import scan
+from gradprobe.wording import counted, few
 
 WIDTH = 28  # of a bar, in characters
 MOST_ROWS = 40
@@ -150,9 +151,9 @@ def text_profile(
     scale = _Scale([values[layer.name] for layer in shown if layer.name in values], placement.threshold)
     width = max((len(shorten(layer.name, 24)) for layer in shown), default=0)
     rows = [_row(layer, values.get(layer.name), kinds[layer.name], scale, width) for layer in shown]
-    count = "1 iteration" if history.iterations == 1 else f"{history.iterations} iterations"
     mark = "" if scale.mark is None or placement.threshold is None else f", | is {short(placement.threshold)}"
-    title = f"{label(placement.of)} by depth, {how} over {count}, log scale{mark}"
+    over = counted(history.iterations, "iteration")
+    title = f"{label(placement.of)} by depth, {how} over {over}, log scale{mark}"
     return "\n".join([title, *_folded(rows, [kinds[layer.name] for layer in shown])])
 
 
@@ -226,8 +227,7 @@ def _message(history: GradientHistory, placement: Placement, found: Found, names
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
-    counted = "1 layer" if len(names) == 1 else f"{len(names)} layers"
-    return f"{counted} ({few([shorten(name, 40) for name in names], most)})"
+    return f"{counted(len(names), 'layer')} ({few([shorten(name, 40) for name in names], most)})"
 
 
 def _advice(history: GradientHistory, placement: Placement, found: Found) -> Iterator[str]:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
     {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"}
-    | {"origin"},
+    | {"origin", "wording"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
     | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "arms", "engines", "loop"},
