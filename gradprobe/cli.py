@@ -247,7 +247,7 @@ def points(target: str, form: str, every_layer: bool, **options: Any) -> None:
 def place(run: Path, keep: bool, **options: Any) -> None:
     """Decide again from a saved run; the model is not needed."""
     with reported():
-        from gradprobe import policies
+        from gradprobe import diagnosis, policies
         from gradprobe.run import save
 
         saved = asked.saved(run)
@@ -260,7 +260,7 @@ def place(run: Path, keep: bool, **options: Any) -> None:
                 )
             save(run, saved.history, placement, timings=saved.timings, force=True)
         outcome.show(saved.history, placement, None, options)
-        outcome.end_if(policies.findings(saved.history, placement), options["fail_on"])
+        outcome.end_if(diagnosis.findings(saved.history, placement), options["fail_on"])
 
 
 @main.command()

@@ -36,7 +36,7 @@ def finish(
     interrupted: KeyboardInterrupt | None = None,
 ) -> None:
     """Print the result, write the run, and end with the code that says how it went."""
-    from gradprobe.policies import findings
+    from gradprobe.diagnosis import findings
 
     if interrupted is not None and not history.iterations:
         raise KeyboardInterrupt
@@ -52,7 +52,7 @@ def finish(
 
 def finish_arms(folder: Path, result: ArmsComparison, spent: dict[str, float], options: dict[str, Any]) -> None:
     """The same of several arms; one that failed is named, and the code says so."""
-    from gradprobe.policies import findings
+    from gradprobe.diagnosis import findings
 
     show_arms(result, options["form"])
     _save(folder, result.plain, result.placement, arms=result, timings=spent, options=options)

@@ -17,9 +17,10 @@ from rich.text import Text
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
+from gradprobe.diagnosis import flags, judged, usual_rule
 from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
 from gradprobe.magnitude import QUANTITIES, label, short
-from gradprobe.policies import Placement, flags, judged, usual_rule
+from gradprobe.policies import Placement
 from gradprobe.sparkline import sparkline
 from gradprobe.wording import counted
 

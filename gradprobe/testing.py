@@ -11,14 +11,15 @@ from itertools import groupby
 
 from torch import nn
 
-from gradprobe import policies
+from gradprobe import diagnosis
 from gradprobe.batches import Source
+from gradprobe.diagnosis import EXPLODING, FINDINGS, findings
 from gradprobe.history import GradientHistory, Layer, describe_conditions, shorten
 from gradprobe.layers import choose, named_layers
 from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.magnitude import label, short
-from gradprobe.policies import EXPLODING, FINDINGS, Placement, Policy, findings, place
+from gradprobe.policies import Placement, Policy, place
 from gradprobe.scanning import scan
 from gradprobe.wording import counted, few
 
@@ -125,7 +126,7 @@ def text_profile(
         history: What to show.
         placement: Whose quantity and threshold to show.
         found: What to write behind the bars: layers by kind of finding; by default those of
-            `gradprobe.policies.findings`.
+            `gradprobe.diagnosis.findings`.
         layers: Names of the layers to show; all by default.
         how: Aggregation over the iterations.
 
@@ -202,7 +203,7 @@ def _found(
     """The findings in the layers asked about, by kind, in the order of `FINDINGS`."""
     rows = history.frame[history.frame["nonfinite"].notna()]
     arrived = set(rows["layer"]) & set(names)
-    missing = list(names) if not arrived else policies.unreached(history) if unreached == "fail" else []
+    missing = list(names) if not arrived else diagnosis.unreached(history) if unreached == "fail" else []
     found = {**findings(history, placement), "unreached": missing}
     asked = {kind: [name for name in found.get(kind, []) if name in names] for kind in FINDINGS}
     return {kind: layers for kind, layers in asked.items() if layers}

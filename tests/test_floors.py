@@ -12,7 +12,7 @@ FLOORS = [
     {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"}
     | {"origin", "wording"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
-    | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
+    | {"entries", "graph", "passage", "topology", "policies", "diagnosis", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "arms", "engines", "loop"},
     {"scanning", "trials", "training", "comparing", "comparing_arms", "supervision"}
     | {"plots", "page", "report", "tree", "run", "markup"}

@@ -8,9 +8,10 @@ from typing import Any
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
+from gradprobe.diagnosis import findings, flags, judged, usual_rule
 from gradprobe.history import GradientHistory, shorten
 from gradprobe.magnitude import short
-from gradprobe.policies import EveryLayerPolicy, Placement, findings, flags, judged, usual_rule
+from gradprobe.policies import EveryLayerPolicy, Placement
 from gradprobe.version import __version__
 from gradprobe.wording import counted, span
 
