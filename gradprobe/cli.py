@@ -427,7 +427,7 @@ def _compare_arms(
     loaded: Target, folder: Path, iterations: int, window: int, seeds: int, options: dict[str, Any]
 ) -> None:
     from gradprobe.comparing_arms import compare_arms
-    from gradprobe.target import carry_along
+    from gradprobe.importing import carry_along
 
     if options["engine"] != "serial":
         carry_along()

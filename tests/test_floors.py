@@ -18,7 +18,8 @@ FLOORS = [
     | {"plots", "page", "report", "tree", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
-    {"cli", "__main__", "asked", "outcome", "target", "options", "terminal", "live", "demo"},
+    {"cli", "__main__", "asked", "outcome", "options", "terminal", "live", "demo"}
+    | {"importing", "target", "target_data"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
