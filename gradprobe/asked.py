@@ -56,7 +56,8 @@ def target(name: str, options: dict[str, Any]) -> Target:
     import gradprobe.report
     import gradprobe.run  # noqa: F401
     from gradprobe.snapshot import seed_everything
-    from gradprobe.target import DataOptions, load_target
+    from gradprobe.target import load_target
+    from gradprobe.target_data import DataOptions
 
     # once and before the import: the numbers are those of a script that begins with torch.manual_seed
     seed_everything(options["seed"])

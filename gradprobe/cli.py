@@ -31,6 +31,7 @@ from gradprobe.options import (
     fail_on,
 )
 from gradprobe.terminal import INTERRUPTED, console, reported, shown, user_output
+from gradprobe.wording import counted
 
 if TYPE_CHECKING:
     from gradprobe.difference import Difference
@@ -246,7 +247,7 @@ def points(target: str, form: str, every_layer: bool, **options: Any) -> None:
 def place(run: Path, keep: bool, **options: Any) -> None:
     """Decide again from a saved run; the model is not needed."""
     with reported():
-        from gradprobe import policies
+        from gradprobe import diagnosis, policies
         from gradprobe.run import save
 
         saved = asked.saved(run)
@@ -259,7 +260,7 @@ def place(run: Path, keep: bool, **options: Any) -> None:
                 )
             save(run, saved.history, placement, timings=saved.timings, force=True)
         outcome.show(saved.history, placement, None, options)
-        outcome.end_if(policies.findings(saved.history, placement), options["fail_on"])
+        outcome.end_if(diagnosis.findings(saved.history, placement), options["fail_on"])
 
 
 @main.command()
@@ -393,7 +394,7 @@ def _compare(
     policy = asked.policy_or_trials(options)
     started = time.perf_counter()
     interrupted, comparison = None, None
-    what = f"comparing {loaded.name}: {'1 seed' if seeds == 1 else f'{seeds} seeds'}, {iterations} iterations each"
+    what = f"comparing {loaded.name}: {counted(seeds, 'seed')}, {iterations} iterations each"
     with shown(options["quiet"], policy, what, 2 * seeds) as display, user_output():
         try:
             tried = None if policy else asked.placed_by_trials(loaded, window, options, display)
@@ -426,12 +427,12 @@ def _compare_arms(
     loaded: Target, folder: Path, iterations: int, window: int, seeds: int, options: dict[str, Any]
 ) -> None:
     from gradprobe.comparing_arms import compare_arms
-    from gradprobe.target import carry_along
+    from gradprobe.importing import carry_along
 
     if options["engine"] != "serial":
         carry_along()
     started = time.perf_counter()
-    many = f"{len(options['arms'])} arms, {'1 seed' if seeds == 1 else f'{seeds} seeds'}"
+    many = f"{len(options['arms'])} arms, {counted(seeds, 'seed')}"
     what = f"comparing {loaded.name}: {many}, {iterations} iterations each"
     with shown(options["quiet"], None, what) as display, user_output():
         result = compare_arms(

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from gradprobe.batches import Batches, Source
-from gradprobe.branches import BranchFactory, check_branch
+from gradprobe.batches import Source
+from gradprobe.branches import BranchFactory
 from gradprobe.comparison import Comparison, learning_frame
-from gradprobe.door import check_loss_fn, check_trainings
 from gradprobe.history import GradientHistory
 from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
@@ -76,24 +75,21 @@ def compare(
         >>> compare(net, batches, nn.functional.cross_entropy, iterations=5).verdict
         'nothing to compare'
     """
-    # before the first training, not behind it
-    check_loss_fn(loss_fn)
-    check_trainings(iterations, window, seeds)
-    check_branch(branch)
-    _check_deciding(placement, policy)
-    plan = Plan(
-        Batches(batches),
+    plan = Plan.checked(
+        batches,
         loss_fn,
-        iterations,
-        min(window, iterations),
-        optimizer,
-        None if held_out is None else Batches(held_out, "held_out"),
-        branch,
-        weight,
-        schedule,
-        conditions or {},
-        on_iteration,
+        seeds,
+        iterations=iterations,
+        window=window,
+        optimizer=optimizer,
+        held_out=held_out,
+        branch=branch,
+        weight=weight,
+        schedule=schedule,
+        conditions=conditions,
+        on_iteration=on_iteration,
     )
+    _check_deciding(placement, policy)
     arms: dict[tuple[int, str], Trained] = {}
     for seed in seeds:
         built = build(model, seed)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from gradprobe.arms import NONE, POLICIES, REMEDIES, Arm, ArmsComparison, chosen_arms
-from gradprobe.batches import Batches, Source
-from gradprobe.branches import BranchFactory, check_branch
+from gradprobe.batches import Source
+from gradprobe.branches import BranchFactory
 from gradprobe.comparison import learning_frame
-from gradprobe.door import check_loss_fn, check_trainable, check_trainings
+from gradprobe.door import check_trainable
 from gradprobe.engines import Call, Engine, Outcome, check, opened
 from gradprobe.history import GradientHistory
 from gradprobe.loop import OptimizerFactory
@@ -99,24 +99,22 @@ def compare_arms(
         ('none', ['as it is', 'no branch: same as none'])
     """
     names = chosen_arms(arms)
-    check_loss_fn(loss_fn)
-    check_trainings(iterations, window, seeds)
-    check_branch(branch)
+    plan = Plan.checked(
+        batches,
+        loss_fn,
+        seeds,
+        iterations=iterations,
+        window=window,
+        optimizer=optimizer,
+        held_out=held_out,
+        branch=branch,
+        weight=weight,
+        schedule=schedule,
+        conditions=conditions,
+    )
     check(engine, jobs)
     first = build(model, seeds[0])
     check_trainable(first)
-    plan = Plan(
-        Batches(batches),
-        loss_fn,
-        iterations,
-        min(window, iterations),
-        optimizer,
-        None if held_out is None else Batches(held_out, "held_out"),
-        branch,
-        weight,
-        schedule,
-        conditions or {},
-    )
     gpus = float(any(parameter.is_cuda for parameter in first.parameters()))
     try:
         with opened(engine, jobs, gpus) as made:

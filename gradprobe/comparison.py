@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.history import GradientHistory, shorten, span
+from gradprobe.history import GradientHistory, shorten
 from gradprobe.magnitude import label
 from gradprobe.policies import Placement
 from gradprobe.verdict import NOTHING, Outcome, judge
+from gradprobe.wording import counted, span
 
 COLUMNS = ("seed", "arm", "iteration", "loss", "accuracy")
 
@@ -111,11 +112,10 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     if not flagged:
         verb = "rose" if table["ratio"].median() >= 2 else "hardly changed"
     kind = "flagged layer" if flagged else "supervised layer"
-    layers = f"1 {kind}" if len(table) == 1 else f"{len(table)} {kind}s"
     first = (
-        f"The gradient {verb}: {label('output')} of the {layers} "
+        f"The gradient {verb}: {label('output')} of the {counted(len(table), kind)} "
         f"({which}) is {_times(low, high)} what it was "
-        f"(median over the first {_iterations(comparison.early)})."
+        f"(median over the first {counted(comparison.early, 'iteration')})."
     )
     if not still:
         return [first]
@@ -131,10 +131,6 @@ def _first(history: GradientHistory, iterations: int) -> GradientHistory:
 
 def _said(name: str) -> str:
     return shorten(name, 24)
-
-
-def _iterations(count: int) -> str:
-    return "1 iteration" if count == 1 else f"{count} iterations"
 
 
 def _times(low: float, high: float) -> str:

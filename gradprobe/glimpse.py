@@ -35,6 +35,7 @@ class Glimpse:
     def __init__(self, closed: Sequence[Closed], layers: Sequence[str], of: str, loss: Tensor) -> None:
         self._layers, self._of = layers, of
         self._parts = [part for one in closed for part in one.parts]
+        self._unscaled = {name for one in closed for name, quantity in one.unscaled if quantity == of}
         scales = [one.scales.get(of, 1.0) for one in closed] or [1.0]
         self._sent = _Sent([loss, torch.as_tensor(scales[0]), *(part.rows[:, 0] for part in self._parts)])
 
@@ -58,7 +59,8 @@ class Glimpse:
                 if of == self._of:
                     before = found.get(name, (0.0, 0))
                     found[name] = before[0] + total, before[1] + count
-        return {name: _mean(*found[name], scale) if name in found else None for name in self._layers}
+        scales = dict.fromkeys(found, scale) | dict.fromkeys(self._unscaled, 1.0)
+        return {name: _mean(*found[name], scales[name]) if name in found else None for name in self._layers}
 
 
 def _mean(total: float, count: int, scale: float) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -390,38 +390,3 @@ def shorten(name: str, width: int) -> str:
         return short
     tail = (width - 1) // 2
     return f"{short[: width - 1 - tail]}…{short[len(short) - tail :]}"
-
-
-def few(names: Sequence[str], most: int = 6) -> str:
-    """The first of some names, and how many more there are.
-
-    Example:
-        >>> few(["a", "b", "c"], 2), few(["a", "b"], 2)
-        ('a, b and 1 more', 'a, b')
-    """
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def span(names: Sequence[str], order: Sequence[str], said: Callable[[str], str]) -> str:
-    """Layers in few words: the first to the last, only where none between them is left out.
-
-    Args:
-        names: At least one layer.
-        order: The names of all layers, in depth order.
-        said: How a name is printed.
-
-    Example:
-        >>> span(["b", "c", "d"], "abcde", str.upper), span(["a", "e"], "abcde", str.upper)
-        ('B to D', 'A and E')
-        >>> span(["e", "a", "d"], "abcde", str.upper), span(["a", "c", "d", "e"], "abcde", str.upper)
-        ('A, D and E', 'A, C and 2 more')
-    """
-    places = {name: place for place, name in enumerate(order)}
-    ordered = sorted(names, key=lambda name: places.get(name, -1))
-    printed = [said(name) for name in ordered]
-    first = places.get(ordered[0], 0)
-    if len(ordered) > 2 and list(order[first : first + len(ordered)]) == ordered:
-        return f"{printed[0]} to {printed[-1]}"
-    if len(printed) > 3:
-        return few(printed, 2)
-    return " and ".join(filter(None, [", ".join(printed[:-1]), printed[-1]]))

@@ -16,6 +16,7 @@ from gradprobe.loss import DeepSupervisionLoss, LossFunction
 from gradprobe.snapshot import preserved, seed_everything
 
 OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
+_APART = 1_000_003  # more than a training has iterations: two seeds have no seed of an iteration in common
 
 
 @contextlib.contextmanager
@@ -63,14 +64,14 @@ def train(
         criterion: A loss function or a `DeepSupervisionLoss`.
         optimizer: Over the network's parameters.
         iterations: How many.
-        seed: Seeds every iteration anew, so that two networks which draw differently see the same batches and
-            the same dropout in the trunk; None draws on.
+        seed: Of the training: seeds every iteration anew, so that two networks which draw differently see the same
+            batches and the same dropout in the trunk; None draws on.
     """
     device = next(net.parameters()).device
     stream = batches.stream()
     for iteration in range(iterations):
         if seed is not None:
-            seed_everything(seed + iteration)
+            seed_everything(_APART * (seed + 1) + iteration)
         inputs, target = to_device(next(stream), device)
         optimizer.zero_grad()
         with shapes_told(inputs, f"iteration {iteration}"):

@@ -14,9 +14,10 @@ import pandas as pd
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
-from gradprobe.history import GradientHistory, Points, describe_conditions, few, shorten
+from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
 from gradprobe.magnitude import label, short
 from gradprobe.policies import CNDS_THRESHOLD, Placement
+from gradprobe.wording import counted, few
 
 MOST = 24
 LOW = "#d55e00"  # vermillion: told from grey by every kind of colour vision, on white and on black
@@ -33,7 +34,7 @@ def history_html(history: GradientHistory) -> str:
         True
     """
     of = _quantity(history)
-    counts = f"{_counted(len(history.layers), 'layer')}, {_counted(history.iterations, 'iteration')}"
+    counts = f"{counted(len(history.layers), 'layer')}, {counted(history.iterations, 'iteration')}"
     parts = [_title(f"gradient history: {counts}"), _small(describe_conditions(history.conditions))]
     if of is not None:
         below = _below(history, of)
@@ -47,7 +48,7 @@ def history_html(history: GradientHistory) -> str:
 def placement_html(placement: Placement) -> str:
     """A decision: where the branches go, why, and what was left out."""
     count = len(placement.points)
-    head = _counted(count, "branch", "branches") if count else "no branch"
+    head = counted(count, "branch", "branches") if count else "no branch"
     rows = [(point.name, point.shape, _names(point.layers)) for point in placement.points]
     skipped = [(name, why) for name, why in placement.skipped.items()]
     said = [placement.reason, placement.disagreement or ""]
@@ -135,7 +136,7 @@ def _bars(history: GradientHistory, of: str, marked: Collection[str], span: tupl
     total = f"{width * count:.0f}"
     # the root's own colour: some notebooks give an SVG a colour that is not that of their text
     style = "max-width:100%;height:60px;color:inherit;display:block;margin:.4em 0"
-    spoken = escape(f"{label(of)} of {_counted(len(history.layers), 'layer')} by depth")
+    spoken = escape(f"{label(of)} of {counted(len(history.layers), 'layer')} by depth")
     return (
         f'<svg role="img" aria-label="{spoken}" width="{total}" height="60" viewBox="0 0 {total} 60" '
         f'preserveAspectRatio="none" style="{style}">{drawn}</svg>'
@@ -158,7 +159,7 @@ def _legend(history: GradientHistory, of: str, marked: Collection[str], word: st
     if len(there):
         said += f", {short(there.min())} to {short(there.max())}, log scale"
     count = sum(name in marked for name in medians.index)
-    said += f"; {count} of {_counted(len(medians), 'layer')} {word} (coloured)" if count else ""
+    said += f"; {count} of {counted(len(medians), 'layer')} {word} (coloured)" if count else ""
     zeros, nonfinite = int((medians == 0).sum()), int((medians == math.inf).sum())
     said += f"; {zeros} exactly zero" if zeros else ""
     said += f"; {nonfinite} NaN or inf (hollow)" if nonfinite else ""
@@ -206,10 +207,6 @@ def _names(layers: Sequence[str]) -> str:
 
 def _number(value: float) -> str:
     return "unreached" if pd.isna(value) else f"{value:.3g}"
-
-
-def _counted(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _title(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradprobe.terminal import FAILED, FOUND, console
+from gradprobe.wording import few
 
 if TYPE_CHECKING:
     from gradprobe.arms import ArmsComparison
@@ -35,7 +36,7 @@ def finish(
     interrupted: KeyboardInterrupt | None = None,
 ) -> None:
     """Print the result, write the run, and end with the code that says how it went."""
-    from gradprobe.policies import findings
+    from gradprobe.diagnosis import findings
 
     if interrupted is not None and not history.iterations:
         raise KeyboardInterrupt
@@ -51,7 +52,7 @@ def finish(
 
 def finish_arms(folder: Path, result: ArmsComparison, spent: dict[str, float], options: dict[str, Any]) -> None:
     """The same of several arms; one that failed is named, and the code says so."""
-    from gradprobe.policies import findings
+    from gradprobe.diagnosis import findings
 
     show_arms(result, options["form"])
     _save(folder, result.plain, result.placement, arms=result, timings=spent, options=options)
@@ -123,8 +124,6 @@ def show_results(results: Sequence[Result], options: dict[str, Any]) -> None:
 
 def end_if(by_kind: Mapping[str, Sequence[str]], kinds: Sequence[str], word: str = "") -> None:
     """Name what was asked for and found, and end with the code that says so."""
-    from gradprobe.history import few
-
     found = {kind: layers for kind, layers in by_kind.items() if kind in kinds}
     for kind, layers in found.items():
         click.echo(f"found {word}{kind}: {few([*map(repr, layers)], 5)}", err=True)

@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, few, shorten
-from gradprobe.magnitude import QUANTITIES, label, short
+from gradprobe.history import AGGREGATES, GradientHistory, Point, as_tuples, shorten
+from gradprobe.magnitude import label, short
+from gradprobe.wording import counted, few
 
 CNDS_THRESHOLD = 1e-7
 
@@ -234,98 +235,6 @@ def as_policy(policy: Policy | None) -> Policy:
     return policy
 
 
-FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
-EXPLODING = 1e3  # a mean |gradient| that no sensible loss gives a sensible network
-
-
-def findings(history: GradientHistory, placement: Placement) -> dict[str, list[str]]:
-    """What is wrong, by kind, and the layers it is found in; only the kinds that are found.
-
-    ``vanishing``: flagged by the placement, or by the rule of CNDS where the placement's policy flags nothing by
-    a magnitude (every point, short trials, by hand). ``exploding``: mean_abs above 1e3 in some iteration.
-    ``nonfinite``: NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just
-    frozen; of a layer with a weight that of the weight counts, since its module may never be called (a projection
-    in attention).
-
-    Example:
-        >>> from gradprobe.history import Layer, tidy
-        >>> rows = [(0, "a", 0, "weight", float("nan"), None, None, 0, 3)]
-        >>> history = GradientHistory(tidy(rows), {}, (Layer("a", 0, "Linear", 9),), (), None)
-        >>> findings(history, Placement("by hand", (), (), ""))
-        {'nonfinite': ['a']}
-    """
-    frame = history.frame
-    found = {
-        "vanishing": list(vanishing(history, placement)),
-        "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
-        "nonfinite": _layers(frame[frame["nonfinite"] > 0]),
-        "unreached": unreached(history),
-    }
-    return {kind: layers for kind, layers in found.items() if layers}
-
-
-def vanishing(history: GradientHistory, placement: Placement) -> tuple[str, ...]:
-    """The layers that the gradient does not reach: the flagged ones, or those of CNDS' rule where nobody asked.
-
-    Example:
-        >>> from gradprobe.history import Layer, tidy
-        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
-        >>> rows = [(0, "a", 0, "output", 1e-9, 0, 0, 0, 0), (0, "b", 1, "output", 1e-3, 0, 0, 0, 0)]
-        >>> vanishing(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
-        ('a',)
-    """
-    return judged(history, placement).flagged
-
-
-def judged(history: GradientHistory, placement: Placement) -> Placement:
-    """The placement with the layers that CNDS' rule flags, where its own policy flags none whatever the gradients.
-
-    Example:
-        >>> from gradprobe.history import Layer, tidy
-        >>> rows = [(0, name, depth, "output", 10.0 ** (depth - 8), 0, 0, 0, 0) for depth, name in enumerate("ab")]
-        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
-        >>> found = judged(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
-        >>> found.flagged, found.threshold
-        (('a',), 1e-07)
-    """
-    if flags(placement):
-        return placement
-    decided = usual_rule(history)(history)
-    return replace(placement, flagged=decided.flagged, of=decided.of, threshold=decided.threshold)
-
-
-def flags(placement: Placement) -> bool:
-    """Whether the policy looked for layers that the gradient does not reach."""
-    return placement.threshold is not None or bool(placement.flagged)
-
-
-def usual_rule(history: GradientHistory) -> ThresholdPolicy:
-    """CNDS' rule on what was recorded: on the outputs where they were."""
-    return ThresholdPolicy(of=next((of for of in QUANTITIES if of in history.of), "output"))
-
-
-def unreached(history: GradientHistory) -> list[str]:
-    """Layers that nothing trains and that are not just frozen: by the weight where it was recorded, or the output.
-
-    Example:
-        >>> from gradprobe.history import Layer, tidy
-        >>> projection = Layer("out_proj", 0, "Linear", 9, {"output": "never called as a module"})
-        >>> rows = [(0, "out_proj", 0, of, value, 0, 0, 0, 0) for of, value in [("output", None), ("weight", 1.0)]]
-        >>> unreached(GradientHistory(tidy(rows), {}, (projection,), (), None))
-        []
-    """
-    weighted = set(history.frame.loc[history.frame["of"] == "weight", "layer"])
-    reasons = {
-        layer.name: layer.unreached.get("weight" if layer.name in weighted else "output")
-        for layer in history.layers
-    }
-    return [name for name, why in reasons.items() if why and not why.startswith("frozen")]
-
-
-def _layers(rows: pd.DataFrame) -> list[str]:
-    return [str(name) for name in rows["layer"].unique()]
-
-
 def _check(name: str, value: Any, aggregate: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"expected a {name} above 0 as a number, got {value!r}: write a number, such as 1e-7")
@@ -375,14 +284,14 @@ def _none_needed(magnitudes: pd.Series[float]) -> str:
 def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, str]:
     """The point for a run of flagged layers: that of the one nearest the output which has one."""
     span = shorten(run[0], 40) if len(run) == 1 else f"{shorten(run[0], 40)} to {shorten(run[-1], 40)}"
-    counted = "1 layer" if len(run) == 1 else f"{len(run)} contiguous layers"
+    layers = counted(len(run), "layer", "contiguous layers")
     for name in reversed(run):
         point = next((point for point in history.points if name in point.layers), None)
         if point is not None:
             behind = shorten(point.name, 40)
-            return point, f"{counted} flagged ({span}): one branch after {behind}, nearest the output."
+            return point, f"{layers} flagged ({span}): one branch after {behind}, nearest the output."
     why = next((layer.unserved for layer in history.layers if layer.name == run[-1]), None)
-    return None, f"{counted} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
+    return None, f"{layers} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
 
 
 def _in_short(reasons: Sequence[str]) -> str:

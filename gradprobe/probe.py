@@ -225,6 +225,7 @@ class GradientProbe:
 
     def _begin(self) -> None:
         self._scales: dict[str, Tensor | float] = {}
+        self._unscaled = set[Slot]()
         self._skipped: Tensor | bool = False
         self._stepped: set[int] = set()
 
@@ -237,8 +238,8 @@ class GradientProbe:
         if self._scale.value is not None:
             if came_by:
                 self._scales["output"] = self._scale.value
-            if not self._scale.taken_out:
-                self._scales["weight"] = self._scale.value
+            self._scales["weight"] = self._scale.value
+            self._unscaled |= self._reader.all_in(self._scale.taken_out)
 
     def _take(self) -> list[Part]:
         return self._passes.take()
@@ -246,7 +247,7 @@ class GradientProbe:
     def _close(self) -> None:
         scales = {**self._scales, "output": self._scales.get("output", 1.0) * self._passes.averaged}
         like = self._closed[-1] if self._closed else None
-        self._closed.append(Closed.of(self._collected.take(), scales, self._skipped, like))
+        self._closed.append(Closed.of(self._collected.take(), scales, self._skipped, self._unscaled, like))
         self._begin()
         self.recorded += 1
         if self.recorded == 1:
@@ -300,7 +301,7 @@ class GradientProbe:
         self._stepped.add(id(optimizer))
         fused = getattr(optimizer, "grad_scale", None)
         if fused is None:
-            self._scale.unscaled()
+            self._scale.unscaled(optimizer)
         alone = len(self.optimizers) == 1
         self._gather(None if alone else ids(optimizer))
         if fused is not None:  # unscaled only inside the kernel (design, fact 5)

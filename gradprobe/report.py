@@ -17,10 +17,12 @@ from rich.text import Text
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
+from gradprobe.diagnosis import flags, judged, usual_rule
 from gradprobe.history import GradientHistory, Points, describe_conditions, shorten
 from gradprobe.magnitude import QUANTITIES, label, short
-from gradprobe.policies import Placement, flags, judged, usual_rule
+from gradprobe.policies import Placement
 from gradprobe.sparkline import sparkline
+from gradprobe.wording import counted
 
 MOST_ROWS = 40  # of layers; where there are more
 EXCERPT = 24  # of them are shown
@@ -281,8 +283,7 @@ def _magnitude(value: Any) -> str:
 def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     conditions = history.conditions
     losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in conditions.get("losses", [])]
-    counted = "1 iteration" if history.iterations == 1 else f"{history.iterations} iterations"
-    notes = [f"{counted}. {describe_conditions(conditions)}"]
+    notes = [f"{counted(history.iterations, 'iteration')}. {describe_conditions(conditions)}"]
     if losses:
         notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
     unreached = [(name, why) for name, why in history.unreached.items() if name not in placement.skipped]

@@ -276,12 +276,12 @@ def conclude(
 
 def findings(results: Sequence[Result]) -> dict[str, list[str]]:
     """What is wrong, by kind, and the layers it is found in, behind the model's name where there are several."""
-    from gradprobe import policies
+    from gradprobe import diagnosis
 
     found: dict[str, list[str]] = {}
     for result in results:
         before = f"{result.record.name}: " if len(results) > 1 else ""
-        for kind, layers in policies.findings(result.record.history, result.placement).items():
+        for kind, layers in diagnosis.findings(result.record.history, result.placement).items():
             found.setdefault(kind, []).extend(f"{before}{layer}" for layer in layers)
     return found
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradprobe.weights import ids
+
 GradScaler = torch.amp.GradScaler
 
 
@@ -20,7 +22,7 @@ class Scale:
 
     Attributes:
         value: The scale that a loss was multiplied by, or None.
-        taken_out: Whether the gradients of an optimizer's parameters were divided by it.
+        taken_out: The parameters, by `id`, whose gradients were divided by it.
     """
 
     def __init__(self, stepped: Callable[[Optimizer, bool], None]) -> None:
@@ -30,15 +32,16 @@ class Scale:
     def clear(self) -> None:
         """No loss has been scaled since."""
         self.value: Tensor | None = None
-        self.taken_out = False
+        self.taken_out: set[int] = set()
 
     def scaled(self, scale: Tensor) -> None:
         """A loss was multiplied by the scale."""
-        self.value, self.taken_out = scale, False
+        self.value, self.taken_out = scale, set()
 
-    def unscaled(self) -> None:
+    def unscaled(self, optimizer: Optimizer) -> None:
         """The gradients of an optimizer's parameters were divided by it."""
-        self.taken_out = True
+        if self.value is not None:
+            self.taken_out |= ids(optimizer)
 
 
 _listeners: list[Scale] = []
@@ -80,7 +83,7 @@ def _wrap() -> None:
         _originals["unscale_"](self, optimizer)
         if self.is_enabled():
             for listener in tuple(_listeners):
-                listener.unscaled()
+                listener.unscaled(optimizer)
 
     def step(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         called: list[bool] = []

@@ -106,6 +106,7 @@ def scan(
             model,
             Batches(batches),
             loss_fn,
+            arm="plain",
             iterations=iterations,
             optimizer=optimizer,
             seed=seed,
@@ -207,6 +208,7 @@ def scan_supervised(
             net,
             batches,
             criterion,
+            arm="repeated",
             iterations=iterations,
             optimizer=optimizer,
             seed=seed,
@@ -221,6 +223,7 @@ def _record(
     batches: Batches,
     criterion: LossFunction,
     *,
+    arm: str,
     iterations: int,
     optimizer: OptimizerFactory | None,
     seed: int | None,
@@ -239,7 +242,6 @@ def _record(
                 losses.append(step.loss)
                 inputs = kind_of(step.batch[0])
                 if on_iteration:
-                    arm = "plain" if net is trunk else "repeated"
                     on_iteration(Reached(arm, seed, step.iteration + 1, iterations, step.main, attached))
     except KeyboardInterrupt:
         history = concluded(attached.history, losses, criterion, seed, inputs)

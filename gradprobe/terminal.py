@@ -32,7 +32,7 @@ def reported() -> Iterator[None]:
     except click.ClickException:
         raise
     except Exception as error:
-        from gradprobe.target import user_code
+        from gradprobe.importing import user_code
 
         said = "\n".join([str(error), *getattr(error, "__notes__", [])]) if _is_ours(error) else user_code(error)
         click.echo(f"Error: {said}", err=True)

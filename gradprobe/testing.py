@@ -11,15 +11,17 @@ from itertools import groupby
 
 from torch import nn
 
-from gradprobe import policies
+from gradprobe import diagnosis
 from gradprobe.batches import Source
-from gradprobe.history import GradientHistory, Layer, describe_conditions, few, shorten
+from gradprobe.diagnosis import EXPLODING, FINDINGS, findings
+from gradprobe.history import GradientHistory, Layer, describe_conditions, shorten
 from gradprobe.layers import choose, named_layers
 from gradprobe.loop import OptimizerFactory
 from gradprobe.loss import LossFunction
 from gradprobe.magnitude import label, short
-from gradprobe.policies import EXPLODING, FINDINGS, Placement, Policy, findings, place
+from gradprobe.policies import Placement, Policy, place
 from gradprobe.scanning import scan
+from gradprobe.wording import counted, few
 
 WIDTH = 28  # of a bar, in characters
 MOST_ROWS = 40
@@ -124,7 +126,7 @@ def text_profile(
         history: What to show.
         placement: Whose quantity and threshold to show.
         found: What to write behind the bars: layers by kind of finding; by default those of
-            `gradprobe.policies.findings`.
+            `gradprobe.diagnosis.findings`.
         layers: Names of the layers to show; all by default.
         how: Aggregation over the iterations.
 
@@ -150,9 +152,9 @@ def text_profile(
     scale = _Scale([values[layer.name] for layer in shown if layer.name in values], placement.threshold)
     width = max((len(shorten(layer.name, 24)) for layer in shown), default=0)
     rows = [_row(layer, values.get(layer.name), kinds[layer.name], scale, width) for layer in shown]
-    count = "1 iteration" if history.iterations == 1 else f"{history.iterations} iterations"
     mark = "" if scale.mark is None or placement.threshold is None else f", | is {short(placement.threshold)}"
-    title = f"{label(placement.of)} by depth, {how} over {count}, log scale{mark}"
+    over = counted(history.iterations, "iteration")
+    title = f"{label(placement.of)} by depth, {how} over {over}, log scale{mark}"
     return "\n".join([title, *_folded(rows, [kinds[layer.name] for layer in shown])])
 
 
@@ -201,7 +203,7 @@ def _found(
     """The findings in the layers asked about, by kind, in the order of `FINDINGS`."""
     rows = history.frame[history.frame["nonfinite"].notna()]
     arrived = set(rows["layer"]) & set(names)
-    missing = list(names) if not arrived else policies.unreached(history) if unreached == "fail" else []
+    missing = list(names) if not arrived else diagnosis.unreached(history) if unreached == "fail" else []
     found = {**findings(history, placement), "unreached": missing}
     asked = {kind: [name for name in found.get(kind, []) if name in names] for kind in FINDINGS}
     return {kind: layers for kind, layers in asked.items() if layers}
@@ -226,8 +228,7 @@ def _message(history: GradientHistory, placement: Placement, found: Found, names
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
-    counted = "1 layer" if len(names) == 1 else f"{len(names)} layers"
-    return f"{counted} ({few([shorten(name, 40) for name in names], most)})"
+    return f"{counted(len(names), 'layer')} ({few([shorten(name, 40) for name in names], most)})"
 
 
 def _advice(history: GradientHistory, placement: Placement, found: Found) -> Iterator[str]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import Batches, fingerprint, forward, kind_of, to_device
-from gradprobe.branches import BranchFactory
-from gradprobe.door import check_trainable
+from gradprobe.batches import Batches, Source, fingerprint, forward, kind_of, to_device
+from gradprobe.branches import BranchFactory, check_branch
+from gradprobe.door import check_loss_fn, check_trainable, check_trainings
 from gradprobe.history import GradientHistory
 from gradprobe.layers import main_tensor
 from gradprobe.loop import OptimizerFactory, Step, in_training, make_optimizer, shapes_told, train
@@ -57,6 +57,55 @@ class Plan:
     schedule: str
     conditions: Mapping[str, Any]
     on_iteration: OnIteration | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        batches: Source,
+        loss_fn: LossFunction,
+        seeds: Sequence[int],
+        *,
+        iterations: int,
+        window: int,
+        optimizer: OptimizerFactory | None,
+        held_out: Source | None,
+        branch: str | BranchFactory,
+        weight: float,
+        schedule: str,
+        conditions: Mapping[str, Any] | None,
+        on_iteration: OnIteration | None = None,
+    ) -> Plan:
+        """A plan from what a comparison was asked for, checked before the first training and not behind it.
+
+        Raises:
+            TypeError: Batches, a loss or seeds that are none.
+            ValueError: A length, seeds or a branch that cannot be.
+
+        Example:
+            >>> batches = [(torch.ones(2, 1), torch.ones(2, 1))]
+            >>> plan = Plan.checked(
+            ...     batches, nn.functional.mse_loss, [0], iterations=3, window=50, optimizer=None, held_out=None,
+            ...     branch="auto", weight=0.3, schedule="cnds", conditions=None,
+            ... )
+            >>> plan.window
+            3
+        """
+        check_loss_fn(loss_fn)
+        check_trainings(iterations, window, seeds)
+        check_branch(branch)
+        return cls(
+            Batches(batches),
+            loss_fn,
+            iterations,
+            min(window, iterations),
+            optimizer,
+            None if held_out is None else Batches(held_out, "held_out"),
+            branch,
+            weight,
+            schedule,
+            conditions or {},
+            on_iteration,
+        )
 
     def facts(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What the result of a comparison depends on, as plain JSON types."""
@@ -155,7 +204,7 @@ def _train(plan: Plan, model: nn.Module, net: nn.Module, seed: int, arm: str) ->
     facts = {**plan.conditions, "seed": seed}
     probe = GradientProbe(model, optimizer=optimizer, iterations=plan.window, conditions=facts)
     record = _Record(plan, probe, plan.loss_fn if net is model else criterion, seed)
-    steps = train(net, plan.batches, criterion, optimizer, plan.iterations, seed=1_000_003 * (seed + 1))
+    steps = train(net, plan.batches, criterion, optimizer, plan.iterations, seed=seed)
     try:
         with probe:
             for step in steps:

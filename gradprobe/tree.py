@@ -9,6 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from gradprobe.history import Points
+from gradprobe.wording import counted
 
 MOST_LINES = 40  # of a tree that a person reads
 Inside = Mapping[str, Sequence[str]]
@@ -94,8 +95,7 @@ def _grow(
 def _left_out(inside: Inside, names: Sequence[str], unserved: Collection[str]) -> str:
     within = [below for name in names for below in _with_all(inside, name)]
     pointless = sum(name in unserved for name in within)
-    layers = "1 layer" if pointless == 1 else f"{pointless} layers"
-    said = f", {layers} in them without a point" if pointless else ""
+    said = f", {counted(pointless, 'layer')} in them without a point" if pointless else ""
     return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more{said}"
 
 

@@ -167,8 +167,7 @@ class _Trials:
         optimizer = make_optimizer(self.optimizer, net)
         losses: list[Tensor] = []
         # seeded in every iteration, as a comparison is: dropout in a branch must not shift the trunk's
-        steps = train(net, self.batches, criterion, optimizer, iterations, seed=1_000_003 * (self.seed + 1))
-        for step in steps:
+        for step in train(net, self.batches, criterion, optimizer, iterations, seed=self.seed):
             losses.append(step.main.float().reshape(()))
             if self.on_iteration:
                 self.on_iteration(name, step.iteration + 1, iterations)

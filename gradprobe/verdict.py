@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.wording import counted
+
 ARMS = ("plain", "supervised")
 VERDICTS = ("helped", "harmed", "no difference", "cannot tell", "nothing to compare")
 DOUBT = 0.05  # two-sided: 95 %
@@ -233,7 +235,7 @@ def spread(values: Sequence[float]) -> float:
 
 def _sentences(weighed: Weighed, conditions: Mapping[str, Any]) -> tuple[str, ...]:
     plain, supervised, error, verdict = weighed.first, weighed.second, weighed.error, weighed.verdict
-    seeds = "1 seed" if len(plain.values) == 1 else f"{len(plain.values)} seeds"
+    seeds = counted(len(plain.values), "seed")
     numbers = (
         f"after {conditions['iterations']} iterations the {plain.what} of the main output is "
         f"{supervised.mean:.3g} with and {plain.mean:.3g} without (standard error {error:.2g}, {seeds})."

@@ -57,6 +57,21 @@ class Weights:
             if not self._read_together(alike, into):
                 self._read_each(zip(alike.slots, alike.places, strict=True), into)
 
+    def all_in(self, parameters: Set[int]) -> set[Slot]:
+        """The layers all of whose gradients are of parameters with these ids.
+
+        Example:
+            >>> import torch
+            >>> layer = nn.Linear(2, 1)
+            >>> layer(torch.ones(1, 2)).sum().backward()
+            >>> weights = Weights({"fc": layer}, {"fc": ["weight"]})
+            >>> weights.all_in({id(layer.weight)}), weights.all_in({id(layer.bias)})
+            ({('fc', 'weight')}, set())
+        """
+        found = [(slot, owner.get(name)) for slot, (owner, name) in self._places]
+        there = [(slot, id(weight)) for slot, weight in found if weight is not None and weight.grad is not None]
+        return {slot for slot, _ in there} - {slot for slot, weight in there if weight not in parameters}
+
     def _read_together(self, alike: _Alike, into: Collected) -> bool:
         slots, counts, places = alike
         try:

@@ -157,11 +157,13 @@ class Closed:
         parts: One for each device (and data type).
         scales: What each quantity has to be divided by, as it was multiplied into the loss.
         skipped: The step was skipped by a gradient scaler: True, or a tensor above zero.
+        unscaled: Slots from which the scale of their quantity was taken out before they were read.
     """
 
     parts: tuple[Part, ...]
     scales: Mapping[str, Tensor | float]
     skipped: Tensor | bool
+    unscaled: Set[Slot] = frozenset()
 
     @classmethod
     def of(
@@ -169,6 +171,7 @@ class Closed:
         parts: Sequence[Part],
         scales: Mapping[str, Tensor | float],
         skipped: Tensor | bool,
+        unscaled: Set[Slot] = frozenset(),
         like: Closed | None = None,
     ) -> Closed:
         """Join the parts of an iteration; what is as in the iteration before, ``like``, is shared with it."""
@@ -176,7 +179,10 @@ class Closed:
         for part in parts:
             alike.setdefault((part.rows.device, part.rows.dtype), []).append(part)
         joined = (_joined(several) for several in alike.values())
-        return cls(tuple(_shared(part, like.parts if like else ()) for part in joined), scales, skipped)
+        if like is None:
+            return cls(tuple(joined), scales, skipped, unscaled)
+        shared = tuple(_shared(part, like.parts) for part in joined)
+        return cls(shared, scales, skipped, like.unscaled if like.unscaled == unscaled else unscaled)
 
 
 def _joined(parts: Sequence[Part]) -> Part:
@@ -206,7 +212,8 @@ def table(iterations: Sequence[Closed], slots: Sequence[Slot]) -> Tensor:
         scales = {of: float(scale) for of, scale in iteration.scales.items()}
         for part in iteration.parts:
             rows = part.rows.double().cpu()
-            divisor = torch.tensor([scales.get(of, 1.0) for _, of in part.slots], dtype=torch.float64)
+            divisors = [1.0 if slot in iteration.unscaled else scales.get(slot[1], 1.0) for slot in part.slots]
+            divisor = torch.tensor(divisors, dtype=torch.float64)
             index = torch.tensor([place[slot] for slot in part.slots])
             counts = torch.tensor(part.counts, dtype=torch.float64)
             total = rows[:, reduction.SUMS] / divisor

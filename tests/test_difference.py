@@ -17,9 +17,10 @@ from torch import nn
 import gradprobe as gp
 from gradprobe.cli import main
 from gradprobe.comparison import Comparison, learning_frame
+from gradprobe.diagnosis import FINDINGS
 from gradprobe.difference import CHANGES, difference, same_layers
 from gradprobe.history import GradientHistory, Layer, tidy
-from gradprobe.policies import FINDINGS, place
+from gradprobe.policies import place
 from gradprobe.run import Run
 from gradprobe.zoo import digits, plain_mlp
 

@@ -10,15 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gradprobe"
 FLOORS = [
     {"magnitude", "layers", "history", "hooks", "reduction", "snapshot", "cuts", "version", "zoo", "sparkline"}
-    | {"origin"},
+    | {"origin", "wording"},
     {"probe", "door", "reasons", "passes", "scaling", "ranks", "window", "weights", "batches"}
-    | {"entries", "graph", "passage", "topology", "policies", "branches", "comparison", "verdict"}
+    | {"entries", "graph", "passage", "topology", "policies", "diagnosis", "branches", "comparison", "verdict"}
     | {"loss", "own_loss", "stand_in", "companion", "glimpse", "remedies", "arms", "engines", "loop"},
     {"scanning", "trials", "training", "comparing", "comparing_arms", "supervision"}
     | {"plots", "page", "report", "tree", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
     | {"running", "advice", "integrations", "testing", "plugin", "difference"},
-    {"cli", "__main__", "asked", "outcome", "target", "options", "terminal", "live", "demo"},
+    {"cli", "__main__", "asked", "outcome", "options", "terminal", "live", "demo"}
+    | {"importing", "target", "target_data"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]

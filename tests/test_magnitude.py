@@ -73,6 +73,45 @@ def test_the_two_engines_agree_on_gradients_of_any_size(monkeypatch):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def awkward_gradients():
+    """Together worth several threads: two large ones, and each kind of value that has a way of its own."""
+    drawn = torch.Generator().manual_seed(2)
+    large, rectified, spoiled, infinite = (torch.randn(n, generator=drawn) for n in (700_001, 400_000, 65_537, 9))
+    rectified.relu_()
+    spoiled[[0, -1]] = math.nan
+    infinite[3] = -math.inf
+    tiny = torch.full((70_000,), 1e-30)
+    tiny[::2] = 0
+    mixed = torch.full((3 * 65_536,), 1e-30)
+    mixed[-5:] = 2.0  # in the last of its parts
+    return [large, rectified, spoiled, infinite, tiny, mixed, torch.zeros(40_000)]
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("engine", ["native"], indirect=True)
+@pytest.mark.parametrize("every", [True, False])
+def test_several_threads_come_to_the_float64_values_and_to_what_one_does(every):
+    gradients = awkward_gradients()
+    rows, again = (torch.empty(len(gradients), 5 if every else 1) for _ in range(2))
+    native.sums(gradients, into=rows)
+    torch.set_num_threads(1)
+    native.sums(gradients, into=again)
+    assert rows.numpy().tobytes() == again.numpy().tobytes()
+    for gradient, row in zip(gradients, rows, strict=True):
+        sizes = np.abs(gradient.double().numpy())
+        peak = np.nan if np.isnan(sizes).any() else sizes.max()
+        exact = [sizes.sum(), np.sqrt((sizes**2).sum()), peak, (sizes == 0).sum(), (~np.isfinite(sizes)).sum()]
+        assert row.tolist() == pytest.approx(exact[: len(row)], rel=1e-6, abs=0, nan_ok=True)
+
+
 def test_half_precision_is_summed_in_float32():
     # an fp16 sum of these would overflow at 65504
     assert measured(torch.full((100_000,), 100.0, dtype=torch.float16))["mean_abs"] == pytest.approx(100)

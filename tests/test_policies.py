@@ -4,10 +4,11 @@ import pytest
 
 from gradprobe import RelativePolicy, ThresholdPolicy, options, place
 from gradprobe.branches import BRANCHES
+from gradprobe.diagnosis import FINDINGS, findings
 from gradprobe.history import GradientHistory, Layer, Point, tidy
 from gradprobe.magnitude import QUANTITIES
 from gradprobe.options import FINDINGS as OPTION_FINDINGS
-from gradprobe.policies import FINDINGS, Placement, findings
+from gradprobe.policies import Placement
 
 
 def history(*magnitudes, served=None, of="output", iterations=3):

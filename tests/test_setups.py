@@ -59,6 +59,62 @@ def test_a_gradient_scaler_is_taken_out(unscale, by_hand):
     assert torch.amp.GradScaler.step.__qualname__ == "GradScaler.step"  # nothing stays wrapped
 
 
+def two_weights():
+    """``y = 3 (2 x)`` at ``x = 1``: dy/dw is 3 for the first weight and 2 for the second."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(2.0)
+        model[1].weight.fill_(3.0)
+    return model
+
+
+def assert_the_scale_is_out(history):
+    assert [values(history, "weight", name) for name in "01"] == [[3.0], [2.0]]
+    assert [values(history, "output", name) for name in "01"] == [[3.0], [1.0]]
+
+
+@pytest.mark.parametrize("unscaled", [(), (0,), (1,), (0, 1)])
+def test_a_scaler_that_unscaled_some_of_several_optimizers_before_a_step_by_hand(unscaled):
+    model = two_weights()
+    optimizers = [sgd(layer) for layer in model]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with GradientProbe(model) as probe:
+        scaler.scale(model(torch.ones(1, 1)).sum()).backward()
+        for index in unscaled:
+            scaler.unscale_(optimizers[index])
+        probe.step()
+        seen = probe.glimpse(torch.tensor(0.0), "weight").magnitudes
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+    assert_the_scale_is_out(probe.history)
+    assert seen == {"0": 3.0, "1": 2.0}
+
+
+@pytest.mark.parametrize("fused", [(False, True), (True, False), (True, True)])
+def test_a_scaler_with_optimizers_of_which_some_unscale_in_their_kernel(fused):
+    model = two_weights()
+    optimizers = [
+        torch.optim.SGD(layer.parameters(), 0.01, fused=own) for layer, own in zip(model, fused, strict=True)
+    ]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with GradientProbe(model, optimizer=optimizers) as probe:
+        scaler.scale(model(torch.ones(1, 1)).sum()).backward()
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+    assert_the_scale_is_out(probe.history)
+
+
+def test_a_scaler_with_an_optimizer_that_the_probe_was_not_given():
+    model = two_weights()
+    first, second = map(sgd, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with GradientProbe(model, optimizer=first) as probe:
+        scaler.scale(model(torch.ones(1, 1)).sum()).backward()
+        scaler.step(first)
+        scaler.step(second)
+    assert_the_scale_is_out(probe.history)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_skipped_step_is_recorded_as_skipped(fused):
     torch.manual_seed(0)

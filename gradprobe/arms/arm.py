@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gradprobe.history import Point, few, shorten
+from gradprobe.history import Point, shorten
 from gradprobe.policies import Placement
+from gradprobe.wording import few
 
 NONE = "none"
 # as in gradprobe.remedies, which needs torch

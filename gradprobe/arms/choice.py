@@ -11,6 +11,7 @@ import pandas as pd
 
 from gradprobe.arms.arm import NONE, Arm
 from gradprobe.verdict import Weighed, weigh
+from gradprobe.wording import counted
 
 _SIMPLEST = (NONE, "remedy", "branches")
 
@@ -100,7 +101,7 @@ def choose(contest: Contest) -> Choice:
 def _nothing(contest: Contest, ahead: str) -> Choice:
     conditions = contest.conditions
     found = contest.weigh(NONE, ahead)
-    what, seeds = found.first.what, _counted(len(found.first.values), "seed")
+    what, seeds = found.first.what, counted(len(found.first.values), "seed")
     after = f"after {conditions['iterations']} iterations the {what} of the main output"
     if not conditions.get("same_batches", True):
         said = (
@@ -187,8 +188,4 @@ def _remarks(contest: Contest) -> list[str]:
 
 
 def _doubt(found: Weighed) -> str:
-    return f"(standard error of the difference {found.error:.2g}, {_counted(len(found.first.values), 'seed')})"
-
-
-def _counted(count: int, one: str) -> str:
-    return f"{count} {one}" + ("" if count == 1 else "s")
+    return f"(standard error of the difference {found.error:.2g}, {counted(len(found.first.values), 'seed')})"

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gradprobe.diagnosis import findings
 from gradprobe.difference.matching import same_layers
 from gradprobe.difference.record import Difference, LayerChange
 from gradprobe.difference.remarks import remarks
 from gradprobe.history import GradientHistory, as_tuples
-from gradprobe.policies import findings, place
+from gradprobe.policies import place
 from gradprobe.run import Run
 
 # what follows from the record itself, or is there for the figures

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.diagnosis import FINDINGS
 from gradprobe.difference.matching import form
 from gradprobe.difference.wording import report
 from gradprobe.history import Layer
-from gradprobe.policies import FINDINGS
 
 CHANGES = ("up", "down", "lost", "found", "added", "removed")
 

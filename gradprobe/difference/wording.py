@@ -6,8 +6,9 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.history import few, shorten
+from gradprobe.history import shorten
 from gradprobe.magnitude import label, short
+from gradprobe.wording import counted, few
 
 if TYPE_CHECKING:
     from gradprobe.difference.record import Difference, LayerChange
@@ -18,13 +19,12 @@ MOST_ROWS = 40
 def report(found: Difference) -> Iterator[str]:
     """The lines of the report: which layers changed, what is newly found, what else is different."""
     changed = found.changed
-    total = len(found.layers)
     between = f"from {found.names[0]} to {found.names[1]}"
     if not changed:
         spread = extent([layer.ratio for layer in found.layers if layer.ratio is not None])
         yield f"no layer changed {between}" + (f": all are {spread} times what they were" if spread else "")
     else:
-        yield f"{len(changed)} of {total} layer{'' if total == 1 else 's'} changed {between}"
+        yield f"{len(changed)} of {counted(len(found.layers), 'layer')} changed {between}"
         yield f"{label(found.of)}, median over the iterations; changes beyond {found.factor:g} times"
         yield from _table(changed)
     for title, kinds in (("newly", found.new), ("no longer", found.gone)):

@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
+from gradprobe.diagnosis import judged
 from gradprobe.history import AGGREGATES, GradientHistory, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots.arms import looks
 from gradprobe.plots.grid import Grid
 from gradprobe.plots.learning import NAMES, window
-from gradprobe.policies import CNDS_THRESHOLD, Placement, judged
+from gradprobe.policies import CNDS_THRESHOLD, Placement
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,10 @@ from typing import Any
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
+from gradprobe.diagnosis import judged, unreached
 from gradprobe.history import GradientHistory
 from gradprobe.page.words import is_scale, remedied
-from gradprobe.policies import Placement, judged, unreached
+from gradprobe.policies import Placement
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 from gradprobe.arms import ArmsComparison
 from gradprobe.comparison import Comparison
-from gradprobe.history import GradientHistory, shorten, span
+from gradprobe.diagnosis import findings, flags, judged, usual_rule
+from gradprobe.history import GradientHistory, shorten
 from gradprobe.magnitude import short
-from gradprobe.plots.style import counted
-from gradprobe.policies import EveryLayerPolicy, Placement, findings, flags, judged, usual_rule
+from gradprobe.policies import EveryLayerPolicy, Placement
 from gradprobe.version import __version__
+from gradprobe.wording import counted, span
 
 DEPENDS = (
     "With a mean loss a magnitude scales with one over the batch size, and always with the scale of the loss: "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from gradprobe.history import GradientHistory, describe_conditions, few, shorten
+from gradprobe.history import GradientHistory, describe_conditions, shorten
 from gradprobe.magnitude import label
 from gradprobe.plots import style
 from gradprobe.plots.fitting import settle, wrap
@@ -25,6 +25,7 @@ from gradprobe.plots.iterations import (
 )
 from gradprobe.plots.labels import EndLabels
 from gradprobe.plots.learning import draw_learning
+from gradprobe.wording import counted, few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -221,7 +222,7 @@ def quantity(history: GradientHistory) -> str:
 
 def _title(comparison: Comparison, layers: str | Sequence[str] | None) -> str:
     count = 0 if layers is not None else len(comparison.placement.flagged)
-    what = style.counted(count, "flagged layer") if count else "Gradient"
+    what = counted(count, "flagged layer") if count else "Gradient"
     return f"{what} without {'' if comparison.supervised is None else 'and with '}deep supervision"
 
 
@@ -229,4 +230,4 @@ def _heading(comparison: Comparison) -> str:
     points = [shorten(point.name, 24) for point in comparison.placement.points]
     if not points:
         return "Deep supervision: no branch"
-    return f"Deep supervision: {style.counted(len(points), 'branch', 'branches')}, at {few(points, 4)}"
+    return f"Deep supervision: {counted(len(points), 'branch', 'branches')}, at {few(points, 4)}"

@@ -18,6 +18,7 @@ from gradprobe.plots.grid import Floats, Grid, limits
 from gradprobe.plots.header import header, lane, mark
 from gradprobe.plots.iterations import grid_notes, threshold_end
 from gradprobe.plots.labels import EndLabels
+from gradprobe.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -107,7 +108,7 @@ def _draw_magnitudes(
             _draw_bars(ax, grid, rows, colour)
             _draw_dots(ax, rows, magnitudes[rows], colour, marker, len(grid.names))
             entries.append(mark(marker, text, colour))
-    over = style.counted(len(grid.iterations), "iteration")
+    over = counted(len(grid.iterations), "iteration")
     return [*entries, Patch(facecolor=style.GREY, alpha=0.3, label=f"range over {over}")] if entries else []
 
 
@@ -147,7 +148,7 @@ def _decided(placement: Placement | None) -> list[Artist]:
     """Legend entries for the branches, and for what to change before any is placed."""
     if placement is None:
         return []
-    branches = style.counted(len(placement.points), "branch", "branches")
+    branches = counted(len(placement.points), "branch", "branches")
     entries: list[Artist] = []
     if placement.points:
         entries.append(Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches))

@@ -12,6 +12,7 @@ import PIL.PngImagePlugin  # noqa: F401 (matplotlib asks for it only when it sav
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
+from gradprobe.diagnosis import judged
 from gradprobe.history import GradientHistory
 from gradprobe.plots import style
 from gradprobe.plots.arms import arms_size, draw_arms_page
@@ -21,7 +22,7 @@ from gradprobe.plots.fitting import heighten
 from gradprobe.plots.heatmap import heatmap_size, plot_heatmap
 from gradprobe.plots.iterations import plot_history
 from gradprobe.plots.paper import draw_paper, paper_size
-from gradprobe.policies import CNDS_THRESHOLD, judged
+from gradprobe.policies import CNDS_THRESHOLD
 
 if TYPE_CHECKING:
     import os

@@ -20,10 +20,10 @@ from gradprobe.plots.style import (
     TITLE,
     WIDTHS,
     ZERO,
-    counted,
     depth_map,
     legible,
 )
+from gradprobe.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -17,6 +17,7 @@ from gradprobe.plots import style
 from gradprobe.plots.grid import Grid, Mask, limits
 from gradprobe.plots.header import header, letters_note
 from gradprobe.plots.iterations import below
+from gradprobe.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +66,7 @@ def plot_heatmap(
     mesh = _draw_cells(ax, grid, threshold)
     _axes_of_cells(ax, grid, below(history, of, threshold))
     _colour_bar(ax, mesh, label(of), threshold, of)
-    title = f"Gradient of {style.counted(len(grid.names), 'layer')} by iteration"
+    title = f"Gradient of {counted(len(grid.names), 'layer')} by iteration"
     header(ax, title, describe_conditions(history.conditions), _entries(grid))
     return ax
 

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from gradprobe.history import describe_conditions
 from gradprobe.plots import style
 from gradprobe.plots.header import header, mark
+from gradprobe.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +101,7 @@ def draw_arms(
     if (seeds := int(frame["seed"].nunique())) > 1:
         entries.append(Patch(facecolor=style.GREY, alpha=0.3, label=f"mean and range of {seeds} seeds"))
     if missing:
-        entries.append(mark("", f"NaN or inf in {style.counted(missing, 'iteration')}: not drawn"))
+        entries.append(mark("", f"NaN or inf in {counted(missing, 'iteration')}: not drawn"))
     return drawn, entries
 
 

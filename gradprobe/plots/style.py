@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gradprobe.history import shorten
 from gradprobe.magnitude import short
 from gradprobe.policies import CNDS_THRESHOLD
+from gradprobe.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,16 +206,6 @@ def colour_ticks(ticks: Sequence[Text], flagged: Sequence[bool]) -> None:
     """Give the names of flagged layers their colour."""
     for text, is_flagged in zip(ticks, flagged, strict=True):
         text.set_color(FLAGGED if is_flagged else INK)
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """The number and the noun that goes with it.
-
-    Example:
-        >>> counted(1, "layer"), counted(3, "layer"), counted(2, "branch", "branches")
-        ('1 layer', '3 layers', '2 branches')
-    """
-    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:
