@@ -47,7 +47,7 @@ class Measured:
         values: The outcome, a number for each seed.
         progress: What it gained over not training, a number for each seed.
         error: The noise that is left within one training.
-        learnt: Whether it gained anything beyond that noise.
+        learnt: Whether it gained anything beyond that noise: in accuracy, on one of the seeds at least.
         improving: Whether it still was gaining in the end.
     """
 
@@ -199,7 +199,7 @@ def _accuracy(rows: pd.DataFrame, conditions: Mapping[str, Any]) -> Measured:
     mean = sum(last) / len(last)
     error = math.sqrt(max(mean * (1 - mean), 1 / size) / size)
     earlier = sum(curve[max(0, len(curve) * 3 // 4 - 1)] for curve in curves) / len(curves)
-    learnt = mean > chance + 3 * math.sqrt(chance * (1 - chance) / size)
+    learnt = max(last) > chance + 3 * math.sqrt(chance * (1 - chance) / size)
     progress = tuple(value - chance for value in last)
     return Measured("held-out accuracy", last, progress, error, learnt, mean - earlier > 2 * error)
 
