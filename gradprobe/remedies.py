@@ -32,8 +32,8 @@ Remedy = Callable[[nn.Module, Any], None]
 def kaiming(model: nn.Module, inputs: Any = None) -> None:
     """Draw the weights of all linear and convolutional layers after He et al. 2015 (arXiv 1502.01852); biases 0.
 
-    Normal, for the inputs of each layer and a ReLU behind it. Other layers, frozen and parametrized weights are
-    left as they are.
+    Normal, for the inputs of each layer and a ReLU behind it. The ``Conv1D`` of transformers is a linear layer.
+    Other layers, frozen and parametrized weights are left as they are.
 
     Args:
         model: Changed in place.
@@ -46,7 +46,7 @@ def kaiming(model: nn.Module, inputs: Any = None) -> None:
         1.0
     """
     for layer in _plain_layers(model):
-        nn.init.kaiming_normal_(layer.weight)
+        nn.init.kaiming_normal_(_outputs_first(layer))
         _zero_bias(layer)
 
 
@@ -82,8 +82,9 @@ def lsuv(model: nn.Module, inputs: Any) -> None:
     with torch.no_grad():
         try:
             for layer in _plain_layers(model):
+                weight = _outputs_first(layer)
                 # in float32: there is no decomposition of shorter numbers
-                layer.weight.copy_(nn.init.orthogonal_(torch.empty_like(layer.weight, dtype=torch.float32)))
+                weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, device=weight.device)))
                 _zero_bias(layer)
                 hooks.add(layer.register_forward_hook(Hook(scale)))
             forward(model, inputs)
@@ -156,9 +157,22 @@ def _norm_behind(layer: Layer) -> nn.Module:
     return kinds[len(layer.kernel_size)](layer.out_channels)
 
 
+def _is_conv1d(module: nn.Module) -> bool:
+    """Whether it is the linear layer of GPT-2 in transformers, whose weight is ``(inputs, outputs)``."""
+    kind = type(module)
+    return kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
+
+
+def _outputs_first(layer: Layer) -> Tensor:
+    """Its weight as that of a linear layer or a convolution is arranged; the same memory."""
+    weight = layer.weight.detach()
+    return weight.t() if _is_conv1d(layer) else weight
+
+
 def _plain_layers(model: nn.Module) -> Iterator[Layer]:
     for layer in model.modules():
-        weight = layer._parameters.get("weight") if isinstance(layer, _LAYERS) else None
+        linear = isinstance(layer, _LAYERS) or _is_conv1d(layer)
+        weight = layer._parameters.get("weight") if linear else None
         if isinstance(weight, Tensor) and weight.requires_grad:
             yield layer  # type: ignore[misc]
 

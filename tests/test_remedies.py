@@ -30,6 +30,19 @@ def test_kaiming_has_the_variance_of_the_paper():
     assert not net.bias.any()
 
 
+def test_the_linear_layers_of_gpt2_are_linear_layers():
+    from transformers.pytorch_utils import Conv1D
+
+    torch.manual_seed(0)
+    layer, x = Conv1D(32, 256), 3 * torch.randn(512, 256)  # 256 inputs, 32 outputs
+    kaiming(layer)
+    assert layer.weight.detach().std() == pytest.approx((2 / 256) ** 0.5, rel=0.03)
+    lsuv(layer, x)
+    assert layer(x).detach().std() == pytest.approx(1, rel=1e-4)
+    columns = layer.weight.detach().T @ layer.weight.detach()  # one for each output: orthonormal, scaled
+    assert torch.allclose(columns / columns[0, 0], torch.eye(32), atol=1e-5)
+
+
 def test_lsuv_scales_a_layer_that_is_called_twice_once():
     torch.manual_seed(0)
     shared, x = nn.Linear(16, 16), 3 * torch.randn(256, 16)
