@@ -115,7 +115,7 @@ class ThresholdPolicy:
     def __call__(self, history: GradientHistory) -> Placement:
         """Decide."""
         magnitudes = history.aggregate(self.of, self.aggregate)
-        placement = _place(history, magnitudes, magnitudes < self.threshold, str(self))
+        placement = _place(history, magnitudes, magnitudes < self.threshold, self)
         return replace(placement, of=self.of, threshold=self.threshold)
 
 
@@ -148,7 +148,7 @@ class RelativePolicy:
         largest = float(finite.max()) if len(finite) else 0.0
         # where every gradient is exactly zero there is no best-fed layer: all of them are starved
         starved = magnitudes < self.ratio * largest if largest else magnitudes == 0
-        placement = _place(history, magnitudes, starved, str(self))
+        placement = _place(history, magnitudes, starved, self)
         return replace(placement, of=self.of, threshold=self.ratio * largest or None)
 
 
@@ -244,7 +244,13 @@ def _check(name: str, value: Any, aggregate: str) -> None:
         raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {aggregate!r}")
 
 
-def _place(history: GradientHistory, magnitudes: pd.Series[float], low: pd.Series[bool], policy: str) -> Placement:
+def _place(
+    history: GradientHistory,
+    magnitudes: pd.Series[float],
+    low: pd.Series[bool],
+    rule: ThresholdPolicy | RelativePolicy,
+) -> Placement:
+    policy = str(rule)
     runs = [[name for name, _ in run] for is_low, run in groupby(low.items(), lambda item: item[1]) if is_low]
     flagged = tuple(str(name) for run in runs for name in run)
     skipped = {
@@ -264,7 +270,7 @@ def _place(history: GradientHistory, magnitudes: pd.Series[float], low: pd.Serie
     reasons: list[str] = []
     for run in runs:
         point, why = _serve(history, [str(name) for name in run])
-        reasons.append(why)
+        reasons.append(why + (_blocked(magnitudes, str(run[-1])) if rule.of == "output" else ""))
         if point is None:
             skipped[str(run[-1])] = why
         elif point not in points:
@@ -292,6 +298,19 @@ def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, 
             return point, f"{layers} flagged ({span}): one branch after {behind}, nearest the output."
     why = next((layer.unserved for layer in history.layers if layer.name == run[-1]), None)
     return None, f"{layers} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
+
+
+def _blocked(magnitudes: pd.Series[float], last: str) -> str:
+    """What to add where a gradient does not fade away before the last layer of a run but ends behind it."""
+    behind = magnitudes.iloc[[*magnitudes.index].index(last) + 1 :]
+    if magnitudes[last] != 0 or not len(behind):
+        return ""
+    following = shorten(str(behind.index[0]), 40)
+    return (
+        f" But the gradient of {shorten(last, 40)} is exactly zero, and that of {following} behind it "
+        f"{behind.iloc[0]:.2g}: what is between them lets nothing through (a dead activation, or a number format "
+        "too small), and a branch does not change that."
+    )
 
 
 def _in_short(reasons: Sequence[str]) -> str:

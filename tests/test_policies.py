@@ -81,6 +81,15 @@ def test_exact_zeros_are_flagged_and_nonfinite_gradients_are_not():
     assert place(history(0.0, math.inf, 1e-3)).flagged == ("conv1",)
 
 
+def test_a_gradient_that_ends_at_a_dead_activation_is_told_from_one_that_fades():
+    dead = place(history(0.0, 0.0, 1e-3, 1e-3)).reason
+    assert "conv2 is exactly zero, and that of conv3 behind it 0.001" in dead
+    assert "a branch does not change that" in dead
+    for fading in (history(0.0, 1e-30, 1e-3), history(0.0, 0.0), history(0.0, 1e-3, of="weight")):
+        policy = ThresholdPolicy(of=fading.of[0])
+        assert "exactly zero" not in place(fading, policy).reason
+
+
 def test_a_point_that_serves_the_whole_block_takes_its_flagged_layers():
     block = [Point("block", (8, 4, 5, 5), 2, ("conv1", "conv2", "conv3"))]
     placement = place(history(1e-9, 1e-9, 1e-2, 1e-3, served=block))
