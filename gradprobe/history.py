@@ -369,14 +369,17 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
 def shorten(name: str, width: int) -> str:
     r"""Shorten a layer name so that it still tells which one it is; the root is ``(root)``.
 
-    Leading parts are cut to their first letter and their number, from the left, as far as it takes; if that is
-    not enough the rest is cut in the middle. What cannot be printed (a line break, an escape) becomes ``\ufffd``.
+    Leading parts are cut to their first letter and their number, from the left, as far as it takes; then letters
+    of the last part are left out, all but three if need be; if that is not enough the rest is cut in the middle.
+    What cannot be printed (a line break, an escape) becomes ``\ufffd``.
 
     Example:
         >>> shorten("encoder.layers.11.attention.output.dense", 24)
         'e.l.11.a.output.dense'
         >>> shorten("features.denseblock4.denselayer16.norm1", 20)
         'f.d4.d16.norm1'
+        >>> shorten("resnet.encoder.stages.0.layers.2.layer.1.normalization", 24)
+        'r.e.s.0.l.2.l.1.normali…'
     """
     name = "".join(char if char.isprintable() else "\ufffd" for char in name) or "(root)"
     parts = name.split(".")
@@ -388,5 +391,6 @@ def shorten(name: str, width: int) -> str:
     short = ".".join(parts)
     if len(short) <= width:
         return short
-    tail = (width - 1) // 2
+    room = width - len(short) + len(parts[-1])  # for the last part
+    tail = max(0, room // 6 * 2 - 2) if room >= 4 and len(parts) > 1 else (width - 1) // 2
     return f"{short[: width - 1 - tail]}…{short[len(short) - tail :]}"
