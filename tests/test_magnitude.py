@@ -109,7 +109,8 @@ def test_several_threads_come_to_the_float64_values_and_to_what_one_does(every):
         sizes = np.abs(gradient.double().numpy())
         peak = np.nan if np.isnan(sizes).any() else sizes.max()
         exact = [sizes.sum(), np.sqrt((sizes**2).sum()), peak, (sizes == 0).sum(), (~np.isfinite(sizes)).sum()]
-        assert row.tolist() == pytest.approx(exact[: len(row)], rel=1e-6, abs=0, nan_ok=True)
+        # a block of 4,096 is added up in float32, and of equal numbers each rounding may have the same sign
+        assert row.tolist() == pytest.approx(exact[: len(row)], rel=1e-5, abs=0, nan_ok=True)
 
 
 def test_half_precision_is_summed_in_float32():
