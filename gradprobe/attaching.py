@@ -17,7 +17,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradprobe.advice import Site, loss_at
 from gradprobe.following import FollowingProbe
 from gradprobe.frames import composer, file_name, named, names_of, place_of, script_frames, source
 from gradprobe.history import GradientHistory
@@ -25,6 +24,7 @@ from gradprobe.hooks import Attached
 from gradprobe.layers import unwrap
 from gradprobe.owners import owners
 from gradprobe.ranks import world_size
+from gradprobe.reading import Site, loss_at
 from gradprobe.script import Stopped
 from gradprobe.weights import ids
 

@@ -11,8 +11,8 @@ from types import FrameType
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.advice import Place, Site, built_at
 from gradprobe.layers import unwrap
+from gradprobe.reading import Place, Site, built_at
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from gradprobe.script import Ending, Script, Stopped, execute, replaced
 
 if TYPE_CHECKING:
-    from gradprobe.advice import Site
     from gradprobe.attaching import Session
     from gradprobe.history import GradientHistory
     from gradprobe.policies import Placement, Policy
+    from gradprobe.reading import Site
 
 _OPTIMIZER = "torch.optim.optimizer"
 

@@ -17,7 +17,7 @@ FLOORS = [
     {"scanning", "trials", "training", "comparing", "comparing_arms", "supervision"}
     | {"plots", "page", "report", "tree", "run", "markup"}
     | {"script", "frames", "owners", "following", "attaching"}
-    | {"running", "advice", "integrations", "testing", "plugin", "difference"},
+    | {"running", "advice", "reading", "integrations", "testing", "plugin", "difference"},
     {"cli", "__main__", "asked", "outcome", "options", "terminal", "live", "demo"}
     | {"importing", "target", "target_data"},
 ]

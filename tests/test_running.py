@@ -15,10 +15,11 @@ from oracle import assert_agrees, record
 from torch import nn
 
 import gradprobe as gp
-from gradprobe.advice import Loss, Place, Site, advise, built_at, loss_at
+from gradprobe.advice import advise
 from gradprobe.cli import main
 from gradprobe.history import Point
 from gradprobe.policies import Placement
+from gradprobe.reading import Loss, Place, Site, built_at, loss_at
 
 SCRIPTS = Path(__file__).parent / "scripts"
 sys.path.append(str(SCRIPTS))
