@@ -302,7 +302,7 @@ def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, 
 
 def _blocked(magnitudes: pd.Series[float], last: str) -> str:
     """What to add where a gradient does not fade away before the last layer of a run but ends behind it."""
-    behind = magnitudes.iloc[[*magnitudes.index].index(last) + 1 :]
+    behind = magnitudes.loc[last:].iloc[1:]
     if magnitudes[last] != 0 or not len(behind):
         return ""
     following = shorten(str(behind.index[0]), 40)

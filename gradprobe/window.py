@@ -179,10 +179,8 @@ class Closed:
         for part in parts:
             alike.setdefault((part.rows.device, part.rows.dtype), []).append(part)
         joined = (_joined(several) for several in alike.values())
-        if like is None:
-            return cls(tuple(joined), scales, skipped, unscaled)
-        shared = tuple(_shared(part, like.parts) for part in joined)
-        return cls(shared, scales, skipped, like.unscaled if like.unscaled == unscaled else unscaled)
+        shared = tuple(_shared(part, like.parts if like else ()) for part in joined)
+        return cls(shared, scales, skipped, like.unscaled if like and like.unscaled == unscaled else unscaled)
 
 
 def _joined(parts: Sequence[Part]) -> Part:

@@ -218,21 +218,21 @@ def run(name, attach):
     """One case from its seed; ``attach(model, optimizer)`` makes what records it."""
     torch.manual_seed(0)
     loop = Loop(attach)
-    with loop.ends, one_thread():
+    with loop.ends, threads(1):
         CASES[name](loop)
     loop.loss = None
     return loop
 
 
 @contextlib.contextmanager
-def one_thread():
-    """Several threads add up in another order each time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def threads(count):
+    """With so many threads; more than one of torch's add up in another order each time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def sgd(model, lr=0.05):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from awkward import threads
 from torch import nn
 
 import gradprobe as gp
@@ -36,14 +37,6 @@ def deep():
     return plain_mlp(depth=30, width=16)
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # what each arm does ---------------------------------------------------------------------------------------------
 
 
@@ -57,7 +50,8 @@ def test_an_unknown_arm_is_told_the_known_ones(name, said):
         chosen_arms([name])
 
 
-def test_the_arms_of_a_comparison_are_those_of_compare(one_thread):
+@threads(1)
+def test_the_arms_of_a_comparison_are_those_of_compare():
     batches, held_out = small()
     options = {"iterations": 4, "seeds": (0, 1), "held_out": held_out}
     two = gp.compare(deep, batches, LOSS, **options)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from awkward import CASES, MEASURES, Bare, Recorder, data, mlp, one_thread, run, sgd, squared
+from awkward import CASES, MEASURES, Bare, Recorder, data, mlp, run, sgd, squared, threads
 
 from gradprobe import GradientProbe
 from gradprobe.hooks import Hook
@@ -169,7 +169,7 @@ def test_an_output_without_elements_is_not_said_to_be_without_a_path():
     assert "no path" not in probe.history.unreached["b"]["output"]
 
 
-@one_thread()
+@threads(1)
 def test_training_by_torch_func_has_the_numbers_of_training_by_autograd():
     torch.manual_seed(0)
     net = mlp(4, 5, 2)

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from awkward import threads
 
 from gradprobe.history import MEASURES
 from gradprobe.magnitude import QUANTITIES, STATISTICS, label
@@ -73,14 +74,6 @@ def test_the_two_engines_agree_on_gradients_of_any_size(monkeypatch):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def awkward_gradients():
     """Together worth several threads: two large ones, and each kind of value that has a way of its own."""
     drawn = torch.Generator().manual_seed(2)
@@ -95,15 +88,14 @@ def awkward_gradients():
     return [large, rectified, spoiled, infinite, tiny, mixed, torch.zeros(40_000)]
 
 
-@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("engine", ["native"], indirect=True)
 @pytest.mark.parametrize("every", [True, False])
 def test_several_threads_come_to_the_float64_values_and_to_what_one_does(every):
     gradients = awkward_gradients()
     rows, again = (torch.empty(len(gradients), 5 if every else 1) for _ in range(2))
-    native.sums(gradients, into=rows)
-    torch.set_num_threads(1)
-    native.sums(gradients, into=again)
+    for count, into in ((2, rows), (1, again)):
+        with threads(count):
+            native.sums(gradients, into=into)
     assert rows.numpy().tobytes() == again.numpy().tobytes()
     for gradient, row in zip(gradients, rows, strict=True):
         sizes = np.abs(gradient.double().numpy())

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from awkward import Recorder, one_thread
+from awkward import Recorder, threads
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from test_awkward import bits
@@ -138,7 +138,7 @@ OPTIMIZERS = {
 }
 
 
-@one_thread()
+@threads(1)
 def train(net, images, optimizer, accumulation, manual, clear, attach=None):
     """Five iterations from one seed: the losses and the state of the generator afterwards."""
     torch.manual_seed(7)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-PAD = 3 / 72  # inches that a constrained layout leaves free around everything
+_PAD = 3 / 72  # inches that a constrained layout leaves free around everything
 
 
 def settle(ax: Axes) -> None:
@@ -43,7 +43,7 @@ def _around(ax: Axes) -> float:
     below = ax.bbox.y0 - part.bbox.y0
     above = 0.0 if box is None else box.y1 - ax.bbox.y1
     names = sum(text.get_window_extent().height for text in part.texts)
-    return float(below + above + names) + 2 * PAD * (1 + len(part.texts)) * ax.figure.dpi
+    return float(below + above + names) + 2 * _PAD * (1 + len(part.texts)) * ax.figure.dpi
 
 
 def room(ax: Axes) -> float:
