@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from gradprobe.comparison import Comparison
     from gradprobe.policies import Placement
 
-DPI = 150  # of a file; laid out at the same, so that no text is measured for another
-
 
 def save_figures(
     folder: str | os.PathLike[str],
@@ -161,7 +159,8 @@ def _quantity(history: GradientHistory, placement: Placement | None) -> str:
 
 def _figure(width: float, height: float) -> Figure:
     """A figure that pyplot does not know, so that there is nothing to close."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+    # as it will be saved: no text is measured for another resolution
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     return figure
 
@@ -170,7 +169,7 @@ def _axes(width: float, height: float) -> Axes:
     return _figure(width, height).subplots()
 
 
-def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: float = DPI) -> Path:
+def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
     """Write a figure as it is printed: exactly its size, and in a PDF with its fonts embedded (TrueType).
 
     Equal data gives equal files. matplotlib's settings are as before afterwards.
