@@ -1,4 +1,4 @@
-"""Compiles gradprobe/reduction/sums.c where there is a C compiler; without one the package is pure Python."""
+"""Compiles gradprobe/measure/reduction/sums.c where there is a C compiler; without one the package is pure Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ROOM = Path(__file__).parent / "gradprobe" / "reduction"
+ROOM = Path(__file__).parent / "gradprobe" / "measure" / "reduction"
 SOURCE, LIBRARY = ROOM / "sums.c", ROOM / "_sums.so"
 # OpenMP is compiled for but not linked: the calls are those of the OpenMP that torch has loaded
 OPENMP = "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd"
@@ -24,7 +24,7 @@ class NativeSums(BuildHookInterface):
         """Compile before the files are collected."""
         if self.target_name != "wheel" or os.name != "posix" or not compiled():
             return
-        build_data["artifacts"].append("gradprobe/reduction/_sums.so")
+        build_data["artifacts"].append("gradprobe/measure/reduction/_sums.so")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{self.platform_tag()}"
 

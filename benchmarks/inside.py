@@ -9,14 +9,14 @@ from typing import Any
 
 from timing import synchronize
 
-from gradprobe.hooks import Hook
-from gradprobe.passes import Passes
+from gradprobe.measure.output_gradients import Passes
+from gradprobe.network.hooks import Hook
 
 
 class Inside:
     """Adds up, while it is entered, the seconds inside the outermost call of any hook of gradprobe.
 
-    Every hook is a `gradprobe.hooks.Hook`, or of a kind derived from it; autograd also calls one method at the end
+    Every hook is a `gradprobe.network.hooks.Hook`, or of a kind derived from it; autograd also calls one method at the end
     of a backward pass. What the clocks themselves take is in the sum, about a microsecond a call; what torch takes
     to come to a hook is not: only the ratio of whole steps shows that.
 

@@ -21,10 +21,11 @@ from playwright.sync_api import Browser, sync_playwright
 from report import Report
 from timing import timed
 
-from gradprobe.comparison import Comparison, learning_frame
-from gradprobe.history import GradientHistory, Layer, Point
-from gradprobe.page import write_page
-from gradprobe.policies import place
+from gradprobe.decide.policies import place
+from gradprobe.record.history import GradientHistory, Layer
+from gradprobe.record.points import Point
+from gradprobe.show.page import write_page
+from gradprobe.verdict.comparison import Comparison, learning_frame
 
 TEXT = """\
 Histories made up of {iterations} iterations with both quantities, alone and as a comparison of two seeds. *Write*:

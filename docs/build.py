@@ -12,7 +12,7 @@ from typing import Any
 import griffe
 from click.testing import CliRunner
 
-from gradprobe.cli import main
+from gradprobe.cli.commands import main
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference.md"
@@ -59,7 +59,7 @@ CHAPTERS = {
 }
 # what is imported from a module of its own
 MODULES = {
-    "gradprobe.scanning": ["Reached"],
+    "gradprobe.measure.scan": ["Reached"],
     "gradprobe.testing": ["assert_gradients_reach", "text_profile", "GradientReachError"],
     "gradprobe.plugin": ["gradients_reach"],
     "gradprobe.integrations.lightning": ["GradprobeCallback"],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gradprobe.history import GradientHistory
+    from gradprobe.record.history import GradientHistory
     from gradprobe.testing import GradientReachError
 
 
@@ -34,7 +34,8 @@ def gradients_reach(tmp_path: Path) -> Callable[..., GradientHistory]:
 
 
 def _written(error: GradientReachError, parent: Path) -> Path:
-    from gradprobe.run import free_folder, save
+    from gradprobe.runs.folder import free_folder
+    from gradprobe.runs.run import save
 
     with warnings.catch_warnings():
         # a warning made an error while the figures are drawn must not hide why the test failed

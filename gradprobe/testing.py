@@ -11,17 +11,18 @@ from itertools import groupby
 
 from torch import nn
 
-from gradprobe import diagnosis
-from gradprobe.batches import Source
-from gradprobe.diagnosis import EXPLODING, FINDINGS, findings
-from gradprobe.history import GradientHistory, Layer, describe_conditions, shorten
-from gradprobe.layers import choose, named_layers
-from gradprobe.loop import OptimizerFactory
-from gradprobe.loss import LossFunction
-from gradprobe.magnitude import label, short
-from gradprobe.policies import Placement, Policy, place
-from gradprobe.scanning import scan
-from gradprobe.wording import counted, few
+from gradprobe.decide import findings as diagnosis
+from gradprobe.decide.findings import EXPLODING, FINDINGS, findings
+from gradprobe.decide.policies import Policy, place
+from gradprobe.measure.batches import Source
+from gradprobe.measure.loop import OptimizerFactory
+from gradprobe.measure.scan import scan
+from gradprobe.network.layers import matching_names, named_layers
+from gradprobe.network.losses import LossFunction
+from gradprobe.record.history import GradientHistory, Layer, describe_conditions
+from gradprobe.record.placement import Placement
+from gradprobe.record.quantities import label, short
+from gradprobe.record.text import counted, few, shorten
 
 WIDTH = 28  # of a bar, in characters
 MOST_ROWS = 40
@@ -99,7 +100,7 @@ def assert_gradients_reach(
     __tracebackhide__ = True  # pytest shows the line of the test, not these
     if unreached not in UNREACHED:
         raise ValueError(f"expected unreached= to be one of {list(UNREACHED)}, got {unreached!r}")
-    asked = None if layers is None else set(choose(named_layers(model), layers))
+    asked = None if layers is None else set(matching_names(named_layers(model), layers))
     history = scan(model, batches, loss_fn, iterations, optimizer=optimizer, seed=seed)
     names = [layer.name for layer in history.layers if asked is None or layer.name in asked]
     placement = place(history, policy)
@@ -126,12 +127,12 @@ def text_profile(
         history: What to show.
         placement: Whose quantity and threshold to show.
         found: What to write behind the bars: layers by kind of finding; by default those of
-            `gradprobe.diagnosis.findings`.
+            `gradprobe.decide.findings.findings`.
         layers: Names of the layers to show; all by default.
         how: Aggregation over the iterations.
 
     Example:
-        >>> from gradprobe.history import tidy
+        >>> from gradprobe.record.history import tidy
         >>> sizes = {"conv1": 1e-9, "conv2": 1e-6, "fc": 1e-2}
         >>> rows = [(0, name, i, "output", size, 0, 0, 0, 0) for i, (name, size) in enumerate(sizes.items())]
         >>> layers = tuple(Layer(name, i, "Linear", 9) for i, name in enumerate(sizes))

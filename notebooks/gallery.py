@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import gradprobe as gp
-from gradprobe.demo import demo_target
+from gradprobe.cli.demo import demo_target
 from gradprobe.zoo import cnds8, digits, plain_mlp
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradprobe.hooks import Hook
+from gradprobe.network.hooks import Hook
 
 mpl.use("Agg")
 

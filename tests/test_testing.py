@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import assert_agrees, record
+from support.oracle import assert_agrees, record
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import gradprobe as gp
-from gradprobe.history import GradientHistory, Layer, tidy
+from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.testing import MOST_ROWS, GradientReachError, assert_gradients_reach, text_profile
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gradprobe.batches import Batches
-from gradprobe.loss import DeepSupervisionLoss
-from gradprobe.probe import GradientProbe
-from gradprobe.scanning import train
+from gradprobe.insert.loss import DeepSupervisionLoss
+from gradprobe.measure.batches import Batches
+from gradprobe.measure.probe import GradientProbe
+from gradprobe.measure.scan import train
 from placement import kept
 from placement.policies import WINDOW
 from placement.rows import WEIGHT, Key, build

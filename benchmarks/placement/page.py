@@ -12,7 +12,7 @@ from typing import Any
 
 from report import Report
 
-from gradprobe.remedies import REMEDIES
+from gradprobe.prove.remedies import REMEDIES
 from placement import invariance
 from placement.arms import arm_of, cost
 from placement.decisions import Decisions

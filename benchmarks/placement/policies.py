@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import gradprobe as gp
-from gradprobe.history import GradientHistory
-from gradprobe.policies import Placement
-from gradprobe.snapshot import seed_everything
-from gradprobe.trials import place_by_trials
+from gradprobe.network.preserve import seed_everything
+from gradprobe.prove.trials import place_by_trials
+from gradprobe.record.history import GradientHistory
+from gradprobe.record.placement import Placement
 from placement.arms import NONE, arm_of, indices_of
 from placement.rows import WEIGHT
 from placement.tasks import BATCH_SIZE, TASKS, Batch, evenly, points
@@ -158,7 +158,7 @@ def repeated(policy: gp.policies.Policy) -> Policy:
 
 
 def tried(**options: Any) -> Policy:
-    """Gradprobe's trials, `gradprobe.trials.place_by_trials`."""
+    """Gradprobe's trials, `gradprobe.prove.trials.place_by_trials`."""
 
     def choose(case: Case) -> Decision:
         done: dict[str, int] = {}

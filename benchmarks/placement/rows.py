@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradprobe.batches import Batches
-from gradprobe.loop import train
-from gradprobe.loss import DeepSupervisionLoss
-from gradprobe.policies import Placement
-from gradprobe.remedies import REMEDIES
-from gradprobe.snapshot import seed_everything
-from gradprobe.supervision import SupervisedModel, supervise
-from gradprobe.training import EPOCHS, accuracy
+from gradprobe.insert.loss import DeepSupervisionLoss
+from gradprobe.insert.supervise import SupervisedModel, supervise
+from gradprobe.measure.batches import Batches
+from gradprobe.measure.loop import train
+from gradprobe.network.preserve import seed_everything
+from gradprobe.prove.remedies import REMEDIES
+from gradprobe.prove.training import EPOCHS, accuracy
+from gradprobe.record.placement import Placement
 from placement import kept
 from placement.arms import NONE, indices_of
 from placement.tasks import TASKS, everywhere

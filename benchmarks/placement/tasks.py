@@ -13,9 +13,9 @@ from functools import cache, lru_cache, partial
 import torch
 from torch import Tensor, nn
 
-from gradprobe.history import Point
-from gradprobe.policies import Placement
-from gradprobe.topology import survey
+from gradprobe.network.survey import survey
+from gradprobe.record.placement import Placement
+from gradprobe.record.points import Point
 from gradprobe.zoo import digits, plain_mlp
 from placement.nets import ACTIVATIONS, Recurrent, Transformer, UNet, plain_conv, resnet
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradprobe.integrations.loggers import knows
-from gradprobe.integrations.recording import Recording, Settings, bare
+from gradprobe.integrations.recording import Recorder, Settings, bare
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -21,7 +21,7 @@ def probe(
     optimizer: Optimizer | Sequence[Optimizer],
     iterations: int = 50,
     **settings: Any,
-) -> Recording:
+) -> Recorder:
     """Record the first iterations of a training, write the run and log it to the accelerator's trackers.
 
     Attaches at once and ends by itself when the window is full. A shorter training is written when the process

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.integrations.recording import Recording, Settings, bare
-from gradprobe.layers import named_layers
-from gradprobe.ranks import wrapper
+from gradprobe.integrations.recording import Recorder, Settings, bare
+from gradprobe.measure.ranks import wrapper
+from gradprobe.network.layers import named_layers
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -46,7 +46,7 @@ class GradprobeCallback(Settings, Callback):
         >>> # trainer.fit(model, loader); print(callback.recording.placement)
     """
 
-    recording: Recording | None = None
+    recording: Recorder | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach: the optimizers are there, and no batch was seen."""

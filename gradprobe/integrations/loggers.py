@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.history import GradientHistory
-from gradprobe.magnitude import label
-from gradprobe.policies import Placement, place
+from gradprobe.decide.policies import place
+from gradprobe.record.history import GradientHistory
+from gradprobe.record.placement import Placement
+from gradprobe.record.quantities import label
 
 Scalar = tuple[str, float, int]
 _BATCH = 1000  # metrics that an MLflow store takes at once
@@ -76,7 +77,7 @@ def log_to(
         ValueError: There is no MLflow run or no Weights & Biases run to log to.
 
     Example:
-        >>> from gradprobe.history import Layer, tidy
+        >>> from gradprobe.record.history import Layer, tidy
         >>> rows = [(0, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]
         >>> log_to(GradientHistory(tidy(rows), {}, (Layer("conv", 0, "Conv2d", 9),), (), None), print)
         gradprobe/mean |dL/d output|/conv 2e-09 0
@@ -99,7 +100,7 @@ def knows(writer: Any) -> bool:
 
 
 def _drawn(folder: str, history: GradientHistory, placement: Placement) -> list[Path]:
-    from gradprobe.plots import save_figures
+    from gradprobe.show.plots import save_figures
 
     return save_figures(folder, history, placement)
 

@@ -15,12 +15,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.history import GradientHistory
+from gradprobe.decide.policies import Policy, ThresholdPolicy, place
 from gradprobe.integrations.loggers import log_to
-from gradprobe.layers import unwrap
-from gradprobe.policies import Placement, Policy, ThresholdPolicy, place
-from gradprobe.probe import GradientProbe
-from gradprobe.run import check_free, free_folder, save
+from gradprobe.measure.probe import GradientProbe
+from gradprobe.network.layers import unwrap
+from gradprobe.record.history import GradientHistory
+from gradprobe.record.placement import Placement
+from gradprobe.runs.folder import check_free, free_folder
+from gradprobe.runs.run import save
 
 RUNS = Path("gradprobe_runs")
 Writers = Callable[[], Iterable[Any]]
@@ -64,7 +66,7 @@ class Settings:
         name: str | None = None,
         facts: Mapping[str, Any] | None = None,
         rows: bool = True,
-    ) -> Recording:
+    ) -> Recorder:
         """Put a probe on a model.
 
         Args:
@@ -84,7 +86,7 @@ class Settings:
         if _first_rank():
             check_free(folder, force=self.force)
         given = self.writers
-        recording = Recording(
+        recording = Recorder(
             model,
             optimizers,
             self,
@@ -99,7 +101,7 @@ class Settings:
         return recording.__enter__()
 
 
-class Recording(GradientProbe):
+class Recorder(GradientProbe):
     """A probe that, when its window is full or the training ends, decides, writes the run and logs it. Once.
 
     Made by `Settings.attach`. What goes wrong in writing and logging is said, and training goes on.
@@ -133,7 +135,7 @@ class Recording(GradientProbe):
         self.placement: Placement | None = None
         self._settings, self._writers, self._rows = settings, writers, rows
 
-    def __enter__(self) -> Recording:
+    def __enter__(self) -> Recorder:
         if not self._attached:
             super().__enter__()
             # a loop that is left early says so to nobody: what was recorded is written at the end of the process

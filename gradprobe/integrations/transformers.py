@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.integrations.recording import Recording, Settings, Writers, bare
+from gradprobe.integrations.recording import Recorder, Settings, Writers, bare
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -39,7 +39,7 @@ class GradprobeCallback(Settings, TrainerCallback):
         True
     """
 
-    recording: Recording | None = None
+    recording: Recorder | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

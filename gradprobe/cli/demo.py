@@ -1,0 +1,35 @@
+"""The embedded default of ``gradprobe demo``: CNDS-8 on scikit-learn's real digits."""
+
+from __future__ import annotations
+
+import click
+import torch
+from torch import nn
+
+from gradprobe.cli.target import Target
+from gradprobe.zoo import cnds8, digits
+
+IMAGE_SIZE = 69  # the smallest that CNDS-8 takes
+LEARNING_RATE = 1e-4
+
+
+def demo_target() -> Target:
+    """CNDS-8 at a quarter of its width, with the authors' initialisation and their range of pixels (255)."""
+    try:
+        data = digits((1, IMAGE_SIZE, IMAGE_SIZE), pixel_range=255)
+    except ImportError as error:
+        raise click.UsageError(str(error)) from error
+    return Target(
+        name="CNDS-8 (width 1/4)",
+        model=_build(),
+        build=_build,
+        batches=data.batches,
+        loss_fn=nn.functional.cross_entropy,
+        optimizer=lambda net: torch.optim.Adam(net.parameters(), lr=LEARNING_RATE),
+        held_out=data.held_out,
+        data=f"digits, 1797 real images at {IMAGE_SIZE}x{IMAGE_SIZE}",
+    )
+
+
+def _build() -> nn.Module:
+    return cnds8(width=0.25, image_size=IMAGE_SIZE, classes=10, channels=1)

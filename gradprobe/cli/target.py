@@ -1,0 +1,195 @@
+"""What the command line is pointed at: ``model.py``, ``model.py:attr``, ``package.module:attr``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NoReturn
+
+import click
+from torch import Tensor, nn
+
+from gradprobe.cli.data import DataOptions, find_data
+from gradprobe.cli.user_modules import import_module, optional, public, run_user, split_target
+from gradprobe.measure.batches import Source
+from gradprobe.measure.loop import OptimizerFactory
+from gradprobe.network.layers import no_such_name
+from gradprobe.network.losses import LossFunction
+from gradprobe.network.tensors import main_tensor
+from gradprobe.prove.training import is_classified
+
+EXPECTED = (
+    "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "
+    "name another with TARGET:attr"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model and all that is needed to train it.
+
+    Attributes:
+        name: As it was asked for.
+        model: The network.
+        build: Builds another one with new initial weights, or None where the target is an instance.
+        batches: Where its batches come from.
+        loss_fn: ``(output, target) -> scalar``.
+        optimizer: ``model -> Optimizer``, or None for the default.
+        held_out: Batches to take the accuracy on, or None.
+        data: Where the data come from, in words.
+    """
+
+    name: str
+    model: nn.Module
+    build: Callable[[], nn.Module] | None
+    batches: Source
+    loss_fn: LossFunction
+    optimizer: OptimizerFactory | None
+    held_out: Source | None
+    data: str
+
+
+def load_target(spec: str, options: DataOptions) -> Target:
+    """Import a target and find its model, data, loss and optimizer.
+
+    Raises:
+        click.UsageError: It cannot be used as it is; the message says what was expected and what to do.
+        TargetError: Its own code raised.
+    """
+    where, attribute = split_target(spec)
+    module = import_module(where)
+    name = attribute or _find_model(module, where)
+    found = getattr(module, name, None)
+    if found is None and hasattr(module, name):
+        raise click.UsageError(f"{where}: `{name}` is None: {EXPECTED}")
+    if found is None:
+        raise click.UsageError(f"{where}: {no_such_name('attribute', name, public(module))}")
+    build = None if isinstance(found, nn.Module) else _factory(found, name, where)
+    model = build() if build else found
+    batches, held_out, data = find_data(module, model, options, where)
+    loss = optional(module, ("loss", "criterion"))
+    optimizer = optional(module, ("optimizer",))
+    for name, value in (("loss", loss), ("optimizer", optimizer)):
+        if value is not None and not callable(value):
+            expected = "(output, target) -> scalar" if name == "loss" else "model -> torch.optim.Optimizer"
+            raise click.UsageError(
+                f"{where}: expected `{name}` to be a function {expected}, got {_name(type(value))}"
+            )
+    return Target(spec, model, build, batches, loss or DefaultLoss(), optimizer, held_out, data)
+
+
+class DefaultLoss:
+    """The loss for a target that defines none: the model's own, cross entropy, or mean squared error.
+
+    Where a batch is a dict, its ``labels`` are the target of a branch.
+
+    Example:
+        >>> import torch
+        >>> loss = DefaultLoss()
+        >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor(1.3863)
+        >>> loss.__name__
+        'cross entropy (mean)'
+    """
+
+    def __init__(self) -> None:
+        self.__name__ = "default"
+
+    def __call__(self, output: Any, target: Any) -> Tensor:
+        """The loss, by what the output and the target look like."""
+        own = getattr(output, "loss", None)
+        if isinstance(own, Tensor):
+            self.__name__ = "the model's own"
+            return own
+        scores = output if isinstance(output, Tensor) else main_tensor(output)
+        target = target.get("labels") if isinstance(target, dict) else target
+        if scores is not None and is_classified(scores, target):
+            self.__name__ = "cross entropy (mean)"
+            return _cross_entropy(scores, target)
+        if scores is not None and isinstance(target, Tensor) and scores.shape == target.shape:
+            self.__name__ = "mean squared error (mean)"
+            return nn.functional.mse_loss(scores, target.to(scores.dtype))
+        return _no_default(scores, target)
+
+
+def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
+    try:
+        return nn.functional.cross_entropy(scores, target)
+    except IndexError as error:
+        count = scores.shape[1]
+        raise ValueError(
+            f"{str(error).rstrip('.')}: an output of shape {tuple(scores.shape)} has the classes 0 to {count - 1} "
+            f"(made-up data has so many with --classes {count})"
+        ) from error
+
+
+def _no_default(scores: Tensor | None, target: Any) -> NoReturn:
+    shapes = [
+        tuple(value.shape) if isinstance(value, Tensor) else _name(type(value)) for value in (scores, target)
+    ]
+    raise TypeError(
+        f"no default loss fits an output {shapes[0]} and a target {shapes[1]}: "
+        "define `loss(output, target)` in the target"
+    )
+
+
+def _find_model(module: ModuleType, where: str) -> str:
+    """Name of the one thing in the module that is or builds the model."""
+    for name in ("model", "build_model"):
+        if hasattr(module, name):
+            return name
+    instances = {name: value for name, value in public(module).items() if isinstance(value, nn.Module)}
+    losses = {name for name in ("loss", "criterion") if name in instances}
+    instances = {name: value for name, value in instances.items() if name not in losses}
+    classes = {
+        name: value
+        for name, value in public(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    }
+    ready = {name: value for name, value in classes.items() if not _required(value)}
+    for candidates in (instances, ready):
+        if len(candidates) == 1:
+            return next(iter(candidates))
+        if candidates:
+            choices = ", ".join(f"{where}:{name}" for name in candidates)
+            raise click.UsageError(f"{where} has several models: name one of {choices}")
+    if classes:
+        needs = "; ".join(f"{name} needs {', '.join(_required(value))}" for name, value in classes.items())
+        raise click.UsageError(f"{where}: {needs}. Define `build_model()` in it that passes them")
+    raise click.UsageError(f"{where} has no model: {EXPECTED}")
+
+
+def _required(call: Any) -> list[str]:
+    """Names of the arguments that have no default."""
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+
+
+def _factory(found: Any, name: str, where: str) -> Callable[[], nn.Module]:
+    if not callable(found):
+        raise click.UsageError(f"{where}: `{name}` is no model: {EXPECTED}, got {_name(type(found))}")
+    required = _required(found)
+    if required:
+        raise click.UsageError(
+            f"{where}: `{name}` needs {', '.join(required)}. Define `build_model()` in it that passes them"
+        )
+    return lambda: _built(found, name, where)
+
+
+def _built(build: Callable[[], Any], name: str, where: str) -> nn.Module:
+    model = run_user(build, f"{where}: `{name}` failed while the model was built")
+    if not isinstance(model, nn.Module):
+        raise click.UsageError(
+            f"{where}: expected `{name}()` to return a torch.nn.Module, got {_name(type(model))}"
+        )
+    return model
+
+
+def _name(value: Any) -> str:
+    return str(getattr(value, "__name__", type(value).__name__))

@@ -1,0 +1,115 @@
+"""The user's own modules: a file or a name in, a module out, and what goes wrong in their code told as theirs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+from gradprobe.prove import engines
+from gradprobe.tracebacks import own_frames
+
+_NAME = "__gradprobe_target__"  # of the module that a file becomes
+
+
+class TargetError(Exception):
+    """The user's own code raised: the message is their error, with their frames of the traceback."""
+
+
+def split_target(spec: str) -> tuple[str, str | None]:
+    """Where a module is, and the attribute of it that is meant, if one is.
+
+    Example:
+        >>> split_target("model.py:net"), split_target("package.module")
+        (('model.py', 'net'), ('package.module', None))
+    """
+    where, _, attribute = spec.rpartition(":")
+    if where and attribute.isidentifier():
+        return where, attribute
+    return spec, None
+
+
+def import_module(where: str) -> ModuleType:
+    """The module in a file, or of a name.
+
+    Raises:
+        click.UsageError: There is none.
+        TargetError: It raised while it was imported.
+    """
+    return _import_file(where) if where.endswith(".py") else _import_named(where)
+
+
+def _import_file(where: str) -> ModuleType:
+    path = Path(where)
+    if not path.is_file():
+        near = [found.name for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise click.UsageError(
+            f"{where}: no such file" + (f"; there is {', '.join(sorted(near)[:5])}" if near else "")
+        )
+    # as `python model.py` would: its neighbours can be imported
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(_NAME, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look it up there
+    run_user(lambda: spec.loader.exec_module(module), f"{where} failed while it was imported")  # type: ignore[union-attr]
+    return module
+
+
+def _import_named(where: str) -> ModuleType:
+    if not all(part.isidentifier() for part in where.split(".")):
+        raise click.UsageError(f"{where}: expected model.py, model.py:attr or package.module:attr")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        exists = importlib.util.find_spec(where) is not None
+    except ModuleNotFoundError:
+        exists = False
+    if not exists:
+        raise click.UsageError(f"{where}: no such file or module (a file needs its .py)")
+    module: ModuleType = run_user(lambda: importlib.import_module(where), f"{where} failed while it was imported")
+    return module
+
+
+def run_user(call: Callable[[], Any], what: str) -> Any:
+    """Make a call into the user's code; what it raises becomes a `TargetError` that says what failed."""
+    try:
+        return call()
+    except (click.ClickException, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        hint = "guard what trains with `if __name__ == '__main__':`"
+        raise TargetError(f"{what}: it called sys.exit({error.code!r}); {hint}") from error
+    except Exception as error:
+        raise TargetError(f"{what}\n{user_code(error)}") from error
+
+
+def user_code(error: BaseException) -> str:
+    """An error as its author wants to see it: the traceback without our frames and those of libraries."""
+    frames = own_frames(error)
+    head = ["Traceback (of your code):\n", *traceback.format_list(frames)] if frames else []
+    return "".join([*head, *traceback.format_exception_only(type(error), error)]).rstrip()
+
+
+def pickle_target_by_value() -> None:
+    """Let what a target's file defines travel to other processes, which do not have that file as a module."""
+    module = sys.modules.get(_NAME)
+    if module is not None:
+        engines.pickle_by_value(module)
+
+
+def public(module: ModuleType) -> dict[str, Any]:
+    """What a module defines, by name, without what begins with an underscore."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def optional(module: ModuleType, names: tuple[str, ...]) -> Any:
+    """The first of these that a module defines, or None."""
+    return next((value for name in names if (value := getattr(module, name, None)) is not None), None)

@@ -1,0 +1,90 @@
+"""What is wrong in a history, whatever policy decided: the kinds of finding, and the layers of each. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+
+from gradprobe.decide.policies import ThresholdPolicy
+from gradprobe.record.history import GradientHistory
+from gradprobe.record.placement import Placement
+from gradprobe.record.quantities import QUANTITIES
+
+FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
+EXPLODING = 1e3  # a mean |gradient| that no sensible loss gives a sensible network
+
+
+def findings(history: GradientHistory, placement: Placement) -> dict[str, list[str]]:
+    """What is wrong, by kind, and the layers it is found in; only the kinds that are found.
+
+    ``vanishing``: flagged by the placement, or by the rule of CNDS where the placement's policy flags nothing by
+    a magnitude (every point, short trials, by hand). ``exploding``: mean_abs above 1e3 in some iteration.
+    ``nonfinite``: NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just
+    frozen; of a layer with a weight that of the weight counts, since its module may never be called (a projection
+    in attention).
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> rows = [(0, "a", 0, "weight", float("nan"), None, None, 0, 3)]
+        >>> history = GradientHistory(tidy(rows), {}, (Layer("a", 0, "Linear", 9),), (), None)
+        >>> findings(history, Placement("by hand", (), (), ""))
+        {'nonfinite': ['a']}
+    """
+    frame = history.frame
+    found = {
+        "vanishing": list(with_default_flags(history, placement).flagged),
+        "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
+        "nonfinite": _layers(frame[frame["nonfinite"] > 0]),
+        "unreached": unreached(history),
+    }
+    return {kind: layers for kind, layers in found.items() if layers}
+
+
+def with_default_flags(history: GradientHistory, placement: Placement) -> Placement:
+    """The placement with the layers that CNDS' rule flags, where its own policy flags none whatever the gradients.
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> rows = [(0, name, depth, "output", 10.0 ** (depth - 8), 0, 0, 0, 0) for depth, name in enumerate("ab")]
+        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
+        >>> found = with_default_flags(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
+        >>> found.flagged, found.threshold
+        (('a',), 1e-07)
+    """
+    if looks_at_magnitudes(placement):
+        return placement
+    decided = default_rule(history)(history)
+    return replace(placement, flagged=decided.flagged, of=decided.of, threshold=decided.threshold)
+
+
+def looks_at_magnitudes(placement: Placement) -> bool:
+    """Whether the policy looked for layers that the gradient does not reach."""
+    return placement.threshold is not None or bool(placement.flagged)
+
+
+def default_rule(history: GradientHistory) -> ThresholdPolicy:
+    """CNDS' rule on what was recorded: on the outputs where they were."""
+    return ThresholdPolicy(of=next((of for of in QUANTITIES if of in history.of), "output"))
+
+
+def unreached(history: GradientHistory) -> list[str]:
+    """Layers that nothing trains and that are not just frozen: by the weight where it was recorded, or the output.
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> projection = Layer("out_proj", 0, "Linear", 9, {"output": "never called as a module"})
+        >>> rows = [(0, "out_proj", 0, of, value, 0, 0, 0, 0) for of, value in [("output", None), ("weight", 1.0)]]
+        >>> unreached(GradientHistory(tidy(rows), {}, (projection,), (), None))
+        []
+    """
+    weighted = set(history.frame.loc[history.frame["of"] == "weight", "layer"])
+    reasons = {
+        layer.name: layer.unreached.get("weight" if layer.name in weighted else "output")
+        for layer in history.layers
+    }
+    return [name for name, why in reasons.items() if why and not why.startswith("frozen")]
+
+
+def _layers(rows: pd.DataFrame) -> list[str]:
+    return [str(name) for name in rows["layer"].unique()]

@@ -1,0 +1,4 @@
+"""Deep supervision in a network: branches, the joint loss, the supervised model.
+
+Imports only ``network`` and ``record``.
+"""

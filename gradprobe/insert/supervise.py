@@ -1,0 +1,302 @@
+"""Trunk and branches: deep supervision put on any module, and taken off, without touching it."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradprobe.insert.branches import Branch, BranchFactory, build_branch
+from gradprobe.insert.loss import SupervisedOutput
+from gradprobe.network.find_points import MAKES_OUTPUT
+from gradprobe.network.hooks import Attached, Hook
+from gradprobe.network.layers import no_such_name, unwrap
+from gradprobe.network.survey import survey
+from gradprobe.network.tensors import first_tensor, main_output
+from gradprobe.record.placement import Placement
+from gradprobe.record.points import Point
+
+Take = Callable[[nn.Module, Any, Any], None]
+_HOOK = -1  # torch counts its own up from 0
+
+
+class SupervisedModel(nn.Module):
+    """A trunk, unchanged, and the branches at its points.
+
+    In ``train()`` it returns ``SupervisedOutput(output, auxiliary)``. In ``eval()`` it returns exactly what the
+    trunk returns, computed by the trunk alone. The trunk has hooks only during a training forward, so
+    ``net.trunk`` has the state dict, class, pickle and export that it had. ``load_state_dict`` takes a plain
+    checkpoint of the trunk as well, also where this network is a part of a larger one; for one to give away use
+    ``net.trunk.state_dict()``.
+
+    Args:
+        trunk: The user's network.
+        branches: For each point's module name: the branch.
+
+    Attributes:
+        points: The names of the points, in forward order.
+        branches: A ``ModuleDict`` with a branch for each; its keys are ``at_`` and the name, with ``/`` for dots.
+
+    Example:
+        >>> import torch
+        >>> trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> net = SupervisedModel(trunk, {"1": nn.Linear(8, 2)})
+        >>> prediction = net(torch.zeros(5, 4))
+        >>> prediction.output.shape, len(prediction.auxiliary)
+        (torch.Size([5, 2]), 1)
+        >>> net.eval()(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, trunk: nn.Module, branches: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        modules = dict(trunk.named_modules())
+        for name in branches:
+            if name not in modules:
+                raise ValueError(no_such_name("module", name, modules))
+        self.trunk = trunk
+        self.branches = nn.ModuleDict({_key(name): branches[name] for name in branches})
+        self.points = tuple(branches)
+        self.training = trunk.training
+        self._changed: dict[str, bool] = {}  # where it was seen: whether a point is ever changed in place
+        self._hooks_of = {name: modules[name]._forward_hooks for name in branches}
+        self.register_load_state_dict_pre_hook(_take_plain_checkpoint)  # type: ignore[no-untyped-call]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The trunk's output, and in training the branches' with it."""
+        if not self.training:
+            return self.trunk(*args, **kwargs)
+        taken: dict[str, tuple[Tensor, Tensor, int | None]] = {}
+        takes = {name: partial(_take, taken, name, self._changed.get(name, True)) for name in self.points}
+        if torch.compiler.is_compiling():
+            output = self._run_compiled(takes, args, kwargs)
+        else:
+            output = self._run(takes, args, kwargs)
+        missing = [name for name in self.points if name not in taken]
+        if missing:
+            raise RuntimeError(
+                f"no output of the supervision point {missing[0]!r} in this forward pass: it was not called, or "
+                f"returned no tensor (take its branch off with net.remove({missing[0]!r})), or the trunk was "
+                "compiled before (compile the supervised network instead)"
+            )
+        if not torch.compiler.is_compiling():
+            self._see_changes(taken)
+        like = main_output(output)
+        predictions = (_predict(self.branches[_key(name)], taken[name][0], like) for name in self.points)
+        return SupervisedOutput(output, tuple(predictions))
+
+    def _run(self, takes: Mapping[str, Take], args: Any, kwargs: Any) -> Any:
+        hooks = Attached()
+        try:
+            for name, take in takes.items():
+                module = self.trunk.get_submodule(name)
+                self._hooks_of[name] = module._forward_hooks
+                hooks.add(module.register_forward_hook(Hook(take)))
+            return self.trunk(*args, **kwargs)
+        finally:
+            hooks.remove()
+
+    def _run_compiled(self, takes: Mapping[str, Take], args: Any, kwargs: Any) -> Any:
+        # torch.compile can neither register a hook nor change a registry of them, but it can replace one, and put
+        # the old one back if it finds it somewhere else than on the module
+        modules = {name: self.trunk.get_submodule(name) for name in takes}
+        try:
+            for name, module in modules.items():
+                module._forward_hooks = OrderedDict({**self._hooks_of[name], _HOOK: takes[name]})
+            return self.trunk(*args, **kwargs)
+        finally:
+            for name, module in modules.items():
+                module._forward_hooks = self._hooks_of[name]
+
+    def remove(self, *names: str) -> None:
+        """Take branches off: those at these points, or all of them.
+
+        May be done in the middle of training. Optimizers that hold the branches' parameters go on: they find no
+        gradient there any more. Under ``DistributedDataParallel``, which counts its parameters once, set the
+        weight to 0 instead (``DeepSupervisionLoss(drop_after=...)``), or wrap again.
+
+        Args:
+            names: Names out of ``net.points``.
+
+        Raises:
+            ValueError: There is no branch at such a point.
+
+        Example:
+            >>> import torch
+            >>> trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> net = SupervisedModel(trunk, {"0": nn.Linear(8, 2), "1": nn.Linear(8, 2)})
+            >>> net.remove("0")
+            >>> net.points
+            ('1',)
+            >>> net.remove()
+            >>> net(torch.zeros(5, 4)).auxiliary
+            ()
+        """
+        for name in names or self.points:
+            if name not in self.points:
+                raise ValueError(no_such_name("supervision point", name, self.points))
+            branch = self.branches.pop(_key(name))
+            self.points = tuple(point for point in self.points if point != name)
+            self._hooks_of.pop(name, None)
+            for parameter in branch.parameters():
+                parameter.grad = None
+
+    def _see_changes(self, taken: Mapping[str, tuple[Tensor, Tensor, int | None]]) -> None:
+        """An in-place operation may follow a point; only there is a copy needed (design, fact 7)."""
+        for name, (kept, original, version) in taken.items():
+            changed = _version(original) != version
+            if changed and kept is original:
+                warnings.warn(
+                    f"the output of {name!r} was changed in place in this forward pass, but not in those "
+                    "before: this once its branch got the changed values",
+                    stacklevel=3,
+                )
+            if version is not None:
+                self._changed[name] = self._changed.get(name, False) or changed
+
+
+def supervise(
+    model: nn.Module,
+    placement: Placement | Sequence[str],
+    *,
+    inputs: Any = None,
+    branch: str | BranchFactory = "auto",
+) -> SupervisedModel:
+    """Put auxiliary classifiers on a network.
+
+    Build the optimizer afterwards, over ``net.parameters()``, and use `gradprobe.DeepSupervisionLoss`. Wrap in
+    ``DistributedDataParallel``, ``fully_shard`` or ``torch.compile`` afterwards too.
+
+    Args:
+        model: The network; it becomes ``net.trunk`` and is not changed.
+        placement: A placement (its points and shapes are used), or names of modules: any that is called once and
+            returns what a branch can take, whether `gradprobe.points` would choose it or not.
+        inputs: With names: a batch of inputs, from which the shapes are found. A tensor, a tuple of positional or
+            a dict of keyword arguments.
+        branch: ``"auto"``, a name out of `gradprobe.BRANCHES`, or a function
+            ``(point_shape, output_shape) -> nn.Module``; shapes have the batch dimension first.
+
+    Raises:
+        TypeError: No placement and no names.
+        ValueError: A name that is not in the model or cannot be a point, shapes that no branch suits, or a network
+            that is wrapped or compiled already.
+
+    Example:
+        >>> import torch
+        >>> trunk = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> net = supervise(trunk, ["1"], inputs=torch.zeros(3, 4))
+        >>> net.branches
+        ModuleDict(
+          (at_1): PooledBranch(
+            (fc): Linear(in_features=8, out_features=2, bias=True)
+          )
+        )
+    """
+    if unwrap(model) is not model:
+        raise ValueError(
+            f"expected the network itself, got it inside {type(model).__name__}: supervise the network, and wrap "
+            "or compile what comes back"
+        )
+    if not isinstance(placement, Placement):
+        placement = _by_hand(model, placement, inputs)
+    if placement.points and placement.output_shape is None:
+        raise ValueError("the network's output is no tensor, so no branch can be built for it")
+    modules = dict(model.named_modules())
+    head = modules.get(placement.head) if placement.head is not None else None
+    branches: dict[str, nn.Module] = {}
+    for point in placement.points:
+        branches[point.name] = built = build_branch(
+            branch,
+            point.shape,
+            placement.output_shape or (),
+            channels=point.channels,
+            output_channels=placement.output_channels,
+            head=head,
+            activation=placement.activation,
+        )
+        near = next(_parameters_near(point, modules), None)
+        if near is not None:
+            built.to(near.device, near.dtype)
+    net = SupervisedModel(model, branches)
+    net.branches.train(net.training)
+    return net
+
+
+def _by_hand(model: nn.Module, names: Any, inputs: Any) -> Placement:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"expected a Placement or a list of module names, got {type(names).__name__}")
+    if inputs is None:
+        raise ValueError("names need inputs= as well, a batch of inputs to find the shapes with")
+    found = survey(model, inputs)
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            raise ValueError(no_such_name("module", name, modules))
+        why = found.points.unserved.get(name)
+        if name not in found.taps or why == MAKES_OUTPUT:
+            why = why or "it is not called just once, or returns no tensor (N, C, ...) that requires a gradient"
+            raise ValueError(f"no branch can be put at {name!r}: {why}")
+    points = tuple(point for name, point in found.taps.items() if name in names)
+    return Placement(
+        "by hand",
+        (),
+        points,
+        "given by name",
+        output_shape=found.output_shape,
+        output_channels=found.output_channels,
+        head=found.head,
+        activation=found.activation,
+    )
+
+
+def _parameters_near(point: Point, modules: Mapping[str, nn.Module]) -> Iterator[nn.Parameter]:
+    """Parameters whose device and dtype a branch follows: those of the layers served, or any of the network."""
+    for name in (*reversed(point.layers), point.name, ""):
+        if name in modules:
+            yield from (p for p in modules[name].parameters() if p.is_floating_point())
+
+
+def _key(name: str) -> str:
+    # a module's name may hold a dot or be empty or be "keys", none of which ModuleDict takes
+    return f"at_{name.replace('.', '/')}"
+
+
+def _take(
+    taken: dict[str, tuple[Tensor, Tensor, int | None]],
+    name: str,
+    copy: bool,
+    module: nn.Module,
+    args: Any,
+    output: Any,
+) -> None:
+    tensor = first_tensor(output)
+    if tensor is not None:
+        compiling = torch.compiler.is_compiling()  # compiled code takes a needless copy out by itself
+        version = None if compiling else _version(tensor)
+        taken[name] = (tensor.clone() if copy or version is None else tensor, tensor, version)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None: it does not say."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _predict(branch: nn.Module, point: Tensor, like: Any) -> Any:
+    return branch(point, like=like) if isinstance(branch, Branch) else branch(point)
+
+
+def _take_plain_checkpoint(net: SupervisedModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a checkpoint of the bare trunk load: its keys get this network's names; the branches stay."""
+    keys = [key for key in state if key.startswith(prefix)]
+    plain = {f"{prefix}{key}" for key in net.trunk.state_dict()}
+    own = {f"{prefix}{key}" for key in net.state_dict()}
+    if len(plain.intersection(keys)) > len(own.intersection(keys)):
+        for key in keys:
+            state[f"{prefix}trunk.{key[len(prefix) :]}"] = state.pop(key)
+        for key, value in net.branches.state_dict(keep_vars=True).items():
+            state[f"{prefix}branches.{key}"] = value

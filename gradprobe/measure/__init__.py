@@ -1,0 +1,4 @@
+"""Measuring gradients: the probe, the reduction to statistics, and a scan.
+
+Imports only ``network`` and ``record``.
+"""

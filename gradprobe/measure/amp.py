@@ -1,0 +1,107 @@
+"""Seeing what a gradient scaler does (AMP): the scale, whether it was taken out, and steps that were skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradprobe.measure.weight_gradients import parameter_ids
+
+GradScaler = torch.amp.GradScaler
+
+
+class Scale:
+    """A gradient scaler's scale, as far as it is in the gradients of this iteration; told by `Listening`.
+
+    Args:
+        stepped: Called with an optimizer that the scaler let step (True), or skipped (False).
+
+    Attributes:
+        value: The scale that a loss was multiplied by, or None.
+        taken_out: The parameters, by `id`, whose gradients were divided by it.
+    """
+
+    def __init__(self, stepped: Callable[[Optimizer, bool], None]) -> None:
+        self.stepped = stepped
+        self.clear()
+
+    def clear(self) -> None:
+        """No loss has been scaled since."""
+        self.value: Tensor | None = None
+        self.taken_out: set[int] = set()
+
+    def scaled(self, scale: Tensor) -> None:
+        """A loss was multiplied by the scale."""
+        self.value, self.taken_out = scale, set()
+
+    def unscaled(self, optimizer: Optimizer) -> None:
+        """The gradients of an optimizer's parameters were divided by it."""
+        if self.value is not None:
+            self.taken_out |= parameter_ids(optimizer)
+
+
+_listeners: list[Scale] = []
+_originals: dict[str, Callable[..., Any]] = {}
+
+
+class Listening:
+    """A scale that is being told what scalers do; `remove` ends it.
+
+    A skipped step is seen nowhere else: the optimizer's hooks do not run (design, fact 5). So while somebody
+    listens, ``scale``, ``unscale_`` and ``step`` of the class are wrapped, and put back when the last one leaves.
+    """
+
+    def __init__(self, scale: Scale) -> None:
+        self._scale = scale
+        if not _listeners:
+            _wrap()
+        _listeners.append(scale)
+
+    def remove(self) -> None:
+        """Stop listening."""
+        if self._scale in _listeners:
+            _listeners.remove(self._scale)
+            if not _listeners:
+                _unwrap()
+
+
+def _wrap() -> None:
+    _originals.update({name: getattr(GradScaler, name) for name in ("scale", "unscale_", "step")})
+
+    def scale(self: Any, outputs: Any) -> Any:
+        result = _originals["scale"](self, outputs)
+        if self.is_enabled() and self._scale is not None:
+            for listener in tuple(_listeners):
+                listener.scaled(self._scale.detach().clone())
+        return result
+
+    def unscale_(self: Any, optimizer: Optimizer) -> None:
+        _originals["unscale_"](self, optimizer)
+        if self.is_enabled():
+            for listener in tuple(_listeners):
+                listener.unscaled(optimizer)
+
+    def step(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        called: list[bool] = []
+        hook = optimizer.register_step_pre_hook(lambda *_: called.append(True))
+        try:
+            result = _originals["step"](self, optimizer, *args, **kwargs)
+        finally:
+            hook.remove()
+        if self.is_enabled():
+            for listener in tuple(_listeners):
+                listener.stepped(optimizer, bool(called))
+        return result
+
+    for wrapper in (scale, unscale_, step):
+        setattr(GradScaler, wrapper.__name__, wrapper)
+
+
+def _unwrap() -> None:
+    for name, original in _originals.items():
+        setattr(GradScaler, name, original)
+    _originals.clear()

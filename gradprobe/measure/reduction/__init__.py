@@ -1,0 +1,269 @@
+"""Gradients in, rows of sums out, in few passes over the data and without waiting for an accelerator.
+
+Dense float32 gradients on the CPU are read once, by compiled code (`native`). All others, and these too
+where there was no compiler: small gradients of one shape are stacked into a scratch buffer that stays in the
+processor's cache and reduced together; a large one goes through it in pieces. Sums are float32 (float64 for a
+gradient in float64), and what several rows of one gradient hold is folded in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from gradprobe.measure.reduction import native
+
+SUMS, NORM, PEAK, ZEROS, NONFINITE = range(5)
+ROW = 4096  # elements of a row of a large gradient
+_ONE_ROW = 16 * ROW  # elements up to which more rows cost more than a float32 sum of so many loses
+_CACHED = 2**19  # elements of a scratch buffer that two cores keep in their second-level caches
+_LAUNCHED = 2**23  # elements that are worth the launch of a kernel on an accelerator
+_AT_ONCE = 1024  # rows that room is taken for
+_SMALLEST, _LARGEST = 1e-12, 1e15  # sums of a row between which its squares neither vanish nor overflow
+
+Rows = Tensor | list[Tensor]  # a matrix, or gradients of one shape which are its rows
+
+
+class PartialSumError(TypeError):
+    """A distributed gradient that is not whole on any rank."""
+
+
+class Reducer:
+    """Reduces gradients to rows of sums.
+
+    A row has the sum of absolute values, the L2 norm, the largest absolute value, the number of exact zeros and
+    of non-finite elements; or the first alone.
+
+    Args:
+        every: Whether all of them are wanted.
+
+    Example:
+        >>> reducer = Reducer()
+        >>> reducer.one(torch.tensor([3.0, -4.0, 0.0, 1.0]))
+        tensor([[8.0000, 5.0990, 4.0000, 1.0000, 0.0000]])
+        >>> Reducer(every=False).same([torch.ones(2, 3), -torch.ones(2, 3)])
+        tensor([[6.],
+                [6.]])
+    """
+
+    def __init__(self, *, every: bool = True) -> None:
+        self.every = every
+        self._buffers: dict[tuple[torch.device, torch.dtype, int], Tensor] = {}
+        self._single: list[Tensor] = []
+        self._piece, self._used = self._piece_of(0), 0
+        self._lock = Lock()  # two backward passes in two threads may meet in the scratch
+
+    def one(self, gradient: Tensor) -> Tensor:
+        """The sums of one gradient.
+
+        Returns:
+            Shape ``(1, 5)``, or ``(1, 1)``, on the gradient's device.
+
+        Raises:
+            PartialSumError: It is a distributed tensor that no rank has the values of.
+        """
+        if native.takes([gradient]):
+            return self._by_native([gradient])
+        with torch.no_grad():
+            return self._one(gradient)
+
+    def same(self, gradients: list[Tensor]) -> Tensor:
+        """The sums of small dense gradients that have one shape, data type and device.
+
+        Returns:
+            Shape ``(gradients, 5)``, or ``(gradients, 1)``, on their device.
+        """
+        if native.takes(gradients):
+            return self._by_native(gradients)
+        first = gradients[0]
+        at_once = max(1, self.room(first.device) // first.numel())
+        parts: list[Rows] = [gradients[i : i + at_once] for i in range(0, len(gradients), at_once)]
+        with torch.no_grad():
+            return self._reduced(parts, first, rows=len(gradients)).t()
+
+    def room(self, device: torch.device) -> int:
+        """Elements that the scratch of a device has room for."""
+        return _CACHED if device.type == "cpu" else _LAUNCHED
+
+    def _one(self, gradient: Tensor) -> Tensor:
+        gradient = local(gradient)
+        if gradient.is_sparse:
+            # implicit zeros count as zeros: they are what the optimizer sees
+            values = gradient.coalesce().values()
+            row = self.one(values)
+            if self.every:
+                row[:, ZEROS] += gradient.numel() - values.numel()
+            return row
+        if gradient.is_complex():
+            gradient = gradient.abs()
+        elements = _in_memory_order(gradient)
+        if elements is not gradient and native.takes([elements]):
+            return self._by_native([elements])
+        if elements.numel() <= _ONE_ROW:
+            return self._reduced([elements.view(1, -1)], elements, rows=1).t()
+        whole = elements.numel() // ROW
+        matrix = elements[: whole * ROW].view(whole, ROW)
+        pieces: list[Rows] = list(matrix.split(self.room(elements.device) // ROW))
+        if elements.numel() % ROW:
+            pieces.append(elements[whole * ROW :].view(1, -1))
+        return fold(self._reduced(pieces, elements, rows=whole + bool(elements.numel() % ROW)))
+
+    def _by_native(self, gradients: list[Tensor]) -> Tensor:
+        rows = self._rows(len(gradients))
+        native.sums(gradients, into=rows)
+        return rows
+
+    def _rows(self, count: int) -> Tensor:
+        """Memory for so many rows, out of a piece for many.
+
+        They live until the iteration ends. Each by itself would lie amid the large pieces that a training step
+        gives back and takes again, and keep these from becoming one again: fresh ones cost page faults.
+        """
+        with self._lock:
+            if count == 1:
+                # views made all at once: amid a backward pass nothing that makes one is in the caches
+                self._single = self._single or list(self._piece_of(_AT_ONCE).split(1))
+                return self._single.pop()
+            if self._used + count > self._piece.shape[0]:
+                self._piece, self._used = self._piece_of(max(count, _AT_ONCE)), 0
+            self._used += count
+            return self._piece[self._used - count : self._used]
+
+    def _piece_of(self, rows: int) -> Tensor:
+        return torch.empty(rows, 5 if self.every else 1)
+
+    def _reduced(self, parts: Sequence[Rows], like: Tensor, rows: int) -> Tensor:
+        """The sums of every row of these parts, each of which fits into the scratch: shape ``(5 or 1, rows)``."""
+        asks = self.every and like.device.type == "cpu"  # an accelerator would have to be waited for
+        with self._lock:
+            if not self.every:
+                return self._columns(parts, like, rows, self._sum)
+            columns = self._columns(parts, like, rows, self._quick if asks else self._careful)
+            if asks and not _is_tame(columns[SUMS]):
+                columns = self._columns(parts, like, rows, self._careful)
+        return columns
+
+    def _columns(
+        self, parts: Sequence[Rows], like: Tensor, rows: int, measure: Callable[[Tensor, Tensor], None]
+    ) -> Tensor:
+        columns = self._scratch(like, 0).new_zeros(5 if self.every else 1, rows)
+        start = 0
+        for part in parts:
+            if part_rows := len(part):
+                measure(self._sizes(part), columns[:, start : start + part_rows])
+                start += part_rows
+        return columns
+
+    def _sizes(self, part: Rows) -> Tensor:
+        """The absolute values, in the scratch, one row for each."""
+        if isinstance(part, Tensor):
+            sizes = self._scratch(part, 0)[: part.numel()].view(part.shape)
+            return torch.abs(part, out=sizes) if part.dtype == sizes.dtype else sizes.copy_(part).abs_()
+        numel = part[0].numel()
+        room = self._scratch(part[0], 0)[: len(part) * numel]
+        torch.stack(part, out=room.view(len(part), *part[0].shape))
+        return room.view(len(part), numel).abs_()
+
+    @staticmethod
+    def _sum(sizes: Tensor, into: Tensor) -> None:
+        torch.sum(sizes, 1, out=into[SUMS])
+
+    @staticmethod
+    def _quick(sizes: Tensor, into: Tensor) -> None:
+        """For rows that are tame; uses the absolute values up."""
+        total, norm, peak, zeros, _ = into.unbind()
+        torch.sum(sizes, 1, out=total)
+        if sizes.numel():
+            torch.amax(sizes, 1, out=peak)
+        torch.linalg.vector_norm(sizes, dim=1, out=norm)
+        # in place, which is faster than to compare with zero
+        torch.sum(sizes.sign_(), 1, out=zeros).neg_().add_(sizes.shape[1])
+
+    def _careful(self, sizes: Tensor, into: Tensor) -> None:
+        """For rows that may hold anything."""
+        if not sizes.numel():
+            return
+        total, norm, peak, zeros, nonfinite = into.unbind()
+        torch.sum(sizes, 1, out=total)
+        torch.amax(sizes, 1, out=peak)
+        # squares of 1e-30 vanish in float32: take out the largest value first
+        info = torch.finfo(sizes.dtype)
+        scale = peak.clamp(info.tiny, info.max)
+        other = self._scratch(sizes, 1)[: sizes.numel()].view(sizes.shape)
+        torch.linalg.vector_norm(torch.div(sizes, scale.unsqueeze(1), out=other), dim=1, out=norm).mul_(scale)
+        torch.sum(torch.eq(sizes, 0, out=other), 1, out=zeros)
+        nonfinite.copy_((~sizes.isfinite()).sum(1))
+
+    def _scratch(self, like: Tensor, number: int) -> Tensor:
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        key = (like.device, dtype, number)
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty(self.room(like.device), dtype=dtype, device=like.device)
+        return self._buffers[key]
+
+
+def _is_tame(sums: Tensor) -> bool:
+    """Whether rows are finite and good for a norm in float32, told from the sums of their absolute values.
+
+    Example:
+        >>> _is_tame(torch.tensor([8.0, 0.0])), _is_tame(torch.tensor([1e-20, 8.0]))
+        (True, False)
+        >>> _is_tame(torch.tensor([8.0, math.nan]))
+        False
+    """
+    low, high = torch.aminmax(sums)
+    if low == 0:  # a row of zeros is no matter, but the others are to be asked
+        low = sums.masked_fill(sums == 0, math.inf).amin()
+    return bool(low > _SMALLEST) and bool(high < _LARGEST)
+
+
+def fold(columns: Tensor) -> Tensor:
+    """The row of a gradient from the columns of its parts, added up in float64.
+
+    Example:
+        >>> fold(torch.tensor([[3.0, 4.0], [3.0, 4.0], [2.0, 4.0], [1.0, 0.0], [0.0, 0.0]]))
+        tensor([[7., 5., 4., 1., 0.]])
+    """
+    wide = columns.dtype if columns.device.type == "mps" else torch.float64  # there is no float64 there
+    sums = columns.sum(1, dtype=wide)
+    if len(columns) > 1:
+        sums[NORM] = torch.linalg.vector_norm(columns[NORM], dtype=wide)
+        sums[PEAK] = columns[PEAK].amax()
+    return sums.to(columns.dtype).unsqueeze(0)
+
+
+def local(gradient: Tensor) -> Tensor:
+    """This rank's part of a distributed gradient (DTensor); what it counts is added up over the ranks later.
+
+    Raises:
+        PartialSumError: No rank has the values: they are what the ranks' parts add up to.
+    """
+    if type(gradient) is Tensor or not hasattr(gradient, "placements"):
+        return gradient
+    if any(placement.is_partial() for placement in gradient.placements):
+        raise PartialSumError("its gradient is a partial sum over ranks: no rank holds the true values")
+    part: Tensor = gradient.to_local()  # type: ignore[attr-defined]
+    return part
+
+
+def is_plain(gradient: Tensor) -> bool:
+    """Whether a gradient is an ordinary dense tensor, which may be stacked with others.
+
+    Example:
+        >>> is_plain(torch.ones(2)), is_plain(torch.ones(2).to_sparse()), is_plain(torch.ones(2) * 1j)
+        (True, False, False)
+    """
+    ordinary = type(gradient) in (Tensor, torch.nn.Parameter) and gradient.layout is torch.strided
+    return ordinary and gradient.dtype.is_floating_point
+
+
+def _in_memory_order(gradient: Tensor) -> Tensor:
+    """Its elements as they lie in memory, so that a transposed or channels-last one need not be copied."""
+    if gradient.is_contiguous():
+        return gradient.view(-1)
+    strides = gradient.stride()
+    return gradient.permute(sorted(range(gradient.dim()), key=lambda axis: -strides[axis])).reshape(-1)

@@ -1,0 +1,176 @@
+"""A short training run under a probe that leaves the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradprobe.measure.batches import Batches, Source, kind_of
+from gradprobe.measure.loop import OptimizerFactory, in_training, make_optimizer, train
+from gradprobe.measure.probe import GradientProbe
+from gradprobe.network.checks import check_trainable
+from gradprobe.network.losses import JointLoss, LossFunction, check_loss_fn, loss_name
+from gradprobe.network.preserve import seed_everything
+from gradprobe.record.history import GradientHistory
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a training is: what ``on_iteration`` is called with. Nothing of it has left the device.
+
+    Attributes:
+        arm: ``"plain"``, ``"supervised"``, or ``"repeated"`` in a round of `place_repeatedly`.
+        seed: Of this training.
+        done: Iterations done.
+        total: Of so many.
+        loss: The main output's at the last of them, detached.
+        probe: What records it.
+    """
+
+    arm: str
+    seed: int | None
+    done: int
+    total: int
+    loss: Tensor
+    probe: GradientProbe
+
+
+OnIteration = Callable[[TrainingProgress], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a scan. What was recorded until then is in ``history``, marked as incomplete."""
+
+    def __init__(self, history: GradientHistory) -> None:
+        super().__init__("interrupted")
+        self.history = history
+
+
+def scan(
+    model: nn.Module,
+    batches: Source,
+    loss_fn: LossFunction,
+    iterations: int = 50,
+    *,
+    optimizer: OptimizerFactory | None = None,
+    of: str | Iterable[str] = ("output", "weight"),
+    stats: str = "all",
+    layers: Iterable[str] | None = None,
+    seed: int | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    on_iteration: OnIteration | None = None,
+) -> GradientHistory:
+    """Train a little under a probe and give back the record; the model is bit-identical afterwards.
+
+    The model runs in training mode as it comes; ``train()`` is called only if its root is in eval mode. At a
+    loss that is NaN or infinite the record ends: ``history.conditions["stopped"]`` says so.
+
+    Args:
+        model: Any module.
+        batches: Iterable of ``(inputs, target)`` or a function returning one; repeated when it is shorter than
+            the window. A dict of inputs is passed as keywords, a tuple as positional arguments.
+        loss_fn: ``(output, target) -> scalar``.
+        iterations: Optimizer steps to record; the paper uses 10 to 50.
+        optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
+        of: Quantities to record, see `GradientProbe`.
+        stats: See `GradientProbe`.
+        layers: See `GradientProbe`.
+        seed: Seeds every generator before the first iteration; None leaves them as they are.
+        conditions: Facts to keep with the record.
+        on_iteration: Called after each iteration, with a `TrainingProgress`.
+
+    Raises:
+        TypeError: The loss is no function or not a scalar tensor, or a batch is no ``(inputs, target)``.
+        ValueError: Nothing can be trained, or there are no batches.
+        Interrupted: Ctrl-C; carries what was recorded.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+        >>> history = scan(net, batches, nn.functional.cross_entropy, iterations=10)
+        >>> history.iterations, history.conditions["batch_size"]
+        (10, 16)
+    """
+    check_trainable(model)
+    check_loss_fn(loss_fn)
+    with in_training(model):
+        return train_and_record(
+            model,
+            model,
+            Batches(batches),
+            loss_fn,
+            arm="plain",
+            iterations=iterations,
+            optimizer=optimizer,
+            seed=seed,
+            on_iteration=on_iteration,
+            probe={"of": of, "stats": stats, "layers": layers, "conditions": conditions},
+        )
+
+
+def train_and_record(
+    trunk: nn.Module,
+    net: nn.Module,
+    batches: Batches,
+    criterion: LossFunction | JointLoss,
+    *,
+    arm: str,
+    iterations: int,
+    optimizer: OptimizerFactory | None,
+    seed: int | None,
+    probe: Mapping[str, Any],
+    on_iteration: OnIteration | None = None,
+) -> GradientHistory:
+    steps = make_optimizer(optimizer, net)
+    attached = GradientProbe(trunk, optimizer=steps, iterations=iterations, **probe)
+    if seed is not None:
+        seed_everything(seed)
+    losses: list[Tensor] = []
+    inputs: str | None = None
+    try:
+        with attached:
+            for step in train(net, batches, criterion, steps, iterations):
+                losses.append(step.loss)
+                inputs = kind_of(step.batch[0])
+                if on_iteration:
+                    on_iteration(TrainingProgress(arm, seed, step.iteration + 1, iterations, step.main, attached))
+    except KeyboardInterrupt:
+        history = with_losses(attached.history, losses, criterion, seed, inputs)
+        stopped = f"interrupted after {history.iterations} of {iterations} iterations"
+        raise Interrupted(_with_conditions(history, complete=False, stopped=stopped)) from None
+    return with_losses(attached.history, losses, criterion, seed, inputs)
+
+
+def with_losses(
+    history: GradientHistory,
+    losses: list[Tensor],
+    criterion: LossFunction | JointLoss,
+    seed: int | None,
+    inputs: str | None = None,
+) -> GradientHistory:
+    """The history with its losses and kind of inputs; it ends at the first loss not finite, and says so."""
+    values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
+    finite = [value if abs(value) < float("inf") else None for value in values]
+    found: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed, "inputs": inputs}
+    if None in finite:
+        # what comes behind says nothing more, and would outweigh the rest
+        bad = finite.index(None)
+        history = _truncated(history, bad + 1)
+        found["losses"] = finite[: bad + 1]
+        found |= {"complete": False, "stopped": f"the loss became {values[bad]} at iteration {bad}"}
+    said = ("loss", "seed", "inputs")  # by the caller: that stands
+    given = {key: history.conditions[key] for key in said if history.conditions.get(key) is not None}
+    return _with_conditions(history, **(found | given))
+
+
+def _with_conditions(history: GradientHistory, **more: Any) -> GradientHistory:
+    return replace(history, conditions={**history.conditions, **more})
+
+
+def _truncated(history: GradientHistory, iterations: int) -> GradientHistory:
+    kept = history.frame[history.frame["iteration"] < iterations].reset_index(drop=True)
+    return replace(history, frame=kept)

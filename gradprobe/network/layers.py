@@ -1,0 +1,131 @@
+"""Layers: canonical names, own parameters, and choosing among them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+
+from torch import nn
+
+PARAMETRIZED = "parametrizations"
+_WRAPPED = {"_orig_mod"}
+
+
+def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that own parameters, by canonical name; a module reached by two names has its first.
+
+    A parametrized module (weight norm, spectral norm, ``torch.nn.utils.parametrize``) owns the original
+    tensors of its parametrizations: the layer is the convolution, not the bookkeeping module inside it.
+
+    Example:
+        >>> list(named_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))))
+        ['0', '2']
+    """
+    return {name: module for name, module in named_modules(model) if own_parameters(module)}
+
+
+def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules by the names that they have in the bare model, whatever is wrapped around it or its parts."""
+    found = unwrap(model).named_modules()
+    return [
+        (".".join(part for part in name.split(".") if part not in _WRAPPED), module)
+        for name, module in found
+        if not _is_wrapper(module)
+    ]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The bare model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
+    while _is_wrapper(model):
+        inner = getattr(model, "_orig_mod", None)
+        model = model.module if inner is None else inner  # type: ignore[assignment]
+    return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model or a part of it went through ``torch.compile``."""
+    return any(
+        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    parallel = isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+    return parallel or "_orig_mod" in module._modules
+
+
+def frozen_fast_path_modules(model: nn.Module) -> set[nn.Module]:
+    """Frozen transformer layers in eval mode, and what is inside them.
+
+    Without gradients torch takes another path through them, unless a hook is on them or inside, or a mode is on.
+    That path rounds otherwise: the user's training would depend on whether it is looked at.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16)
+        >>> len(frozen_fast_path_modules(layer.eval())), len(frozen_fast_path_modules(layer.requires_grad_(False))) > 5
+        (0, True)
+    """
+    found: set[nn.Module] = set()
+    for module in model.modules():
+        fast = isinstance(module, (nn.TransformerEncoderLayer, nn.MultiheadAttention)) and not module.training
+        if fast and not any(parameter.requires_grad for parameter in module.parameters()):
+            found.update(module.modules())
+    return found
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """A module's own parameters by local name, those of its submodules left out."""
+    if type(module).__name__ == "ParametrizationList":
+        return {}
+    own = dict(module.named_parameters(recurse=False))
+    for tensor, parametrization in getattr(module, PARAMETRIZED, {}).items():
+        for name, parameter in parametrization.named_parameters(recurse=False):
+            own[f"{tensor}.{name}"] = parameter
+    return own
+
+
+def weight_names(module: nn.Module) -> list[str]:
+    """Local names of a module's own parameters other than biases.
+
+    A bias is a parameter whose name has the word ``bias`` in it: ``bias``, ``bias_ih_l0``, ``in_proj_bias``.
+
+    Example:
+        >>> weight_names(nn.LSTM(3, 2))
+        ['weight_ih_l0', 'weight_hh_l0']
+    """
+    return [name for name in own_parameters(module) if "bias" not in name.replace(".", "_").split("_")]
+
+
+def matching_names(names: Iterable[str], patterns: Iterable[str] | None) -> list[str]:
+    """Filter names by exact names or shell patterns, keeping their order; None keeps all.
+
+    Raises:
+        ValueError: A pattern fits no name; the message names the closest.
+
+    Example:
+        >>> matching_names(["conv1", "conv2", "fc"], ["conv*"])
+        ['conv1', 'conv2']
+        >>> matching_names(["conv1", "conv2", "fc"], ["conv3"])
+        Traceback (most recent call last):
+        ValueError: no layer is called 'conv3'; did you mean 'conv1' or 'conv2'?
+    """
+    names = list(names)
+    if patterns is None:
+        return names
+    wanted: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            raise ValueError(no_such_name("layer", pattern, names))
+        wanted.update(found)
+    return [name for name in names if name in wanted]
+
+
+def no_such_name(what: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that does not exist, with the closest ones that do."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=2) or known[:3]
+    hint = " or ".join(map(repr, sorted(close)))
+    return f"no {what} is called {name!r}" + (f"; did you mean {hint}?" if hint else "; there is none")

@@ -1,0 +1,330 @@
+"""The record: a tidy table of gradient magnitudes, the conditions they were taken under, and the points.
+
+Plain data: no tensors, no model, no torch. Whatever decides, draws or reports needs nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
+from gradprobe.record.points import Point
+from gradprobe.record.quantities import CNDS_THRESHOLD, label
+from gradprobe.record.text import counted, shorten
+
+KEYS = ("iteration", "layer", "depth", "of")
+MEASURES = ("mean_abs", "rms", "max_abs", "zero_fraction", "nonfinite")
+COLUMNS = KEYS + MEASURES
+AGGREGATES = ("median", "mean", "min", "max", "first", "last")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that owns parameters, as the probe found it.
+
+    Attributes:
+        name: Canonical name from ``named_modules()``; ``""`` is the root.
+        depth: Position in the order in which the layers first finished their forward, from 0.
+        kind: Class name of the module.
+        parameters: Number of elements in its own parameters.
+        unreached: Why no gradient arrived, by what was looked for: keys ``"output"`` and ``"weight"``.
+        unserved: Why no branch can serve this layer, or None where one can.
+    """
+
+    name: str
+    depth: int
+    kind: str
+    parameters: int
+    unreached: Mapping[str, str] = field(default_factory=dict)
+    unserved: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GradientHistory:
+    """Gradient magnitudes of every layer, iteration by iteration, and what is needed to read them.
+
+    The frame has one row for each iteration, layer and quantity (``of``), whether or not a gradient
+    arrived. Where none did, the statistics are missing. A gradient that holds NaN or inf was measured: its
+    ``nonfinite`` is above zero.
+
+    Attributes:
+        frame: Columns ``iteration, layer, depth, of, mean_abs, rms, max_abs, zero_fraction, nonfinite``.
+        conditions: What the magnitudes depend on: batch size, loss, optimizer, seed, device, ...
+        layers: The layers in depth order.
+        points: The supervision points in forward order.
+        output_shape: Shape of the network's main output tensor (of each, where it returns a list), or None.
+        output_channels: Axis of the channels in it, where the layers told it.
+        head: Name of the layer that makes the output, or None where none does.
+        activation: What the output comes out of, if anything: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ...
+
+    Example:
+        >>> rows = [(0, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]
+        >>> history = GradientHistory(tidy(rows), {"batch_size": 8}, (Layer("conv", 0, "Conv2d", 9),), (), (8, 2))
+        >>> history.iterations, history.of
+        (1, ('output',))
+        >>> history.aggregate("output")["conv"]
+        np.float64(2e-09)
+    """
+
+    frame: pd.DataFrame
+    conditions: Mapping[str, Any]
+    layers: tuple[Layer, ...]
+    points: tuple[Point, ...]
+    output_shape: Any
+    output_channels: int | None = None
+    head: str | None = None
+    activation: str | None = None
+
+    @property
+    def output(self) -> dict[str, Any]:
+        """What a branch has to know of the network's output, by the names of the attributes."""
+        return {name: getattr(self, name) for name in ("output_shape", "output_channels", "head", "activation")}
+
+    @property
+    def iterations(self) -> int:
+        """Number of iterations recorded."""
+        return int(self.frame["iteration"].nunique())
+
+    @property
+    def of(self) -> tuple[str, ...]:
+        """The quantities recorded: ``"output"``, ``"weight"`` or both."""
+        return tuple(map(str, self.frame["of"].unique()))
+
+    @property
+    def main_quantity(self) -> str | None:
+        """The quantity to show where there is room for one: ``"output"`` if recorded, else the first one, or None."""
+        return "output" if "output" in self.of else next(iter(self.of), None)
+
+    @property
+    def unreached(self) -> dict[str, dict[str, str]]:
+        """For each layer that no gradient arrived at: the reason, by quantity."""
+        return {layer.name: dict(layer.unreached) for layer in self.layers if layer.unreached}
+
+    def select(self, of: str) -> pd.DataFrame:
+        """Rows of one quantity at which a gradient arrived.
+
+        Raises:
+            ValueError: The quantity was not recorded.
+        """
+        if of not in self.of and len(self.frame):
+            raise ValueError(f"expected one of the recorded quantities {list(self.of)}, got of={of!r}")
+        return self.frame[(self.frame["of"] == of) & self.frame["nonfinite"].notna()]
+
+    def aggregate(self, of: str = "output", how: str = "median") -> pd.Series[float]:
+        """One magnitude for each layer: ``mean_abs`` over the iterations, in depth order.
+
+        An iteration whose gradient holds NaN or inf counts as infinitely large: it has not vanished.
+        Layers that no gradient arrived at are absent.
+
+        Args:
+            of: ``"output"`` or ``"weight"``.
+            how: One of ``median``, ``mean``, ``min``, ``max``, ``first``, ``last``. ``median`` below a
+                threshold says that the layer was below it in at least half of the iterations.
+        """
+        if how not in AGGREGATES:
+            raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {how!r}")
+        rows = self.select(of)
+        values = rows["mean_abs"].where(rows["nonfinite"] == 0, float("inf"))
+        # first and last must see NaN-free values in iteration order; groupby keeps the order of rows
+        by_layer = values.groupby(rows["layer"], sort=False).agg(how)
+        return by_layer.reindex([layer.name for layer in self.layers if layer.name in by_layer.index])
+
+    def summary(self, how: str = "median") -> pd.DataFrame:
+        """One row for each layer: name, depth, kind, the aggregated magnitudes, and why one is missing.
+
+        Returns:
+            Columns ``layer, depth, kind, parameters``, one column for each quantity, ``unreached``.
+        """
+        table = pd.DataFrame(
+            {
+                "layer": [layer.name for layer in self.layers],
+                "depth": [layer.depth for layer in self.layers],
+                "kind": [layer.kind for layer in self.layers],
+                "parameters": [layer.parameters for layer in self.layers],
+            }
+        )
+        for of in self.of:
+            table[of] = table["layer"].map(self.aggregate(of, how)).astype(float)
+        table["unreached"] = [
+            "; ".join(f"{of}: {why}" for of, why in layer.unreached.items()) for layer in self.layers
+        ]
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the frame, as plain JSON types."""
+        return {
+            "conditions": dict(self.conditions),
+            "layers": [asdict(layer) for layer in self.layers],
+            "points": [asdict(point) for point in self.points],
+            **self.output,
+        }
+
+    @classmethod
+    def from_dict(cls, frame: pd.DataFrame, record: Mapping[str, Any]) -> GradientHistory:
+        """The reverse of `to_dict`."""
+        return cls(
+            frame,
+            record["conditions"],
+            tuple(Layer(**layer) for layer in record["layers"]),
+            tuple(Point.from_dict(point) for point in record["points"]),
+            as_tuples(record["output_shape"]),
+            record.get("output_channels"),
+            record.get("head"),
+            record.get("activation"),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GradientHistory):
+            return NotImplemented
+        same = (self.conditions, self.layers, tuple(self.points), self.output) == (
+            other.conditions,
+            other.layers,
+            tuple(other.points),
+            other.output,
+        )
+        return same and self.frame.equals(other.frame)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        return history_html(self)
+
+    def __str__(self) -> str:
+        table = self.summary()
+        head = f"{'depth':>5}  {'layer':<32}" + "".join(f"  {f'mean |dL/d {of}|':>18}" for of in self.of)
+        lines = [f"gradient history: {len(self.layers)} layers, {self.iterations} iterations"]
+        lines += [describe_conditions(self.conditions), "median over the iterations:", head]
+        for row in table.to_dict("records"):
+            numbers = "".join(
+                f"  {'unreached':>18}" if pd.isna(row[of]) else f"  {row[of]:>18.3g}" for of in self.of
+            )
+            lines.append(f"{row['depth']:>5}  {shorten(row['layer'], 32):<32}{numbers}")
+        lines += [
+            f"unreached {shorten(layer.name, 32)} ({of}): {why}"
+            for layer in self.layers
+            for of, why in layer.unreached.items()
+        ]
+        return "\n".join(line for line in lines if line)
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as the tuples they were.
+
+    Example:
+        >>> as_tuples([[2, 3], [2, 5]])
+        ((2, 3), (2, 5))
+    """
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def tidy(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
+    """Build the frame from rows in the order of `COLUMNS`; NaN or None is a missing statistic.
+
+    Example:
+        >>> tidy([(0, "nan", 0, "output", None, None, None, None, None)])["layer"].tolist()
+        ['nan']
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    return _typed(dict(zip(COLUMNS, columns, strict=True)))
+
+
+def write_csv(frame: pd.DataFrame) -> str:
+    """The frame as CSV text: floats in full (shortest exact) precision, a missing statistic left empty."""
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_csv(text: str) -> pd.DataFrame:
+    """The reverse of `write_csv`; exact, also for layers named ``0``, ``nan`` and the empty string.
+
+    A gradient with NaN in it has an empty ``mean_abs`` too, but its ``nonfinite`` is a number.
+    """
+    # everything as text, then parsed here: pandas' own parsers guess types and, by version, round
+    raw = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
+    missing = set(COLUMNS) - set(raw.columns)
+    if missing:
+        raise ValueError(f"expected the columns {', '.join(COLUMNS)}; missing: {', '.join(sorted(missing))}")
+    return _typed({column: [value or None for value in raw[column]] for column in COLUMNS})
+
+
+def _typed(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
+    def numbers(name: str) -> list[float]:
+        return [float("nan") if value is None else float(value) for value in columns[name]]
+
+    counts = [None if pd.isna(value) else int(value) for value in columns["nonfinite"]]
+    return pd.DataFrame(
+        {
+            "iteration": pd.array([int(value) for value in columns["iteration"]], dtype="int64"),
+            "layer": pd.Series([value or "" for value in columns["layer"]], dtype=str),
+            "depth": pd.array([int(value) for value in columns["depth"]], dtype="int64"),
+            "of": pd.Series(list(columns["of"]), dtype=str),
+            **{name: pd.array(numbers(name), dtype="float64") for name in MEASURES[:-1]},
+            "nonfinite": pd.array(counts, dtype="Int64"),
+        }
+    )
+
+
+def describe_conditions(conditions: Mapping[str, Any]) -> str:
+    """The conditions that a magnitude depends on, on one line.
+
+    Example:
+        >>> describe_conditions({"target": "net.py", "data": "digits", "batch_size": 64, "seed": 0})
+        'net.py, data: digits, batch size 64, seed 0'
+    """
+    printed = {
+        "target": "{}",
+        "data": "data: {}",
+        "batch_size": "batch size {}",
+        "loss": "loss: {}",
+        "optimizer": "{}",
+        "dtype": "{}",
+        "device": "{}",
+        "seed": "seed {}",
+        "stopped": "incomplete: {}",
+    }
+    known = ((text, conditions.get(key)) for key, text in printed.items())
+    return ", ".join(text.format(value) for text, value in known if value is not None)
+
+
+def history_html(history: GradientHistory) -> str:
+    """A history: bars by depth, the conditions, and the layers with their magnitudes.
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> rows = [(0, "<b>", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]
+        >>> "&lt;b&gt;" in history_html(GradientHistory(tidy(rows), {}, (Layer("<b>", 0, "Conv2d", 9),), (), None))
+        True
+    """
+    of, names = history.main_quantity, [layer.name for layer in history.layers]
+    counts = f"{counted(len(names), 'layer')}, {counted(history.iterations, 'iteration')}"
+    parts = [title(f"gradient history: {counts}"), small(describe_conditions(history.conditions))]
+    if of is not None:
+        medians = history.aggregate(of)
+        # the threshold of CNDS is about outputs
+        low = set(medians.index[medians < CNDS_THRESHOLD]) if of == "output" else set()
+        parts.append(bars(medians, names, of, low, span_of([medians])))
+        parts.append(small(legend(medians, names, of, low, "below 1e-7")))
+    return block([*parts, _layers_html(history)])
+
+
+def _layers_html(history: GradientHistory) -> str:
+    """The layers with their magnitudes; of many those with the smallest ones, folded away."""
+    rows = history.summary()
+    few = len(rows) <= MOST_ROWS
+    if not few:
+        rows = rows.nsmallest(MOST_ROWS, history.main_quantity or "depth").sort_values("depth")
+    heading = "layers" if few else f"the {MOST_ROWS} layers with the smallest gradients of {len(history.layers)}"
+    head = ("depth", "layer", "kind", *(label(of) for of in history.of))
+    cells = [
+        (row["depth"], row["layer"], row["kind"], *(_magnitude(row[of]) for of in history.of))
+        for row in rows.to_dict("records")
+    ]
+    return folded(heading, table(head, cells), is_open=few)
+
+
+def _magnitude(value: float) -> str:
+    return "unreached" if pd.isna(value) else f"{value:.3g}"

@@ -1,0 +1,86 @@
+"""A placement: the decision where supervision goes, and why. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gradprobe.record.history import as_tuples
+from gradprobe.record.html import block, layer_names, paragraph, small, table, title
+from gradprobe.record.points import Point
+from gradprobe.record.text import counted, few, shorten
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision: what is flagged, where branches go, and why. An empty one is a decision too.
+
+    Attributes:
+        policy: The rule that decided, in words.
+        flagged: Names of the layers that the gradient does not reach, in depth order.
+        points: Where the branches go, in forward order; empty if none is needed or none would help.
+        reason: Why, in a sentence or two.
+        skipped: Layers that were left out, with the reason.
+        disagreement: One sentence where a scale-free rule sees it differently, else None.
+        output_shape: Shape of the network's output, which a branch has to have as well; where it is a list of
+            tensors, the shape of each.
+        of: The quantity that was looked at.
+        threshold: The magnitude below which a layer was flagged, where the rule has one.
+        output_channels: Axis of the channels in the output, where the layers told it.
+        head: Name of the layer that makes the output, which branches can share.
+        activation: What the output comes out of (sigmoid, softmax, ...), if anything; branches get it as well.
+        remedy: What to do before anything is placed, by its name in `gradprobe.prove.remedies.REMEDIES`, or None.
+
+    Example:
+        >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
+        placement (by hand): no branch
+        none needed
+    """
+
+    policy: str
+    flagged: tuple[str, ...]
+    points: tuple[Point, ...]
+    reason: str
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    disagreement: str | None = None
+    output_shape: Any = None
+    of: str = "output"
+    threshold: float | None = None
+    output_channels: int | None = None
+    head: str | None = None
+    activation: str | None = None
+    remedy: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Placement:
+        """The reverse of `to_dict`."""
+        points = tuple(Point.from_dict(point) for point in record["points"])
+        sequences = {"flagged": tuple(record["flagged"]), "points": points}
+        return cls(**{**record, **sequences, "output_shape": as_tuples(record["output_shape"])})
+
+    def _repr_html_(self) -> str:
+        return placement_html(self)
+
+    def __str__(self) -> str:
+        names = few([shorten(point.name, 40) for point in self.points])
+        head = {0: "no branch", 1: f"a branch after {names}"}.get(len(self.points), f"branches after {names}")
+        lines = [f"placement ({self.policy}): {head}", self.reason]
+        skipped = [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
+        lines += skipped[:10] + ([f"skipped {len(skipped) - 10} more"] if len(skipped) > 10 else [])
+        return "\n".join([*lines, *filter(None, [self.disagreement])])
+
+
+def placement_html(placement: Placement) -> str:
+    """A decision: where the branches go, why, and what was left out."""
+    count = len(placement.points)
+    head = counted(count, "branch", "branches") if count else "no branch"
+    rows = [(point.name, point.shape, layer_names(point.layers)) for point in placement.points]
+    parts = [title(f"placement: {head}"), small(placement.policy)]
+    parts += [paragraph(placement.reason), paragraph(placement.disagreement or "")]
+    parts.append(table(("branch after", "shape", "serves"), rows))
+    return block([*parts, table(("skipped", "why"), list(placement.skipped.items()))])

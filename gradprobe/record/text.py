@@ -1,0 +1,80 @@
+"""Numbers and lists of names in words, the same wherever something is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """The number and the noun that goes with it.
+
+    Example:
+        >>> counted(1, "layer"), counted(3, "layer"), counted(2, "branch", "branches")
+        ('1 layer', '3 layers', '2 branches')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def few(names: Sequence[str], most: int = 6) -> str:
+    """The first of some names, and how many more there are.
+
+    Example:
+        >>> few(["a", "b", "c"], 2), few(["a", "b"], 2)
+        ('a, b and 1 more', 'a, b')
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def layer_span(names: Sequence[str], order: Sequence[str], said: Callable[[str], str]) -> str:
+    """Layers in few words: the first to the last, only where none between them is left out.
+
+    Args:
+        names: At least one layer.
+        order: The names of all layers, in depth order.
+        said: How a name is printed.
+
+    Example:
+        >>> layer_span(["b", "c", "d"], "abcde", str.upper), layer_span(["a", "e"], "abcde", str.upper)
+        ('B to D', 'A and E')
+        >>> layer_span(["e", "a", "d"], "abcde", str.upper), layer_span(["a", "c", "d", "e"], "abcde", str.upper)
+        ('A, D and E', 'A, C and 2 more')
+    """
+    places = {name: place for place, name in enumerate(order)}
+    ordered = sorted(names, key=lambda name: places.get(name, -1))
+    printed = [said(name) for name in ordered]
+    first = places.get(ordered[0], 0)
+    if len(ordered) > 2 and list(order[first : first + len(ordered)]) == ordered:
+        return f"{printed[0]} to {printed[-1]}"
+    if len(printed) > 3:
+        return few(printed, 2)
+    return " and ".join(filter(None, [", ".join(printed[:-1]), printed[-1]]))
+
+
+def shorten(name: str, width: int) -> str:
+    r"""Shorten a layer name so that it still tells which one it is; the root is ``(root)``.
+
+    Leading parts are cut to their first letter and their number, from the left, as far as it takes; then letters
+    of the last part are left out, all but three if need be; if that is not enough the rest is cut in the middle.
+    What cannot be printed (a line break, an escape) becomes ``\ufffd``.
+
+    Example:
+        >>> shorten("encoder.layers.11.attention.output.dense", 24)
+        'e.l.11.a.output.dense'
+        >>> shorten("features.denseblock4.denselayer16.norm1", 20)
+        'f.d4.d16.norm1'
+        >>> shorten("resnet.encoder.stages.0.layers.2.layer.1.normalization", 24)
+        'r.e.s.0.l.2.l.1.normali…'
+    """
+    name = "".join(char if char.isprintable() else "\ufffd" for char in name) or "(root)"
+    parts = name.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) <= width:
+            break
+        number = part[len(part.rstrip("0123456789")) :]
+        parts[i] = part if part == number else part[:1] + number
+    short = ".".join(parts)
+    if len(short) <= width:
+        return short
+    room = width - len(short) + len(parts[-1])  # for the last part
+    tail = max(0, room // 6 * 2 - 2) if room >= 4 and len(parts) > 1 else (width - 1) // 2
+    return f"{short[: width - 1 - tail]}…{short[len(short) - tail :]}"

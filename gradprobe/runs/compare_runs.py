@@ -1,0 +1,109 @@
+"""Finding what changed from one run to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gradprobe.decide.findings import findings
+from gradprobe.decide.policies import place
+from gradprobe.record.history import GradientHistory, as_tuples
+from gradprobe.runs.difference import Difference, LayerChange
+from gradprobe.runs.explanations import remarks
+from gradprobe.runs.matching import same_layers
+from gradprobe.runs.run import Run
+
+# what follows from the record itself, or is there for the figures
+_NO_CONDITION = {"losses", "skipped", "complete", "window", "ranks", "stats", "inputs"}
+
+
+def compare_runs(
+    first: Run | GradientHistory, second: Run | GradientHistory, *, of: str | None = None, factor: float = 10.0
+) -> Difference:
+    """Say which layers changed between two runs, and what of it the conditions explain.
+
+    Layers are told by their names; one that is in only one of the runs is taken for one in the other that
+    has the same kind and size and stands at the same place.
+
+    Args:
+        first: The run to compare with; a history is decided on by CNDS' rule.
+        second: The run to look at.
+        of: ``"output"`` or ``"weight"``; None takes what the second run's placement looked at.
+        factor: How many times larger or smaller a magnitude (median over the iterations) has to be to count.
+
+    Raises:
+        ValueError: The quantity was not recorded in both, or the factor is not above 1.
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> def taken(*sizes):
+        ...     rows = [(0, f"conv{i}", i, "output", size, 0, 0, 0, 0) for i, size in enumerate(sizes)]
+        ...     layers = tuple(Layer(f"conv{i}", i, "Conv2d", 9) for i in range(len(sizes)))
+        ...     return GradientHistory(tidy(rows), {}, layers, (), None)
+        >>> print(compare_runs(taken(1e-5, 1e-3), taken(1e-9, 1e-3)))
+        1 of 2 layers changed from first to second
+        mean |dL/d output|, median over the iterations; changes beyond 10 times
+        layer           was        now       times
+        conv0          1e-5       1e-9        1e-4  down, newly vanishing
+        newly vanishing: conv0
+    """
+    if not factor > 1:
+        raise ValueError(f"expected a factor above 1, got {factor!r}")
+    names = _names(first, second)
+    one, other = _decided(first), _decided(second)
+    of = of or other.placement.of
+    layers = tuple(_layer_changes(one, other, of, factor))
+    conditions = _conditions(one.history, other.history)
+    return Difference(names, of, factor, layers, conditions, tuple(remarks(one, other, of, layers)))
+
+
+def _names(first: Run | GradientHistory, second: Run | GradientHistory) -> tuple[str, str]:
+    folders = [str(run.folder) if isinstance(run, Run) else "" for run in (first, second)]
+    if all(folders) and folders[0] != folders[1]:
+        return folders[0], folders[1]
+    return "first", "second"
+
+
+def _decided(run: Run | GradientHistory) -> Run:
+    return run if isinstance(run, Run) else Run(Path(), run, place(run))
+
+
+def _layer_changes(one: Run, other: Run, of: str, factor: float) -> Iterator[LayerChange]:
+    matched = same_layers(one.history.layers, other.history.layers)
+    before = {layer.name: layer for layer in one.history.layers}
+    sizes = [run.history.aggregate(of).to_dict() for run in (one, other)]
+    kinds = [_kinds(run) for run in (one, other)]
+    for layer in other.history.layers:
+        old = before.get(matched[layer.name]) if layer.name in matched else None
+        first, second = sizes[0].get(old.name) if old else None, sizes[1].get(layer.name)
+        had, has = kinds[0].get(old.name, ()) if old else (), kinds[1].get(layer.name, ())
+        new, gone = tuple(k for k in has if k not in had), tuple(k for k in had if k not in has)
+        change = _change(first, second, factor) if old else "added"
+        yield LayerChange(old, layer, first, second, change, new, gone)
+    for layer in one.history.layers:
+        if layer.name not in matched.values():
+            yield LayerChange(layer, None, sizes[0].get(layer.name), None, "removed")
+
+
+def _kinds(run: Run) -> dict[str, tuple[str, ...]]:
+    """The findings of each layer that has some."""
+    found = findings(run.history, run.placement)
+    names = dict.fromkeys(name for layers in found.values() for name in layers)
+    return {name: tuple(kind for kind, layers in found.items() if name in layers) for name in names}
+
+
+def _change(first: float | None, second: float | None, factor: float) -> str:
+    if first is None or second is None:
+        return "" if first is second else "lost" if second is None else "found"
+    if first == second:
+        return ""
+    return "up" if second > factor * first else "down" if second * factor < first else ""
+
+
+def _conditions(first: GradientHistory, second: GradientHistory) -> dict[str, tuple[Any, Any]]:
+    """The conditions that differ; one that is not recorded is None."""
+    one, other = ({**history.conditions, "iterations": history.iterations} for history in (first, second))
+    keys = [key for key in {**one, **other} if key not in _NO_CONDITION]
+    pairs = {key: (one.get(key), other.get(key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if as_tuples(pair[0]) != as_tuples(pair[1])}

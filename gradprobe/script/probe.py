@@ -1,0 +1,86 @@
+"""A probe in a script whose optimizers come and go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradprobe.measure.accumulator import Part
+from gradprobe.measure.probe import GradientProbe
+from gradprobe.measure.weight_gradients import parameter_ids
+from gradprobe.network.hooks import Hook
+from gradprobe.network.layers import unwrap
+
+
+class FollowingProbe(GradientProbe):
+    """A probe whose optimizers come, and take each other's place, while it is attached.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(1, 1)
+        >>> with FollowingProbe(net) as probe:
+        ...     for optimizer in (torch.optim.SGD(net.parameters()), torch.optim.Adam(net.parameters())):
+        ...         probe.follow(optimizer)
+        ...         net(torch.ones(1, 1)).sum().backward()
+        ...         optimizer.step()
+        >>> probe.recorded
+        2
+    """
+
+    def __init__(self, model: nn.Module, iterations: int = 50) -> None:
+        super().__init__(model, iterations=iterations)
+        self.called = False
+        self._ever: list[Optimizer] = []
+        self._zeroed: list[Part] = []
+
+    def _attach(self) -> None:
+        super()._attach()
+        root = unwrap(self.model)
+        self._hooks.add(root.register_forward_pre_hook(Hook(self._call)))
+
+    def _call(self, *_: Any) -> None:
+        self.called = True
+
+    @property
+    def attached(self) -> bool:
+        """Whether the window is open."""
+        return self._attached
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """From now on its steps end the iterations, instead of those of others over the same parameters."""
+        if not self._attached or any(optimizer is own for own in self.optimizers):
+            return
+        held = parameter_ids(optimizer)
+        self.optimizers = (*(own for own in self.optimizers if not held & parameter_ids(own)), optimizer)
+        self._stepped &= set(map(id, self.optimizers))
+        if all(optimizer is not known for known in self._ever):
+            self._ever.append(optimizer)
+            self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
+            self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
+
+    def leave(self, optimizer: Optimizer) -> None:
+        """Its steps end no iterations any more."""
+        self.optimizers = tuple(own for own in self.optimizers if own is not optimizer)
+
+    def zeroed(self, parameters: set[int]) -> None:
+        """Gradients were set to zero: what came by before is no part of the loss that the next step minimises.
+
+        So in the discriminator of a GAN, which the generator's loss passes through as well.
+        """
+        held = set().union(*map(parameter_ids, self.optimizers))
+        if self._attached and held and held <= parameters and not self._stepped:
+            counted = self._passes.micro_batches
+            self._zeroed = self._passes.take() or self._zeroed
+            self._passes.micro_batches = counted
+
+    def _take(self) -> list[Part]:
+        # zeroed behind the backward pass, and stepped with nothing: there was a gradient all the same
+        zeroed = [] if self._passes.count else self._zeroed
+        self._zeroed = []
+        return super()._take() + zeroed
+
+    def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
+        if any(optimizer is own for own in self.optimizers):  # one that was followed once still has its hook
+            super()._step_of(optimizer, skipped)

@@ -1,0 +1,143 @@
+"""The template filled in: one file without a single request."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from gradprobe.show.page import words
+from gradprobe.show.page.numbers import page_data
+from gradprobe.show.page.steps import arms_steps, steps
+from gradprobe.version import __version__
+
+if TYPE_CHECKING:
+    from gradprobe.record.history import GradientHistory
+    from gradprobe.record.placement import Placement
+    from gradprobe.verdict.arms_comparison import ArmsComparison
+    from gradprobe.verdict.comparison import Comparison
+
+# in this order: each uses what those before it define
+FIGURES = ("curves.js", "profile.js", "heatmap.js", "learning.js")
+SCRIPTS = ("data.js", "state.js", "chart.js", "marks.js", *FIGURES, "tree.js", "table.js", "main.js")
+_UNBROKEN = re.compile(r"--[a-z][a-z-]*(?: \d+)?|\d[\d.]*e-\d+")  # an option, a number
+
+
+def write_page(
+    file: str | os.PathLike[str],
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None = None,
+    *,
+    arms: ArmsComparison | None = None,
+    run: str = "",
+) -> Path:
+    """Write a run as one HTML file: whole or not at all.
+
+    Args:
+        file: Where; missing folders are made, an existing file is replaced.
+        history: The record; for a comparison that of the plain arm.
+        placement: The decision.
+        comparison: With and without, if it was done.
+        arms: Several arms, if they were compared.
+        run: Folder of the run, as the code to paste should name it; empty where there is none.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: The file cannot be written.
+
+    Example:
+        >>> from gradprobe.record.history import GradientHistory, tidy
+        >>> from gradprobe.decide.policies import place
+        >>> history = GradientHistory(tidy([]), {}, (), (), None)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_page(Path(folder) / "report.html", history, place(history))
+        ...     page.read_text(encoding="utf-8").startswith("<!doctype html>")
+        True
+    """
+    file = Path(file)
+    text = render(history, placement, comparison, arms=arms, run=run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as opened:
+            opened.write(text)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(file)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return file
+
+
+def render(
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None = None,
+    *,
+    arms: ArmsComparison | None = None,
+    run: str = "",
+) -> str:
+    """The page as text; see `write_page`."""
+    verdict = words.verdict(history, placement, comparison, arms)
+    advised = arms_steps(history, arms) if arms else steps(verdict.state, history, placement, comparison, run)
+    return _template().render(
+        title=str(history.conditions.get("target") or "a run"),
+        verdict=verdict,
+        facts=words.facts(history, placement),
+        synthetic=words.is_synthetic(history),
+        why=words.why(history, placement),
+        skipped=placement.skipped,
+        steps=advised,
+        arms=arms,
+        conditions=words.conditions(history, comparison or arms),
+        depends=words.DEPENDS,
+        island=_embedded(page_data(history, placement, comparison, arms)),
+        style=Markup(_beside("page.css")),
+        scripts=[Markup(_beside(name)) for name in SCRIPTS],
+        version=__version__,
+    )
+
+
+def _embedded(record: dict[str, Any]) -> Markup:
+    r"""JSON that can stand inside a script element whatever the names in it are.
+
+    Example:
+        >>> print(_embedded({"name": "</script>"}))
+        {"name":"\u003c/script\u003e"}
+    """
+    text = json.dumps(record, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _unbroken(text: str) -> Markup:
+    """A sentence as HTML whose options and numbers stay on one line: a browser breaks behind a dash in them.
+
+    Example:
+        >>> print(_unbroken("a < 1e-7 (--seeds 3)."))
+        a &lt; <span class="unbroken">1e-7</span> (<span class="unbroken">--seeds 3</span>).
+    """
+    return Markup(_UNBROKEN.sub(r'<span class="unbroken">\g<0></span>', str(escape(text))))
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["unbroken"] = _unbroken
+    return environment.from_string(_beside("page.html.jinja"))
+
+
+@functools.cache
+def _beside(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

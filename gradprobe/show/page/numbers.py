@@ -1,0 +1,185 @@
+"""What the page draws: plain JSON with the numbers packed, small enough for a thousand layers."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+from numpy.typing import NDArray
+
+from gradprobe.decide.findings import with_default_flags
+from gradprobe.record.history import AGGREGATES, GradientHistory
+from gradprobe.record.placement import Placement
+from gradprobe.record.quantities import CNDS_THRESHOLD, label
+from gradprobe.record.text import shorten
+from gradprobe.show.plots.arms import looks
+from gradprobe.show.plots.grid import Grid
+from gradprobe.show.plots.learning import NAMES, window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gradprobe.verdict.arms_comparison import ArmsComparison
+    from gradprobe.verdict.comparison import Comparison
+
+MOST = 1000  # iterations that a learning curve is drawn with
+STATISTICS = ("rms", "max_abs", "zero_fraction", "nonfinite")
+
+
+def page_data(
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None,
+    several: ArmsComparison | None = None,
+) -> dict[str, Any]:
+    """Everything that the scripts of the page read, as plain JSON types.
+
+    Arrays are base64 of little-endian floats, one after another: `_packed`. A layer is its row in depth order.
+    """
+    placement = with_default_flags(history, placement)
+    arms = {"Without deep supervision" if comparison and comparison.supervised else "": history}
+    if comparison is not None and comparison.supervised is not None:
+        arms["With deep supervision"] = comparison.supervised
+    row_of = {layer.name: row for row, layer in enumerate(history.layers)}
+    quantities = [of for of in history.of if all(of in arm.of for arm in arms.values())]
+    return {
+        "names": [layer.name for layer in history.layers],
+        "shorts": [shorten(layer.name, 24) for layer in history.layers],
+        "kinds": [layer.kind for layer in history.layers],
+        "parameters": [layer.parameters for layer in history.layers],
+        "unreached": [dict(layer.unreached) for layer in history.layers],
+        "flagged": [row_of[name] for name in placement.flagged if name in row_of],
+        "points": _points(history, placement),
+        "quantities": {of: label(of) for of in quantities},
+        "aggregates": list(AGGREGATES),
+        "decided": decided(history, placement),
+        "arms": [_arm(name, arm, quantities, list(row_of)) for name, arm in arms.items()],
+        "learning": _learning(comparison, several),
+        "colours": [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 1, 33))],
+    }
+
+
+def decided(history: GradientHistory, placement: Placement) -> dict[str, Any]:
+    """The absolute rule that the page begins with: that of the placement, as far as it can be told.
+
+    How the iterations were aggregated is not in a placement, so it is the first aggregation that flags the same
+    layers.
+
+    Example:
+        >>> from gradprobe.record.history import tidy
+        >>> decided(GradientHistory(tidy([]), {}, (), (), None), Placement("by hand", (), (), ""))
+        {'of': 'output', 'threshold': 1e-07, 'aggregate': 'median'}
+    """
+    of = placement.of if placement.of in history.of or not history.of else history.of[0]
+    threshold = CNDS_THRESHOLD if placement.threshold is None else placement.threshold
+    how = next((how for how in AGGREGATES if _flags(history, of, how, threshold) == placement.flagged), "median")
+    return {"of": of, "threshold": threshold, "aggregate": how}
+
+
+def _flags(history: GradientHistory, of: str, how: str, threshold: float) -> tuple[str, ...]:
+    magnitudes = history.aggregate(of, how)
+    return tuple(map(str, magnitudes.index[magnitudes < threshold]))
+
+
+def _points(history: GradientHistory, placement: Placement) -> list[dict[str, Any]]:
+    chosen = {point.name for point in placement.points}
+    known = {point.name: point for point in (*history.points, *placement.points)}
+    depths = [layer.depth for layer in history.layers]
+    return [
+        {
+            "name": point.name,
+            "short": shorten(point.name, 24),
+            "shape": list(point.shape),
+            "row": int(np.searchsorted(depths, point.depth)),
+            "branch": point.name in chosen,
+        }
+        for point in known.values()
+    ]
+
+
+def _arm(title: str, history: GradientHistory, quantities: list[str], names: list[str]) -> dict[str, Any]:
+    return {
+        "title": title,
+        "iterations": sorted(map(int, history.frame["iteration"].unique())),
+        "of": {of: _quantity(history, of, names) for of in quantities},
+    }
+
+
+def _quantity(history: GradientHistory, of: str, names: list[str]) -> dict[str, Any]:
+    """The magnitudes of one quantity, and their aggregates as Python has them: the page never computes its own."""
+    grid = Grid.of(history, of)
+    rows = {name: row for row, name in enumerate(grid.names)}
+    order = [rows[name] for name in names]
+    with np.errstate(divide="ignore"):
+        logs = np.log10(np.where(grid.nonfinite, np.inf, grid.values))
+    table = history.select(of).groupby("layer", sort=False)
+    columns = {name: table[name].median() if name != "nonfinite" else table[name].sum() for name in STATISTICS}
+    return {
+        "logs": _packed(logs[order], "<f4"),
+        "aggregates": {how: _packed(history.aggregate(of, how).reindex(names), "<f8") for how in AGGREGATES},
+        "statistics": {name: _packed(column.reindex(names), "<f4") for name, column in columns.items()},
+    }
+
+
+def _packed(values: pd.Series[Any] | NDArray[np.float64], dtype: str) -> str:
+    """Base64 of the numbers; a missing one is NaN.
+
+    Example:
+        >>> _packed(np.array([1.0, 0.0]), "<f4")
+        'AACAPwAAAAA='
+    """
+    array: NDArray[Any] = np.asarray(values, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return base64.b64encode(array.astype(dtype).tobytes()).decode("ascii")
+
+
+# how the main output learnt -------------------------------------------------------------------------------------
+
+
+# an arm, what it is called, and its colour by its name in the style sheet
+Named = tuple[str, str, str]
+_PAIR: tuple[Named, ...] = (("plain", "without", "flagged"), ("supervised", "with deep supervision", "fine"))
+
+
+def _learning(comparison: Comparison | None, several: ArmsComparison | None) -> list[dict[str, Any]]:
+    if several is not None:
+        named = [(look.arm, look.text, f"arm-{look.arm}") for look in looks(several)]
+        return _curves(several.frame, several.conditions, named)
+    return [] if comparison is None else _curves(comparison.frame, comparison.conditions, _PAIR)
+
+
+def _curves(frame: pd.DataFrame, conditions: Mapping[str, Any], arms: Sequence[Named]) -> list[dict[str, Any]]:
+    learnt = [value for value in NAMES if np.isfinite(frame[value].astype(float)).any()]
+    return [_curve(frame, conditions, value, arms) for value in learnt]
+
+
+def _curve(
+    frame: pd.DataFrame, conditions: Mapping[str, Any], value: str, arms: Sequence[Named]
+) -> dict[str, Any]:
+    length = window(int(frame["iteration"].nunique())) if value == "loss" else 1
+    rolling = f", rolling mean of {length}" if length > 1 else ""
+    return {
+        "title": NAMES[value],
+        "label": f"{NAMES[value].lower()}{rolling}",
+        "chance": conditions.get("chance") if value == "accuracy" else None,
+        "seeds": int(frame["seed"].nunique()),
+        "markers": value == "accuracy",
+        "arms": [
+            {"name": name, "colour": colour, **_smoothed(frame[frame["arm"] == arm], value, length)}
+            for arm, name, colour in arms
+        ],
+    }
+
+
+def _smoothed(rows: pd.DataFrame, value: str, length: int) -> dict[str, list[float]]:
+    """Mean and range over the seeds of the rolling mean, thinned where there are very many iterations."""
+    table = rows.set_index(["iteration", "seed"])[value].unstack()
+    table = table.where(np.isfinite(table)).dropna(how="all").rolling(length, min_periods=1, center=True).mean()
+    table = table.iloc[:: max(1, -(-len(table) // MOST))].dropna(how="all")
+    columns = {"mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1)}
+    curves = {name: [float(f"{number:.5g}") for number in column] for name, column in columns.items()}
+    return {"iterations": [int(iteration) for iteration in table.index], **curves}

@@ -1,0 +1,274 @@
+"""What the page says in words: the verdict, why, the conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gradprobe.decide.findings import default_rule, findings, looks_at_magnitudes, with_default_flags
+from gradprobe.decide.policies import EveryLayerPolicy
+from gradprobe.record.history import GradientHistory
+from gradprobe.record.placement import Placement
+from gradprobe.record.quantities import short
+from gradprobe.record.text import counted, layer_span, shorten
+from gradprobe.verdict.arms_comparison import ArmsComparison
+from gradprobe.verdict.comparison import Comparison
+from gradprobe.version import __version__
+
+DEPENDS = (
+    "With a mean loss a magnitude scales with one over the batch size, and always with the scale of the loss: "
+    "compare it only under the same conditions.",
+    "A small gradient need not matter: Adam takes steps of the same size whatever its scale.",
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """A kind of verdict: a badge in a word or two, a symbol and a tone, so that colour never stands alone."""
+
+    badge: str
+    symbol: str
+    tone: str
+
+
+STATES = {
+    "healthy": State("Healthy", "\N{HEAVY CHECK MARK}", "good"),
+    "helped": State("Helped", "\N{HEAVY CHECK MARK}", "good"),
+    "likely helped": State("Likely helped", "\N{HEAVY CHECK MARK}", "warn"),
+    "vanishing": State("Vanishing", "\N{DOWNWARDS BLACK ARROW}", "bad"),
+    "exploding": State("Exploding", "\N{UPWARDS BLACK ARROW}", "bad"),
+    "nonfinite": State("Not finite", "\N{HEAVY BALLOT X}", "bad"),
+    "harmed": State("Harmed", "\N{HEAVY BALLOT X}", "bad"),
+    "unreached": State("Unreached", "\N{EMPTY SET}", "warn"),
+    "no difference": State("Did not help", "=", "warn"),
+    "cannot tell": State("Cannot tell", "?", "unknown"),
+}
+_FOUND = {
+    "nonfinite": "Gradients are NaN or infinite in",
+    "vanishing": "The gradient does not reach",
+    "exploding": "The gradient explodes in",
+    "unreached": "No gradient arrives at",
+}
+_REMEDIES = {  # as in gradprobe.prove.remedies, which needs torch
+    "kaiming": "initial weights after He et al.",
+    "lsuv": "initial weights of unit variance",
+    "normalised": "batch normalisation behind each layer",
+}
+_EVERY = str(EveryLayerPolicy())
+_COMPARED = {
+    "helped": "Deep supervision helped.",
+    "harmed": "Deep supervision harmed.",
+    "no difference": "Deep supervision did not help beyond the noise.",
+    "cannot tell": "This run cannot tell whether deep supervision helps.",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict: which kind, one sentence, and what stands behind it.
+
+    Attributes:
+        state: A key of `STATES`.
+        sentence: One sentence.
+        details: Further sentences.
+    """
+
+    state: str
+    sentence: str
+    details: tuple[str, ...] = ()
+
+    @property
+    def look(self) -> State:
+        """How it is shown."""
+        return STATES[self.state]
+
+
+def verdict(
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None = None,
+    arms: ArmsComparison | None = None,
+) -> Verdict:
+    """Say in one sentence what the run came to; a comparison counts for more than a threshold.
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> rows = [(0, "a", 0, "output", 1e-9, 0, 0, 0, 0), (0, "b", 1, "output", 1e-3, 0, 0, 0, 0)]
+        >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
+        >>> history = GradientHistory(tidy(rows), {}, layers, (), None)
+        >>> found = verdict(history, Placement("by hand", ("a",), (), "so"))
+        >>> found.state, found.sentence
+        ('vanishing', 'The gradient does not reach 1 of 2 layers: a.')
+    """
+    if arms is not None:
+        first, *more = arms.choice.sentences
+        return Verdict(arms.choice.verdict, first, (*more, *arms.failures))
+    if comparison is not None and comparison.verdict in _COMPARED:
+        return Verdict(comparison.verdict, _COMPARED[comparison.verdict], tuple(str(comparison).splitlines()))
+    if not history.iterations:
+        return Verdict("cannot tell", "Nothing was recorded, so nothing can be said.")
+    said = _health(history, placement)
+    if not placement.remedy:
+        return said
+    advised = f"{said.sentence} Change the network first: {remedied(placement.remedy)}."
+    return replace(said, sentence=advised, details=tuple(dict.fromkeys([*said.details, placement.reason])))
+
+
+def remedied(name: str) -> str:
+    """What a remedy is, and its name.
+
+    Example:
+        >>> remedied("lsuv"), remedied("of my own")
+        ('initial weights of unit variance (lsuv)', 'of my own')
+    """
+    return f"{_REMEDIES[name]} ({name})" if name in _REMEDIES else name
+
+
+def _health(history: GradientHistory, placement: Placement) -> Verdict:
+    """What the gradients alone came to."""
+    found = findings(history, with_default_flags(history, placement))
+    if is_scale(history, placement) and "nonfinite" not in found:
+        return Verdict("cannot tell", "Every layer is flagged, so the scale of the loss hides what depth does.")
+    for kind, said in _FOUND.items():
+        if kind in found:
+            count = f"{len(found[kind])} of {counted(len(history.layers), 'layer')}"
+            order = [layer.name for layer in history.layers]
+            named = layer_span(found[kind], order, lambda name: _middle(name, 40))
+            return Verdict(kind, f"{said} {count}: {named}.", _also(found, kind))
+    return Verdict("healthy", "The gradient reaches every layer.", (placement.reason,))
+
+
+def is_scale(history: GradientHistory, placement: Placement) -> bool:
+    """Whether every measured layer is flagged: then it is the scale of the loss, not the depth."""
+    placement = with_default_flags(history, placement)
+    measured = len(history.aggregate(placement.of)) if placement.of in history.of else 0
+    return measured > 1 and len(placement.flagged) == measured
+
+
+def _middle(name: str, width: int) -> str:
+    """A name, or its beginning and its end.
+
+    Example:
+        >>> _middle("encoder.layer.11.attention.output.dense", 24)
+        'encoder.laye…utput.dense'
+    """
+    whole = shorten(name, max(len(name), len("(root)")))
+    tail = (width - 1) // 2
+    return whole if len(whole) <= width else f"{whole[: width - 1 - tail]}…{whole[-tail:]}"
+
+
+def _also(found: Mapping[str, Sequence[str]], said: str) -> tuple[str, ...]:
+    """The other findings, in a sentence."""
+    rest = [
+        f"{counted(len(names), 'layer')} {STATES[kind].badge.lower()}"
+        for kind, names in found.items()
+        if kind != said
+    ]
+    return (f"Also found: {', '.join(rest)}.",) if rest else ()
+
+
+def facts(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]:
+    """A few numbers, each with what it counts."""
+    placement = with_default_flags(history, placement)
+    below = "" if placement.threshold is None else f" below {short(placement.threshold)}"
+    return [
+        (str(len(history.layers)), "layer" if len(history.layers) == 1 else "layers"),
+        (str(len(placement.flagged)), f"flagged{below}"),
+        (str(len(placement.points)), "branch placed" if len(placement.points) == 1 else "branches placed"),
+        (str(history.iterations), "iteration" if history.iterations == 1 else "iterations"),
+    ]
+
+
+def why(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]:
+    """How it was decided: what, in a word, and the sentence."""
+    rows = [("Rule", _rule(history, placement))]
+    rows.append(("Placement", placement.reason))
+    if placement.points:
+        names = ", ".join(shorten(point.name, 40) for point in placement.points)
+        rows.append(("Branch" if len(placement.points) == 1 else "Branches", f"after {names}"))
+    if placement.disagreement:
+        rows.append(("Second opinion", placement.disagreement))
+    if history.conditions.get("stopped"):
+        rows.append(("Incomplete", f"The record ended early: {history.conditions['stopped']}."))
+    return rows
+
+
+def _rule(history: GradientHistory, placement: Placement) -> str:
+    """What flags, and what places where that is something else."""
+    if looks_at_magnitudes(placement):
+        return f"A layer is flagged by: {placement.policy}."
+    every = "A branch at every supervision point (Deeply-Supervised Nets)."
+    placed = every if placement.policy == _EVERY else f"Branches are placed by: {placement.policy}."
+    return f"{placed} A layer is flagged by: {default_rule(history)}."
+
+
+def is_synthetic(history: GradientHistory) -> bool:
+    """Whether the data was made up."""
+    return "synthetic" in str(history.conditions.get("data", "")).lower()
+
+
+_ALWAYS = {
+    "target": "target",
+    "data": "data",
+    "batch_size": "batch size",
+    "loss": "loss and reduction",
+    "optimizer": "optimizer",
+    "dtype": "dtype",
+    "amp_scale": "loss scale (AMP)",
+    "device": "device",
+    "world_size": "world size",
+    "seed": "seed",
+    "torch": "torch",
+}
+_SOMETIMES = {
+    "micro_batches": "micro-batches in an iteration",
+    "skipped": "skipped steps (overflow)",
+    "ranks": "ranks",
+    "wrapper": "wrapper",
+    "compile": "torch.compile",
+    "stats": "statistics",
+    "window": "window",
+    "inputs": "inputs of the model",
+    "stopped": "ended early",
+}
+_COMPARISON = {
+    "iterations": "length of each training",
+    "seeds": "seeds",
+    "weight": "weight of the branches",
+    "schedule": "schedule",
+    "branch": "kind of branch",
+    "held_out": "held-out targets",
+    "chance": "accuracy of a constant answer",
+}
+
+
+def conditions(history: GradientHistory, comparison: Comparison | ArmsComparison | None) -> list[tuple[str, str]]:
+    """What the numbers depend on: name and value. What belongs to every record and is missing is said to be."""
+    known = dict(history.conditions)
+    if known.get("loss") and not str(known["loss"]).endswith(")"):
+        known["loss"] = f"{known['loss']}, which does not tell its reduction"
+    rows = [(name, _said(known[key], "none") if key in known else "not recorded") for key, name in _ALWAYS.items()]
+    rows += [(name, _said(known[key])) for key, name in _SOMETIMES.items() if known.get(key) not in (None, [], 1)]
+    hidden = {*_ALWAYS, *_SOMETIMES, "losses", "complete"}
+    rows += [(key, _said(value)) for key, value in known.items() if key not in hidden and value is not None]
+    if comparison is not None:
+        facts = comparison.conditions
+        rows += [(name, _said(facts[key])) for key, name in _COMPARISON.items() if facts.get(key) is not None]
+    return [*rows, ("gradprobe", __version__)]
+
+
+def _said(value: Any, missing: str = "") -> str:
+    """A value in words.
+
+    Example:
+        >>> _said([0, 1]), _said(0.30000001), _said(None, "not recorded"), _said(True)
+        ('0, 1', '0.3', 'not recorded', 'yes')
+    """
+    if value is None:
+        return missing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_said, value))
+    return short(value) if isinstance(value, float) else str(value)

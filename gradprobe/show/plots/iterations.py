@@ -1,0 +1,183 @@
+"""Magnitude against iteration, one line for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.quantities import label, short
+from gradprobe.show.plots import style
+from gradprobe.show.plots.grid import Floats, Grid, limits
+from gradprobe.show.plots.header import depth_bar, header, lane, notes
+from gradprobe.show.plots.labels import End, EndLabels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FEW = 14
+Colour = tuple[float, ...]
+
+
+def plot_history(
+    history: GradientHistory,
+    *,
+    of: str = "output",
+    layers: str | Sequence[str] | None = None,
+    threshold: float | None = 1e-7,
+    flagged: Collection[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the magnitude of every layer against the iteration.
+
+    One line for each layer, coloured by depth, on a log axis. An exact zero is marked at the floor and a
+    gradient with NaN or inf at the top; where no gradient arrived there is a gap. Up to 14 layers are named
+    at the ends of their lines; of more, the first, the last and the smallest.
+
+    Args:
+        history: What to draw.
+        of: ``"output"`` or ``"weight"``.
+        layers: Names or shell patterns of the layers to draw; None draws all.
+        threshold: Magnitude to draw a dashed line at, or None.
+        flagged: Layers to emphasise; None takes those whose median is below the threshold.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: The quantity was not recorded, or a pattern stands for no layer.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> rows = [(i, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0) for i in range(10)]
+        >>> history = GradientHistory(tidy(rows), {}, (Layer("conv", 0, "Conv2d", 9),), (), None)
+        >>> plot_history(history, ax=Figure().subplots()).get_title("left")
+        'Gradient by iteration: 1 of 1 layer below 1e-7'
+    """
+    grid = Grid.of(history, of).choose(layers)
+    ax = style.axes(ax, style.size(style.SCREEN))
+    low = below(history, of, threshold) if flagged is None else flagged
+    draw_iterations(ax, grid, limits([grid], threshold), of=of, threshold=threshold, flagged=low)
+    names = [name for name, reached in zip(grid.names, grid.reached, strict=True) if reached]
+    said = style.found(sum(name in low for name in names), len(names), threshold if flagged is None else None)
+    start = lane(grid.nonfinite)
+    if len(names) > FEW:
+        start = depth_bar(ax, grid.take(np.flatnonzero(grid.reached)).depths, start)
+    conditions = describe_conditions(history.conditions)
+    word = "flagged" if flagged is not None or threshold is None else f"below {short(threshold)}"
+    entries = [*thick(low, names, word), *grid_notes(grid)]
+    header(ax, "Gradient by iteration" + said, conditions, entries, start=start)
+    return ax
+
+
+def below(history: GradientHistory, of: str, threshold: float | None) -> set[str]:
+    """The layers whose median magnitude is below the threshold."""
+    if threshold is None:
+        return set()
+    medians = history.aggregate(of)
+    return set(medians.index[medians < threshold])
+
+
+def thick(flagged: Collection[str], names: Sequence[str], word: str = "flagged") -> list[Any]:
+    """A legend entry for the thick lines, where they are not all of one kind."""
+    kinds = {name in flagged for name in names}
+    return [Line2D([], [], color=style.GREY, linewidth=2.4, label=word)] if len(kinds) > 1 else []
+
+
+def grid_notes(*grids: Grid) -> list[Any]:
+    """Legend entries for the zeros, the non-finite values and the unreached layers of the grids."""
+    return notes(
+        zeros=any(grid.zero.any() for grid in grids),
+        nonfinite=any(grid.nonfinite.any() for grid in grids),
+        unreached=int((~grids[0].reached).sum()),
+        names=grids[0].names,
+    )
+
+
+def draw_iterations(
+    ax: Axes,
+    grid: Grid,
+    span: tuple[float, float],
+    *,
+    of: str,
+    threshold: float | None,
+    flagged: Collection[str] = (),
+    labelled: bool = True,
+) -> None:
+    """Draw axes, lines, threshold and, if they are wanted, end labels, but no header."""
+    style.dress(ax)
+    style.log_axis(ax, *span, label(of))
+    style.iteration_axis(ax, grid.iterations)
+    style.draw_threshold(ax, threshold)
+    grid = grid.take(np.flatnonzero(grid.reached))
+    width = float(np.clip(24 / max(len(grid.names), 1), 0.6, 1.5))
+    widths = [width + (0.8 if name in flagged else 0) for name in grid.names]
+    colours = style.depth_colours(len(grid.names))
+    draw_lines(ax, grid, colours, linewidth=widths)
+    if labelled:
+        ends = end_labels(ax, grid, colours, span, telling(grid))
+        EndLabels(ax, ends + threshold_end(ax, threshold, of))
+
+
+def draw_lines(
+    ax: Axes, grid: Grid, colours: Sequence[Colour], *, linewidth: Sequence[float], **options: Any
+) -> None:
+    """One line for each layer; zeros and non-finite values as markers on the limits of the axis."""
+    visible = np.where(grid.zero, np.nan, grid.values)
+    for name, values, colour, width in zip(grid.names, visible, colours, linewidth, strict=True):
+        lonely = _lonely(values)
+        ax.plot(
+            grid.iterations,
+            values,
+            color=colour,
+            linewidth=width,
+            marker="o",
+            markersize=3.5,
+            markevery=lonely,
+            solid_capstyle="round",
+            gid=f"layer {name}",
+            **options,
+        )
+    for mask, zero in ((grid.zero, True), (grid.nonfinite, False)):
+        rows, columns = np.nonzero(mask)
+        style.mark_lane(ax, grid.iterations[columns], [colours[int(row)] for row in rows], zero=zero)
+
+
+def _lonely(values: Floats) -> list[int]:
+    """Where a value has no neighbour, so that no line shows it."""
+    there = np.pad(~np.isnan(values), 1)
+    return [int(i) for i in np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])]
+
+
+def telling(grid: Grid) -> list[int]:
+    """The layers to name: all of a few; of many the first, the last and the smallest."""
+    count = len(grid.names)
+    if count <= FEW:
+        return list(range(count))
+    medians = np.nanmedian(grid.drawn(0.0, np.inf), axis=1)
+    return sorted({0, int(np.argmin(medians)), count - 1})
+
+
+def end_labels(
+    ax: Axes, grid: Grid, colours: Sequence[Colour], span: tuple[float, float], rows: Sequence[int]
+) -> list[End]:
+    """Names of layers at the last place where something of them is drawn."""
+    drawn = grid.drawn(*span)
+    ends = []
+    for row in rows:
+        last = int(np.flatnonzero(~np.isnan(drawn[row]))[-1])
+        name = style.name(grid.names[row], ax)
+        ends.append(End(name, float(grid.iterations[last]), float(drawn[row, last]), colours[row]))
+    return ends
+
+
+def threshold_end(ax: Axes, threshold: float | None, of: str) -> list[End]:
+    """The label of the threshold, among those of the lines."""
+    if threshold is None:
+        return []
+    return [End(style.threshold_label(threshold, of), ax.get_xlim()[1], threshold, style.FLAGGED)]

@@ -1,0 +1,104 @@
+"""The two figures of the CNDS paper, alone and side by side, as they go into a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+
+from gradprobe.show.plots import style
+from gradprobe.show.plots.comparison import draw_reason, quantity
+from gradprobe.show.plots.grid import Grid, limits
+from gradprobe.show.plots.header import header, lane, legend_below
+from gradprobe.show.plots.iterations import FEW, draw_iterations, grid_notes, thick
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from gradprobe.verdict.comparison import Comparison
+
+
+def paper_figure(comparison: Comparison, *, threshold: float | None = 1e-7, width: str | float = "page") -> Figure:
+    """Draw the gradient of every layer without and, beside it, with deep supervision: the figures of CNDS.
+
+    Both have the same scale and share a legend; up to 14 layers are named in it, more are a colour bar by
+    depth. Neither title nor conditions are drawn: they are for the caption, and `describe_conditions` has them.
+
+    Args:
+        comparison: What to draw.
+        threshold: Magnitude to draw a dashed line at, or None.
+        width: ``"column"`` (3.4 inches), ``"page"`` (7, both columns), ``"screen"`` (7.4), or inches.
+
+    Returns:
+        A new figure, made with pyplot, so that a notebook shows it. `save_figure` writes it for print.
+
+    Raises:
+        ValueError: The width is none.
+    """
+    figure = style.new_figure(*paper_size(width))
+    draw_paper(figure, comparison, threshold)
+    return figure
+
+
+def paper_size(width: str | float) -> tuple[float, float]:
+    """Width and height of the figure in inches; the legend takes more of the height of a column."""
+    wide = style.inches(width)
+    return wide, float(np.clip(0.3 * wide + 1.4, 3.0, 4.2))
+
+
+def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
+    """Draw both arms into an empty figure."""
+    of, flagged = quantity(comparison.plain), comparison.placement.flagged
+    arms = {"Without deep supervision": comparison.plain, "With deep supervision": comparison.supervised}
+    grids = {title: Grid.of(arm, of) for title, arm in arms.items() if arm is not None}
+    span = limits(list(grids.values()), threshold)
+    panels = figure.subplots(1, 2, sharey=len(grids) == 2)
+    for ax, grid in zip(panels, grids.values(), strict=False):
+        draw_iterations(ax, grid, span, of=of, threshold=threshold, flagged=flagged, labelled=False)
+    if comparison.supervised is None:
+        draw_reason(panels[1], comparison.placement.reason)
+    else:
+        panels[1].set_ylabel("")
+    _legend(figure, list(panels), list(grids.values()), threshold, of, flagged)
+    for ax, title in zip(panels, grids, strict=False):
+        header(ax, title, start=lane(grids[title].nonfinite))
+
+
+def _legend(
+    figure: Figure,
+    panels: list[Axes],
+    grids: list[Grid],
+    threshold: float | None,
+    of: str,
+    flagged: Collection[str],
+) -> None:
+    """Below both panels: the layers by colour, what is thick, the threshold, and what is not drawn."""
+    reached = grids[0].take(np.flatnonzero(grids[0].reached))
+    entries: list[Any] = []
+    if len(reached.names) <= FEW:
+        colours = style.depth_colours(len(reached.names))
+        entries += [
+            Line2D([], [], color=colour, linewidth=1.5, label=style.name(layer, panels[0]))  # type: ignore[arg-type]
+            for layer, colour in zip(reached.names, colours, strict=True)
+        ]
+    else:
+        _depth_bar(figure, panels, reached.depths)
+    entries += thick(flagged, reached.names)
+    if threshold is not None:
+        label = style.threshold_label(threshold, of)
+        entries.append(Line2D([], [], color=style.FLAGGED, linewidth=1.2, linestyle=(0, (5, 3)), label=label))
+    legend_below(figure, [*entries, *grid_notes(*grids)])
+
+
+def _depth_bar(figure: Figure, panels: list[Axes], depths: tuple[int, ...]) -> None:
+    mappable = ScalarMappable(Normalize(depths[0], depths[-1]), style.depth_map())
+    bar = figure.colorbar(mappable, ax=panels, location="bottom", aspect=50, fraction=0.05, ticks=[])
+    bar.set_ticks([depths[0], depths[-1]])
+    bar.ax.tick_params(labelsize=style.SMALL, labelcolor=style.INK, length=0)
+    bar.outline.set_visible(False)
+    bar.set_label("layer, by depth", color=style.INK, fontsize=style.NAME, labelpad=-8)

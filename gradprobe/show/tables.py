@@ -1,0 +1,304 @@
+"""A run as text: the table that the terminal shows, and the same rows as JSON and CSV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from gradprobe.decide.findings import default_rule, looks_at_magnitudes, with_default_flags
+from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.placement import Placement
+from gradprobe.record.points import Points
+from gradprobe.record.quantities import QUANTITIES, label, short
+from gradprobe.record.text import counted, shorten
+from gradprobe.show.sparkline import sparkline
+from gradprobe.verdict.arms_comparison import ArmsComparison
+from gradprobe.verdict.comparison import Comparison
+
+MOST_ROWS = 40  # of layers; where there are more
+EXCERPT = 24  # of them are shown
+PROFILED = 8  # layers make a profile
+
+
+def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame:
+    """One row for each layer, in depth order, with what was measured and decided.
+
+    Returns:
+        Columns ``layer, depth, kind, parameters``, one for each quantity, ``unreached``, ``flagged``, ``point``
+        (name of the point whose branch serves the layer, else empty).
+    """
+    table = history.summary()
+    served = {layer: point.name for point in placement.points for layer in point.layers}
+    table["flagged"] = table["layer"].isin(list(placement.flagged))
+    table["point"] = [served.get(name, "") for name in table["layer"]]
+    return table
+
+
+def as_table(
+    history: GradientHistory,
+    placement: Placement,
+    comparison: Comparison | None = None,
+    *,
+    every_layer: bool = False,
+) -> RenderableType:
+    """The report for a terminal; what it comes to is last, because it stays on the screen.
+
+    Args:
+        history: The record.
+        placement: The decision.
+        comparison: With and without, if it was done.
+        every_layer: A row for every layer, also where there are more than a person reads.
+    """
+    shown = with_default_flags(history, placement)
+    table = result_frame(history, shown)
+    chosen = list(range(len(table))) if every_layer else excerpt(table, shown)
+    parts: list[RenderableType] = [_Layers(table, chosen, shown)]
+    if len(chosen) < len(table):
+        hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
+        parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
+    if len(table) >= PROFILED:
+        values = [None if pd.isna(value) else float(value) for value in table.get(shown.of, ())]
+        parts += ["", Profile(values, shown.threshold, shown.of), ""]
+    parts += [Text(line, style="dim") for line in _notes(history, placement)]
+    parts.append(Text(str(placement), style="bold" if shown.flagged or placement.remedy else ""))
+    if comparison is not None:
+        parts.append(Text(f"\n{comparison}", style="bold"))
+    return Group(*parts)
+
+
+def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
+    """The same for a program: one JSON object."""
+    rows = result_frame(history, placement).to_dict("records")
+    clean = [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+    result: dict[str, Any] = {
+        "conditions": dict(history.conditions),
+        "placement": placement.to_dict(),
+        "layers": clean,
+    }
+    if comparison is not None:
+        gradient = comparison.gradient.reset_index(names="layer").to_dict("records")
+        result["comparison"] = {
+            "verdict": comparison.verdict,
+            "sentences": str(comparison).splitlines(),
+            "conditions": dict(comparison.conditions),
+            "gradient": [{str(key): _plain(value) for key, value in row.items()} for row in gradient],
+        }
+    return json.dumps(result, indent=2, allow_nan=False)
+
+
+def as_csv(history: GradientHistory, placement: Placement) -> str:
+    """The same rows as CSV."""
+    return str(result_frame(history, placement).to_csv(index=False, lineterminator="\n"))
+
+
+def arms_table(result: ArmsComparison) -> RenderableType:
+    """Several arms for a terminal: a row for each, what failed, and which one to use."""
+    conditions = Text(describe_conditions(result.plain.conditions), style="dim")
+    failures = [Text(line, style="red") for line in result.failures]
+    said = [Text(line, style="bold") for line in result.choice.sentences]
+    return Group(_Arms(result), "", conditions, *failures, *said)
+
+
+def arms_json(result: ArmsComparison) -> str:
+    """The same for a program: one JSON object."""
+    rows = result.summary.to_dict("records")
+    record = {
+        "conditions": {**result.plain.conditions, **result.conditions},
+        "placement": result.placement.to_dict(),
+        "best": result.best,
+        "sentences": list(result.choice.sentences),
+        "arms": [{str(key): _plain(value) for key, value in row.items()} for row in rows],
+    }
+    return json.dumps(record, indent=2, allow_nan=False)
+
+
+def arms_csv(result: ArmsComparison) -> str:
+    """The same rows as CSV."""
+    return str(result.summary.to_csv(index=False, lineterminator="\n"))
+
+
+def points_record(points: Points) -> dict[str, Any]:
+    """The supervision points for a program: plain JSON types."""
+    return {"points": [asdict(point) for point in points], "unserved": dict(points.unserved)}
+
+
+def points_csv(points: Points) -> str:
+    """One row for each layer: the point that serves it, or the reason why none does."""
+    rows = [(name, point.name, "") for point in points for name in point.layers]
+    rows += [(name, "", why) for name, why in points.unserved.items()]
+    frame = pd.DataFrame(rows, columns=["layer", "point", "unserved"])
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+class Profile:
+    """The magnitude of every layer by depth as a line of bars, which stand above or below the threshold."""
+
+    def __init__(self, values: Sequence[float | None], threshold: float | None, of: str) -> None:
+        self._values, self._threshold, self._of = values, threshold, of
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        if options.ascii_only or not self._values:
+            return
+        limit = f" {short(self._threshold)} " if self._threshold is not None else ""
+        marks = (f"above{limit}", f"below{limit}") if limit else ("", "")
+        upper, lower = sparkline(self._values, self._threshold, options.max_width - len(marks[0]))
+        title = f"{label(self._of)} by depth, first layer to last, log scale"
+        yield Text(title, style="dim", no_wrap=True, overflow="ellipsis")
+        below = "red" if limit else "cyan"
+        styles = ["cyan" if char != " " else below for char in upper]
+        for mark, row in zip(marks, (upper, lower), strict=True):
+            yield Text.assemble((mark, "dim"), *zip(row, styles, strict=True), no_wrap=True, overflow="crop")
+
+
+class _Name:
+    """A name that is shortened to the room there is for it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = fit(name, 10**6)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        # Text, so that a layer called "[red]" is a name and no markup
+        yield Text(fit(self._name, options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(6, cell_len(self._name)).with_maximum(options.max_width)
+
+
+class _Arms:
+    """The table of several arms; what they cost only where there is room."""
+
+    def __init__(self, result: ArmsComparison) -> None:
+        self._result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        head, *rows = self._result.table()
+        shown = len(head) if options.max_width >= 100 else head.index("windows")
+        table = Table(box=None, pad_edge=False)
+        for name in head[:shown]:
+            table.add_column(name, no_wrap=name != "what it did", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row[:shown]), style="bold" if row[0] == self._result.best else "")
+        yield table
+
+
+class _Layers:
+    """The table of the layers, with the columns that there is room for."""
+
+    def __init__(self, table: pd.DataFrame, chosen: Sequence[int], placement: Placement) -> None:
+        self._table, self._chosen, self._placement = table, chosen, placement
+        self._of = [of for of in QUANTITIES if of in table.columns]
+        self._branched = {point.layers[-1] for point in placement.points}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        wide = options.max_width >= 72
+        shown = self._of if wide else [of for of in self._of if of == self._placement.of]
+        yield Text(f"{' and '.join(label(of) for of in shown)}, median over the iterations", style="italic")
+        table = Table(box=None, pad_edge=False)
+        if wide:
+            table.add_column("", justify="right", no_wrap=True)
+        for name in ("layer", "kind") if wide else ("layer",):
+            table.add_column(name)
+        for of in shown:
+            table.add_column(of, justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        before = -1
+        rows = self._table.iloc[list(self._chosen)].to_dict("records")
+        for index, row in zip(self._chosen, rows, strict=True):
+            if index > before + 1:
+                gap = (self._left_out(before + 1, index),)
+                table.add_row(*(("", *gap) if wide else gap), style="dim")
+            table.add_row(*self._row(row, shown, wide), style="red" if row["flagged"] else "")
+            before = index
+        yield table
+
+    def _row(self, row: Mapping[Any, Any], shown: Sequence[str], wide: bool) -> list[RenderableType]:
+        name, kind = _Name(str(row["layer"])), _Name(str(row["kind"]))
+        marks = ("flagged", row["flagged"]), ("+branch", row["layer"] in self._branched)
+        first: list[RenderableType] = [str(row["depth"]), name, kind] if wide else [name]
+        return [*first, *(_magnitude(row[of]) for of in shown), " ".join(word for word, holds in marks if holds)]
+
+    def _left_out(self, start: int, end: int) -> str:
+        flagged = int(self._table["flagged"].iloc[start:end].sum())
+        which = ", all flagged" if flagged == end - start else f", {flagged} flagged" if flagged else ""
+        return f"… {end - start} more{which}"
+
+
+def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
+    """The rows of a `result_frame` that a person needs to see: all, or those that matter most.
+
+    These are the first and last layer, the least and the best fed, those that branches serve, those on either side
+    of where the flagged begin and end, and the unreached; of each kind the first ones where there are too many.
+
+    Returns:
+        Their positions, in order.
+    """
+    if len(table) <= MOST_ROWS:
+        return list(range(len(table)))
+    flagged = table["flagged"].tolist()
+    branched = {point.layers[-1] for point in placement.points}
+    magnitudes = table[placement.of].to_numpy() if placement.of in table else np.full(len(table), np.nan)
+    measured = np.flatnonzero(~np.isnan(magnitudes))
+    extremes = [int(measured[pick(magnitudes[measured])]) for pick in (np.argmin, np.argmax) if len(measured)]
+    wanted: list[list[int]] = [
+        [0, len(table) - 1, *extremes],
+        [index for index, name in enumerate(table["layer"]) if name in branched],
+        [near for i in range(1, len(table)) if flagged[i - 1] != flagged[i] for near in (i - 1, i, i - 2, i + 1)],
+        np.flatnonzero(np.isnan(magnitudes)).tolist(),
+    ]
+    ranked = dict.fromkeys(index for group in wanted for index in group if 0 <= index < len(table))
+    return sorted(list(ranked)[:EXCERPT])
+
+
+def fit(name: str, width: int) -> str:
+    """A layer's name, shortened in the middle to a number of columns of a terminal.
+
+    Example:
+        >>> fit("encoder.layers.11.attention.output.dense", 24)
+        'e.l.11.a.output.dense'
+        >>> fit("\u5c42" * 8, 7), fit("abc", 0)
+        ('\u5c42\u5c42\u2026\u5c42', '')
+    """
+    short = shorten(name, width) if width > 0 else ""
+    while cell_len(short) > max(0, width):  # a Chinese character takes two
+        short = shorten(name, len(short) - 1) if len(short) > 1 else ""
+    return short
+
+
+def _magnitude(value: Any) -> str:
+    if pd.isna(value):
+        return "unreached"
+    # a history counts an iteration with NaN as infinitely large
+    return f"{value:.2e}" if value < float("inf") else "not finite"
+
+
+def _notes(history: GradientHistory, placement: Placement) -> list[str]:
+    conditions = history.conditions
+    losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in conditions.get("losses", [])]
+    notes = [f"{counted(history.iterations, 'iteration')}. {describe_conditions(conditions)}"]
+    if losses:
+        notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
+    unreached = [(name, why) for name, why in history.unreached.items() if name not in placement.skipped]
+    for name, reasons in unreached[:10]:
+        said = "; ".join(f"{of}: {why}" for of, why in reasons.items())
+        notes.append(f"unreached: {shorten(name, 40)} ({said})")
+    if len(unreached) > 10:
+        notes.append(f"unreached: {len(unreached) - 10} more, see run.json")
+    if not looks_at_magnitudes(placement) and history.of:
+        notes.append(f"flagged: {default_rule(history)}")
+    return notes
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None if value != value else str(value)
+    return value.item() if hasattr(value, "item") else value

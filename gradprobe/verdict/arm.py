@@ -1,0 +1,110 @@
+"""The arms of a comparison: what can be done about a network that does not learn, and what became of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gradprobe.record.placement import Placement
+from gradprobe.record.points import Point
+from gradprobe.record.text import few, shorten
+
+NONE = "none"
+# as in gradprobe.prove.remedies, which needs torch
+REMEDIES = {
+    "kaiming": "He's initialisation",
+    "lsuv": "unit variance in every layer",
+    "normalised": "batch normalisation",
+}
+POLICIES = {
+    "cnds": "branches by the rule of CNDS, 1e-7",
+    "repeated": "that rule again, with the branches in place",
+    "relative": "branches by the scale-free rule",
+    "every": "a branch at every point",
+    "auto": "by short trials, which may place, abstain or advise a remedy",
+}
+ARMS = (NONE, *POLICIES, *REMEDIES)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: what it was, what it did, and what went wrong.
+
+    Attributes:
+        name: One of `ARMS`.
+        placement: What its policy decided, if it has one and it came that far.
+        remedy: What was done to the network before it trained, out of `gradprobe.prove.remedies.REMEDIES`, or None.
+        like: The arm that does the same: its trainings stand for both. None if this one was trained itself.
+        windows: How much training the decision took beyond that of the network as it is, in windows.
+        seconds: What one training took, the median over the seeds; two comparisons are equal whatever it was.
+        failed: Why a part of it failed: by ``"seed 1"``, or ``"deciding"``.
+
+    Example:
+        >>> Arm("cnds", Placement("by hand", (), (Point("act1", (8, 4), 0, ("fc1",)),), "")).did
+        'a branch after act1'
+        >>> Arm("auto", Placement("auto", (), (), "", remedy="lsuv"), "lsuv", like="lsuv").did
+        'advises lsuv: same as lsuv'
+    """
+
+    name: str
+    placement: Placement | None = None
+    remedy: str | None = None
+    like: str | None = None
+    windows: float = 0.0
+    seconds: float | None = field(default=None, compare=False)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Where it put branches."""
+        return () if self.placement is None else self.placement.points
+
+    @property
+    def kind(self) -> str:
+        """What stays in the network, the simplest first: ``"none"``, ``"remedy"`` or ``"branches"``."""
+        return "branches" if self.points else "remedy" if self.remedy else NONE
+
+    @property
+    def did(self) -> str:
+        """What it did, in a few words."""
+        return self._did() + (f": same as {self.like}" if self.like else "")
+
+    def _did(self) -> str:
+        names = few([shorten(point.name, 24) for point in self.points], 3)
+        if names:
+            return f"a branch after {names}" if len(self.points) == 1 else f"branches after {names}"
+        if self.name not in POLICIES:
+            return REMEDIES.get(self.name, "as it is")
+        decided = f"advises {self.remedy}" if self.remedy else "no branch"
+        return "not decided" if self.placement is None else decided
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Arm:
+        """The reverse of `to_dict`."""
+        placement = record["placement"]
+        return cls(**{**record, "placement": placement and Placement.from_dict(placement)})
+
+
+def chosen_arms(names: str | Iterable[str]) -> tuple[str, ...]:
+    """The arms asked for, each once; what the others are compared to, ``"none"``, comes first and is always there.
+
+    Raises:
+        ValueError: There is no such arm.
+
+    Example:
+        >>> chosen_arms(["lsuv", "cnds", "lsuv"])
+        ('none', 'lsuv', 'cnds')
+    """
+    asked = [names] if isinstance(names, str) else list(names)
+    for name in asked:
+        if name not in ARMS:
+            close = difflib.get_close_matches(str(name), ARMS, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"no arm is called {name!r}; {hint}Arms are {', '.join(ARMS)}")
+    return tuple(dict.fromkeys([NONE, *asked]))

@@ -1,0 +1,175 @@
+"""Several arms beside each other: the record of their trainings, a table, and which one to use. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from gradprobe.decide.policies import place
+from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.html import block, paragraph, small, table, title
+from gradprobe.record.placement import Placement
+from gradprobe.verdict.arm import NONE, Arm
+from gradprobe.verdict.choice import Choice, Contest, choose_arm
+from gradprobe.verdict.judge import measure, spread
+
+_MISSING = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class ArmsComparison:
+    """The same training with several arms (policies and remedies), and which of them to use.
+
+    Attributes:
+        plain: Gradients of the network as it is, over the window, first seed.
+        arms: The arms, in the order that they were asked for; ``"none"`` is the first.
+        frame: Columns ``seed, arm, iteration, loss, accuracy`` of every training: loss of the main output at every
+            iteration, accuracy of the main output on held-out data where it was taken, else NaN. An arm that does
+            what another does (`Arm.like`) has no rows of its own.
+        conditions: Iterations, window, seeds, weight, schedule, branch, size of the held-out data.
+    """
+
+    plain: GradientHistory
+    arms: tuple[Arm, ...]
+    frame: pd.DataFrame
+    conditions: Mapping[str, Any]
+
+    @cached_property
+    def _contest(self) -> Contest:
+        return Contest(self.arms, self.frame, self.conditions)
+
+    @cached_property
+    def choice(self) -> Choice:
+        """Which arm to use, and how sure that is."""
+        return choose_arm(self._contest)
+
+    @property
+    def best(self) -> str:
+        """Name of the arm to use; ``"none"`` where nothing is clearly better than the network as it is."""
+        return self.choice.arm
+
+    @property
+    def placement(self) -> Placement:
+        """What to do, as a decision: the branches or the remedy of the best arm, with its sentences as the reason.
+
+        What is flagged is what CNDS' rule flags in the network as it is.
+        """
+        best = next(arm for arm in self.arms if arm.name == self.best)
+        flagged = place(self.plain)
+        return replace(flagged, points=best.points, remedy=best.remedy, reason=" ".join(self.choice.sentences))
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the arms are judged by held-out accuracy, else by training loss."""
+        return bool(self.frame["accuracy"].notna().any())
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """One row for each arm.
+
+        Returns:
+            Columns ``arm, did``; ``mean`` of the held-out accuracy or training loss in the end, and its standard
+            ``error`` over the seeds; ``difference`` to none in the same unit (above zero is better), and its
+            standard error, ``difference_error``; ``verdict`` on it, ``likely ...`` where it is not beyond the
+            noise for all pairs of arms together; ``windows`` that the decision took,
+            ``seconds`` of a training; ``failed``, in words.
+        """
+        return pd.DataFrame([self._row(arm) for arm in self.arms])
+
+    def _row(self, arm: Arm) -> dict[str, Any]:
+        stands = arm.like or arm.name
+        failed = "; ".join(f"{where}: {why}" for where, why in arm.failed.items())
+        costs = {"windows": arm.windows, "seconds": _MISSING if arm.seconds is None else arm.seconds}
+        numbers, verdict = self._numbers(stands), self._verdict(stands)
+        return {"arm": arm.name, "did": arm.did, **numbers, "verdict": verdict, **costs, "failed": failed}
+
+    def _verdict(self, name: str) -> str:
+        if name == NONE:
+            return ""
+        return self._contest.verdict(name) if name in self._contest.arms else "failed"
+
+    def _numbers(self, name: str) -> dict[str, float]:
+        if name not in set(self.frame["arm"]):
+            return dict.fromkeys(_NUMBERS, _MISSING)
+        measured = measure(self.frame[self.frame["arm"] == name], self.conditions, self.held_out)
+        error = spread(measured.values) if len(measured.values) > 1 else _MISSING
+        found = self._contest.weigh(NONE, name) if name in self._contest.arms and name != NONE else None
+        differences = (found.difference, found.error) if found else (_MISSING, _MISSING)
+        return dict(zip(_NUMBERS, (measured.mean, error, *differences), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the tables."""
+        return {
+            "best": self.best,
+            "sentences": list(self.choice.sentences),
+            "conditions": dict(self.conditions),
+            "arms": [arm.to_dict() for arm in self.arms],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: GradientHistory, frame: pd.DataFrame, record: Mapping[str, Any]) -> ArmsComparison:
+        """The reverse of `to_dict`."""
+        return cls(plain, tuple(Arm.from_dict(arm) for arm in record["arms"]), frame, record["conditions"])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ArmsComparison):
+            return NotImplemented
+        mine, theirs = ((one.plain, one.arms, one.conditions) for one in (self, other))
+        return mine == theirs and self.frame.equals(other.frame)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        return arms_html(self)
+
+    def __str__(self) -> str:
+        head, *rows = self.table()
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = (zip(row, widths, strict=True) for row in (head, *rows))
+        text = ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]
+        return "\n".join([*text, *self.failures, *self.choice.sentences])
+
+    @property
+    def failures(self) -> list[str]:
+        """What failed and why, a sentence for each."""
+        return [f"{arm.name} failed ({where}): {why}" for arm in self.arms for where, why in arm.failed.items()]
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The summary as text: the head, then a row for each arm; of the columns those that say something."""
+        what = "accuracy" if self.held_out else "loss"
+        head = ("arm", "what it did", what, "better by", "verdict", "windows", "seconds")
+        return [head, *(_cells(row) for row in self.summary.to_dict("records"))]
+
+
+_NUMBERS = ("mean", "error", "difference", "difference_error")
+
+
+def _cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    mean, difference = _measured(row["mean"], row["error"]), _measured(row["difference"], row["difference_error"])
+    seconds = "" if math.isnan(row["seconds"]) else f"{row['seconds']:.3g}"
+    return row["arm"], row["did"], mean, difference, row["verdict"], f"{row['windows']:g}", seconds
+
+
+def _measured(value: float, error: float) -> str:
+    """A number and its standard error.
+
+    Example:
+        >>> _measured(0.9512, 0.0123), _measured(0.5, float("nan")), _measured(float("nan"), float("nan"))
+        ('0.951 ± 0.012', '0.5', '')
+    """
+    if math.isnan(value):
+        return ""
+    return f"{value:.3g}" + ("" if math.isnan(error) else f" ± {error:.2g}")
+
+
+def arms_html(result: ArmsComparison) -> str:
+    """Several arms: which one to use, and the table."""
+    head, *rows = result.table()
+    sentences = [*result.choice.sentences, *result.failures]
+    parts = [title(f"{len(rows)} arms: use {result.best}"), *map(paragraph, sentences), table(head, rows)]
+    return block([*parts, small(describe_conditions(result.plain.conditions))])

@@ -1,0 +1,124 @@
+"""Several ranks give the record of one process that sees the whole batch."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support.distributed as setups
+from support.oracle import record
+from torch import nn
+
+from gradprobe import load
+from gradprobe.record.history import read_csv
+
+WORKER = Path(__file__).parents[1] / "support" / "distributed.py"
+WORLDS = [2, 3]
+pytestmark = pytest.mark.slow
+in_each_world = pytest.mark.parametrize("world", WORLDS)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Runs all set-ups once for each world size, in a process for each rank."""
+
+    @functools.cache
+    def run(world):
+        folder = tmp_path_factory.mktemp(f"world{world}")
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", world]
+        done = subprocess.run(
+            [*map(str, launch), str(WORKER), str(folder)], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    return run
+
+
+@functools.cache
+def expected(world, kind, more=True):
+    model = setups.build(kind)
+    forward = model.forward
+    model.forward = (lambda x: forward(x, more=more)) if not more else forward
+    return record(model, setups.batches(world), nn.functional.cross_entropy, setups.ITERATIONS)
+
+
+def read(folder, name, rank):
+    frame = read_csv((folder / f"{name}-{rank}.csv").read_text())
+    facts = json.loads((folder / f"{name}-{rank}.json").read_text())
+    rows = frame.dropna(subset=["mean_abs"])
+    return {(row.iteration, row.layer, row.of): row.mean_abs for row in rows.itertuples()}, facts
+
+
+AS_ONE = [
+    *((name, world) for name in ("ddp", "ddp_probed_inside", "ddp_scan") for world in WORLDS),
+    *((name, world) for name in ("fsdp2", "fsdp2_not_resharded") for world in WORLDS),
+    ("tensor_parallel", 2),
+    ("hybrid_sharded", 4),
+    ("sharded_and_tensor_parallel", 4),
+]
+
+
+@pytest.mark.parametrize(("name", "world"), AS_ONE)
+def test_ranks_agree_with_one_process(name, world, ran):
+    whole = 2 if name == "sharded_and_tensor_parallel" else world  # ranks that have different data
+    oracle = expected(whole, setups.Even if "tensor" in name else setups.Net)
+    for rank in range(world):
+        measured, facts = read(ran(world), name, rank)
+        assert measured.keys() == oracle.keys()
+        for key, value in oracle.items():
+            assert measured[key] == pytest.approx(value, rel=1e-5), key
+        assert facts["conditions"]["ranks"] == f"combined over {world} ranks"
+
+
+@in_each_world
+def test_mixed_precision_agrees_to_its_own_rounding(world, ran):
+    oracle = expected(world, setups.Net)
+    measured, _ = read(ran(world), "fsdp2_mixed", 0)
+    assert measured.keys() == oracle.keys()
+    for key, value in oracle.items():
+        assert measured[key] == pytest.approx(value, rel=1e-4), key
+
+
+@in_each_world
+def test_accumulation_without_synchronisation(world, ran):
+    oracle = expected(world, setups.Net)
+    measured, facts = read(ran(world), "ddp_no_sync", 0)
+    for key, value in oracle.items():
+        assert measured[key] == pytest.approx(value, rel=1e-5), key
+    assert facts["conditions"]["micro_batches"] == 2
+
+
+@in_each_world
+def test_unused_parameters_are_unreached(world, ran):
+    measured, facts = read(ran(world), "ddp_unused", 0)
+    assert (0, "sometimes", "output") not in measured
+    assert facts["unreached"]["sometimes"]["output"] == "never called as a module"
+
+
+@in_each_world
+def test_a_probe_on_one_rank_waits_for_nobody(world, ran):
+    _, facts = read(ran(world), "only_rank_0", 0)
+    assert "not every rank attached" in facts["conditions"]["ranks"]
+
+
+@in_each_world
+@pytest.mark.parametrize(("name", "wrapper"), [("ddp", "DistributedDataParallel"), ("fsdp2", "fully_shard")])
+def test_the_conditions_say_how_it_was_distributed(name, wrapper, world, ran):
+    _, facts = read(ran(world), name, 0)
+    assert facts["conditions"]["world_size"] == world
+    assert facts["conditions"]["wrapper"] == wrapper
+
+
+@in_each_world
+def test_a_rank_that_leaves_does_not_hang_the_others(world, ran):
+    _, facts = read(ran(world), "one_leaves", 0)
+    assert "not every rank recorded 2 iterations" in facts["conditions"]["ranks"]
+
+
+@in_each_world
+def test_only_rank_0_writes(world, ran):
+    measured, _ = read(ran(world), "saving", world - 1)
+    assert load(ran(world) / "run").history.frame["mean_abs"].dropna().tolist() == list(measured.values())

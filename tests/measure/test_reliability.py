@@ -1,0 +1,167 @@
+"""kill -9 at random moments: a run on disk reads back as one of the runs that were saved, or there is none.
+
+One process imports everything once and forks a worker for every kill. GRADPROBE_KILLS sets how many.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gradprobe.record.history import GradientHistory, Layer, tidy
+from gradprobe.record.placement import Placement
+from gradprobe.runs.run import load, save
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+KILLS = int(os.environ.get("GRADPROBE_KILLS", "0"))
+KILLED = str(int(signal.SIGKILL))
+SEEDS = 2
+FIGURES = {"iterations.png", "depth.png", "heatmap.png", "report.html"}
+MODEL = """
+import torch
+from torch import nn
+
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+batches = [(torch.ones(4, 3), torch.zeros(4, 2))]
+loss = nn.functional.mse_loss
+"""
+FORKING = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+from gradprobe.cli.commands import main
+import gradprobe.measure.scan, gradprobe.show.plots
+sys.path.insert(0, {tests!r})
+from test_reliability import numbered, placement
+from gradprobe.runs.run import save
+
+def saving(number):
+    while True:
+        number += 1
+        save("run", numbered(number), placement(number), timings={{"all": number}}, figures=False, force=True)
+
+def scan(folder, seed):
+    arguments = "scan model.py --iterations 2 --force --quiet".split()
+    main([*arguments, "--out", folder, "--seed", str(seed)], standalone_mode=False)
+
+def scanning(number):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    while True:
+        number += 1
+        scan("run", number % {seeds})
+
+quiet = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+for seed in range({seeds}):  # drawn once here, the workers are quick
+    scan(f"complete{{seed}}", seed)
+os.dup2(quiet, 1)
+
+for line in sys.stdin:
+    kind, number = line.split()
+    worker = os.fork()
+    if worker == 0:
+        globals()[kind](int(number))
+    print(worker, flush=True)
+    status = os.waitpid(worker, 0)[1]
+    print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else "ended", flush=True)
+"""
+
+
+def numbered(number):
+    """A history with the number in its table, its conditions and its layers."""
+    count = 3 + number % 5
+    names = [f"layer{index}" for index in range(count)]
+    rows = [
+        (i, name, d, "output", number + i / 7, 1.0, 2.0, 0.0, 0) for i in range(20) for d, name in enumerate(names)
+    ]
+    layers = tuple(Layer(name, depth, "Linear", number) for depth, name in enumerate(names))
+    return GradientHistory(tidy(rows), {"seed": number}, layers, (), None)
+
+
+def placement(number):
+    return Placement("by hand", (), (), f"number {number}")
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """Starts a worker of a kind, kills it after so many seconds, waits until it has ended, says how it did."""
+    (tmp_path / "model.py").write_text(MODEL)
+    script = FORKING.format(tests=str(Path(__file__).parent), seeds=SEEDS)
+    # the package that is tested here, wherever it is imported from
+    path = os.pathsep.join([str(Path(sys.modules["gradprobe"].__file__).parents[1]), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "Agg"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+    def run(kind, number=0, seconds=None):
+        parent.stdin.write(f"{kind} {number}\n")
+        parent.stdin.flush()
+        process = int(parent.stdout.readline())
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(process, signal.SIGKILL)
+        return parent.stdout.readline().strip()
+
+    yield run
+    parent.stdin.close()
+    parent.wait(timeout=60)
+    parent.stdout.close()
+
+
+def found(folder):
+    """The run in a folder, or None where it says that there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return load(folder)
+    return None
+
+
+def test_a_run_being_saved_when_killed_is_whole_or_absent(worker, tmp_path, record_property):
+    chance = random.Random(1)
+    outcomes = {"whole": 0, "absent": 0}
+    for number in range(0, (KILLS or 15) * 1000, 1000):
+        assert worker("saving", number, chance.uniform(0.0, 0.08)) == KILLED
+        run = found(tmp_path / "run")
+        outcomes["absent" if run is None else "whole"] += 1
+        if run is not None:
+            saved = run.history.conditions["seed"]
+            assert run.history == numbered(saved)
+            assert run.placement == placement(saved)
+            assert run.timings == {"all": saved}
+    record_property("outcomes", outcomes)
+    print(outcomes)
+    # what the killed ones left behind does not stand in the way of the next one
+    save(tmp_path / "run", numbered(5), placement(5), figures=False, force=True)
+    assert load(tmp_path / "run").history == numbered(5)
+
+
+@pytest.mark.slow
+def test_a_scan_killed_at_any_moment_leaves_a_whole_run_or_none(worker, tmp_path, record_property):
+    chance = random.Random(2)
+    outcomes = {"whole": 0, "absent": 0}
+    assert worker("scanning", 0, 3.0) == KILLED
+    complete = [load(tmp_path / f"complete{seed}") for seed in range(SEEDS)]
+    assert complete[0].history != complete[1].history
+    for number in range(KILLS or 6):
+        assert worker("scanning", number, chance.uniform(0.0, 2.0)) == KILLED
+        run = found(tmp_path / "run")
+        outcomes["absent" if run is None else "whole"] += 1
+        if run is not None:
+            wanted = complete[run.history.conditions["seed"]]
+            assert run.history == wanted.history
+            assert run.placement == wanted.placement
+            assert {path.name for path in (tmp_path / "run").iterdir()} >= FIGURES
+    record_property("outcomes", outcomes)
+    print(outcomes)

@@ -1,0 +1,1 @@
+"""What several tests share: networks, loops, an independent record of gradients, scripts."""
