@@ -20,6 +20,7 @@ from gradprobe.record.text import counted, shorten
 KEYS = ("iteration", "layer", "depth", "of")
 MEASURES = ("mean_abs", "rms", "max_abs", "zero_fraction", "nonfinite")
 COLUMNS = KEYS + MEASURES
+UNREACHED = ("frozen", "never_called", "no_path", "detached", "consumed", "refused", "came_late")
 AGGREGATES = ("median", "mean", "min", "max", "first", "last")
 
 
@@ -32,7 +33,8 @@ class Layer:
         depth: Position in the order in which the layers first finished their forward, from 0.
         kind: Class name of the module.
         parameters: Number of elements in its own parameters.
-        unreached: Why no gradient arrived, by what was looked for: keys ``"output"`` and ``"weight"``.
+        unreached: Why no gradient arrived, in words, by what was looked for: keys ``"output"`` and ``"weight"``.
+        unreached_code: The same as codes out of `UNREACHED`, for whatever decides.
         unserved: Why no branch can serve this layer, or None where one can.
     """
 
@@ -42,6 +44,13 @@ class Layer:
     parameters: int
     unreached: Mapping[str, str] = field(default_factory=dict)
     unserved: str | None = None
+    unreached_code: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Layer:
+        """The reverse of ``dataclasses.asdict``; runs of version 0.1.0 hold no codes, only the words."""
+        codes = {of: "frozen" for of, why in record["unreached"].items() if why.startswith("frozen")}
+        return cls(**{"unreached_code": codes, **record})
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +178,8 @@ class GradientHistory:
         """The reverse of `to_dict`."""
         return cls(
             frame,
-            record["conditions"],
-            tuple(Layer(**layer) for layer in record["layers"]),
+            _with_codes(record["conditions"]),
+            tuple(Layer.from_dict(layer) for layer in record["layers"]),
             tuple(Point.from_dict(point) for point in record["points"]),
             as_tuples(record["output_shape"]),
             record.get("output_channels"),
@@ -210,6 +219,14 @@ class GradientHistory:
             for of, why in layer.unreached.items()
         ]
         return "\n".join(line for line in lines if line)
+
+
+def _with_codes(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions, with the codes that runs of version 0.1.0 hold only in words."""
+    codes: dict[str, Any] = {"synthetic": "synthetic" in str(conditions.get("data", "")).lower()}
+    name, _, reduction = str(conditions.get("loss", "")).removesuffix(")").rpartition(" (")
+    codes["reduction"] = reduction if name and reduction in ("mean", "sum", "none") else None
+    return {**{key: code for key, code in codes.items() if code}, **conditions}
 
 
 def as_tuples(value: Any) -> Any:

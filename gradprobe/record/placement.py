@@ -30,7 +30,8 @@ class Placement:
         output_channels: Axis of the channels in the output, where the layers told it.
         head: Name of the layer that makes the output, which branches can share.
         activation: What the output comes out of (sigmoid, softmax, ...), if anything; branches get it as well.
-        remedy: What to do before anything is placed, by its name in `gradprobe.prove.remedies.REMEDIES`, or None.
+        rule: The code of what decided: a key of `gradprobe.decide.policies.POLICIES`, ``"trials"``, or None.
+        remedy: What to do before anything is placed, by its name in `gradprobe.remedies.REMEDIES`, or None.
 
     Example:
         >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
@@ -51,6 +52,7 @@ class Placement:
     head: str | None = None
     activation: str | None = None
     remedy: str | None = None
+    rule: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

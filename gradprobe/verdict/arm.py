@@ -35,7 +35,7 @@ class Arm:
     Attributes:
         name: One of `ARMS`.
         placement: What its policy decided, if it has one and it came that far.
-        remedy: What was done to the network before it trained, out of `gradprobe.prove.remedies.REMEDIES`, or None.
+        remedy: What was done to the network before it trained, out of `gradprobe.remedies.REMEDIES`, or None.
         like: The arm that does the same: its trainings stand for both. None if this one was trained itself.
         windows: How much training the decision took beyond that of the network as it is, in windows.
         seconds: What one training took, the median over the seeds; two comparisons are equal whatever it was.

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from support.awkward import CASES, MEASURES, Bare, Recorder, data, mlp, run, sgd, squared, threads
+from support.awkward import CASES, MEASURES, Bare, Recorder, bits, data, mlp, run, sgd, squared, threads
 
 from gradprobe import GradientProbe
 from gradprobe.network.hooks import Hook
@@ -112,11 +112,6 @@ def test_training_is_the_same_bit_for_bit_under_a_probe(name):
         before, after = first.model.state_dict(), second.model.state_dict()
         assert list(before) == list(after)
         assert all(bits(before[key]) == bits(after[key]) for key in before)
-
-
-def bits(tensor):
-    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return tensor.detach().reshape(-1).contiguous().view(torch.uint8).tolist()
 
 
 @cases("norms")

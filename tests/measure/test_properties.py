@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from support.awkward import Recorder, threads
-from support.awkward import bits
+from support.awkward import Recorder, bits, threads
 from torch import nn
 
 from gradprobe import GradientProbe

@@ -1628,3 +1628,8 @@ def channels_last_and_not_contiguous():
 @plain
 def expanded_gradients():
     return mlp(4, 5, 2), data(6, 4), lambda y: y.sum() * 0.125
+
+
+def bits(tensor):
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return tensor.detach().reshape(-1).contiguous().view(torch.uint8).tolist()
