@@ -112,11 +112,41 @@ class EveryLayerPolicy:
         return Placement(str(self), (), points, reason, **history.output)
 
 
+# "cnds" is what the arms of a comparison call the rule of 1e-7
 POLICIES: dict[str, Callable[..., Policy]] = {
     "threshold": ThresholdPolicy,
+    "cnds": ThresholdPolicy,
     "relative": RelativePolicy,
     "every": EveryLayerPolicy,
 }
+
+
+def named_policy(
+    name: str, *, threshold: float | None = None, of: str = "output", aggregate: str = "median"
+) -> Policy:
+    """The policy of a name, as the command line and the arms of a comparison write it.
+
+    Args:
+        name: A key of `POLICIES`.
+        threshold: The magnitude to flag below, or the ratio of the relative rule; the rule's own by default.
+        of: The quantity.
+        aggregate: How the iterations become one number; see `GradientHistory.aggregate`.
+
+    Raises:
+        ValueError: If no policy has that name.
+
+    Example:
+        >>> named_policy("cnds") == named_policy("threshold") == ThresholdPolicy(1e-7)
+        True
+        >>> named_policy("relative", threshold=1e-3, of="weight")
+        RelativePolicy(ratio=0.001, of='weight', aggregate='median')
+    """
+    if name not in POLICIES:
+        raise ValueError(f"no policy is called {name!r}; policies are {', '.join(POLICIES)}")
+    if name == "every":
+        return EveryLayerPolicy()
+    limit = () if threshold is None else (threshold,)
+    return POLICIES[name](*limit, of=of, aggregate=aggregate)
 
 
 def place(history: GradientHistory, policy: Policy | None = None) -> Placement:

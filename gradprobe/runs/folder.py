@@ -1,4 +1,4 @@
-"""The folder of a run: whether one may be written there, and writing it whole or not at all."""
+"""The folder of a run: whether it can be written, and replacing it in one step. No torch, no pandas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_OURS = {
+RUNS = Path("gradprobe_runs")  # where runs go that name no folder
+
+_FILES = {
     "run.json",
     "history.csv",
     "supervised.csv",
@@ -28,14 +30,14 @@ _OURS = {
 
 
 def check_free(folder: str | Path, *, force: bool = False) -> None:
-    """Raise the sentence for a folder that a run cannot go to; nothing is left behind.
+    """Raise an error if a run cannot be written to a folder; nothing is created.
 
     Raises:
-        FileExistsError: Something is there that must not be replaced.
-        OSError: It cannot be made or written.
+        FileExistsError: If something is there that must not be replaced.
+        OSError: If it cannot be made or written.
     """
     folder = Path(folder)
-    _recover(folder)
+    recover(folder)
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise FileExistsError(f"{folder} is not empty and not a run: choose another folder")
@@ -57,8 +59,8 @@ def free_folder(parent: str | Path, name: str) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
-def _writes() -> bool:
-    """Whether this process is the only one, or rank 0 of several; asked without importing torch."""
+def is_first_rank() -> bool:
+    """Whether this process is the only one or rank 0 of several. Does not import torch."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return True
@@ -66,7 +68,11 @@ def _writes() -> bool:
 
 
 @contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` at the end, or is deleted if an error comes first.
+
+    Files in ``folder`` that gradprobe did not write stay there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
@@ -85,13 +91,13 @@ def _swap(partial: Path, folder: Path) -> None:
     folder.replace(old)
     partial.replace(folder)
     for path in old.iterdir():
-        if path.name not in _OURS:
+        if path.name not in _FILES:
             shutil.move(path, folder / path.name)
     shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _recover(folder: Path) -> None:
-    """Put a run back that was moved aside when the process that meant to replace it was killed."""
+def recover(folder: Path) -> None:
+    """Put back a run that was moved aside by a process that was killed before it had replaced it."""
     if folder.exists() or not folder.parent.is_dir():
         return
     for aside in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from gradprobe.record.history import GradientHistory, history_html, read_csv, write_csv
 from gradprobe.record.placement import Placement, placement_html
-from gradprobe.runs.folder import _recover, _whole, _writes, check_free
+from gradprobe.runs.folder import check_free, is_first_rank, recover, replacing
 from gradprobe.verdict.arms_comparison import ArmsComparison, arms_html
 from gradprobe.verdict.comparison import Comparison, comparison_html, read_learning
 from gradprobe.version import __version__
@@ -81,13 +81,13 @@ def save(
     Example:
         >>> from gradprobe.record.history import tidy
         >>> history = GradientHistory(tidy([]), {"seed": 0}, (), (), None)
-        >>> with tempfile.TemporaryDirectory() as parent:
+        >>> with __import__("tempfile").TemporaryDirectory() as parent:
         ...     folder = save(Path(parent) / "run", history, Placement("none", (), (), "empty"), figures=False)
         ...     load(folder).history == history
         True
     """
     folder = Path(folder)
-    if not _writes():
+    if not is_first_rank():
         return folder
     check_free(folder, force=force)
     record = {
@@ -110,7 +110,7 @@ def save(
             texts["supervised.csv"] = write_csv(comparison.supervised.frame)
     if arms:
         texts["arms.csv"] = write_csv(arms.frame)
-    with _whole(folder) as partial:
+    with replacing(folder) as partial:
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8", newline="")
         if figures:
@@ -130,7 +130,7 @@ def load(folder: str | Path) -> Run:
         ValueError: Written by a newer gradprobe, or damaged.
     """
     folder = Path(folder)
-    _recover(folder)
+    recover(folder)
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"no run at {folder}: expected a folder with run.json and history.csv in it")
     try:
