@@ -19,7 +19,8 @@ from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import scan
 from gradprobe.network.layers import matching_names, named_layers
 from gradprobe.network.losses import LossFunction
-from gradprobe.record.history import GradientHistory, Layer, describe_conditions
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label, short
 from gradprobe.record.text import counted, few, shorten

@@ -5,13 +5,13 @@ Plain data: no tensors, no model, no torch. Whatever decides, draws or reports n
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from gradprobe.record.conditions import describe_conditions, with_codes
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import CNDS_THRESHOLD, label
@@ -178,7 +178,7 @@ class GradientHistory:
         """The reverse of `to_dict`."""
         return cls(
             frame,
-            _with_codes(record["conditions"]),
+            with_codes(record["conditions"]),
             tuple(Layer.from_dict(layer) for layer in record["layers"]),
             tuple(Point.from_dict(point) for point in record["points"]),
             as_tuples(record["output_shape"]),
@@ -221,14 +221,6 @@ class GradientHistory:
         return "\n".join(line for line in lines if line)
 
 
-def _with_codes(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditions, with the codes that runs of version 0.1.0 hold only in words."""
-    codes: dict[str, Any] = {"synthetic": "synthetic" in str(conditions.get("data", "")).lower()}
-    name, _, reduction = str(conditions.get("loss", "")).removesuffix(")").rpartition(" (")
-    codes["reduction"] = reduction if name and reduction in ("mean", "sum", "none") else None
-    return {**{key: code for key, code in codes.items() if code}, **conditions}
-
-
 def as_tuples(value: Any) -> Any:
     """Lists, as JSON has them, as the tuples they were.
 
@@ -247,28 +239,12 @@ def tidy(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
         ['nan']
     """
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
-    return _typed(dict(zip(COLUMNS, columns, strict=True)))
+    return frame_of(dict(zip(COLUMNS, columns, strict=True)))
 
 
-def write_csv(frame: pd.DataFrame) -> str:
-    """The frame as CSV text: floats in full (shortest exact) precision, a missing statistic left empty."""
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+def frame_of(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
+    """The frame from the values of each of `COLUMNS`; None is a missing statistic."""
 
-
-def read_csv(text: str) -> pd.DataFrame:
-    """The reverse of `write_csv`; exact, also for layers named ``0``, ``nan`` and the empty string.
-
-    A gradient with NaN in it has an empty ``mean_abs`` too, but its ``nonfinite`` is a number.
-    """
-    # everything as text, then parsed here: pandas' own parsers guess types and, by version, round
-    raw = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
-    missing = set(COLUMNS) - set(raw.columns)
-    if missing:
-        raise ValueError(f"expected the columns {', '.join(COLUMNS)}; missing: {', '.join(sorted(missing))}")
-    return _typed({column: [value or None for value in raw[column]] for column in COLUMNS})
-
-
-def _typed(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     def numbers(name: str) -> list[float]:
         return [float("nan") if value is None else float(value) for value in columns[name]]
 
@@ -283,28 +259,6 @@ def _typed(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
             "nonfinite": pd.array(counts, dtype="Int64"),
         }
     )
-
-
-def describe_conditions(conditions: Mapping[str, Any]) -> str:
-    """The conditions that a magnitude depends on, on one line.
-
-    Example:
-        >>> describe_conditions({"target": "net.py", "data": "digits", "batch_size": 64, "seed": 0})
-        'net.py, data: digits, batch size 64, seed 0'
-    """
-    printed = {
-        "target": "{}",
-        "data": "data: {}",
-        "batch_size": "batch size {}",
-        "loss": "loss: {}",
-        "optimizer": "{}",
-        "dtype": "{}",
-        "device": "{}",
-        "seed": "seed {}",
-        "stopped": "incomplete: {}",
-    }
-    known = ((text, conditions.get(key)) for key, text in printed.items())
-    return ", ".join(text.format(value) for text, value in known if value is not None)
 
 
 def history_html(history: GradientHistory) -> str:

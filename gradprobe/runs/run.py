@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.record.history import GradientHistory, history_html, read_csv, write_csv
+from gradprobe.record.csv_tables import read_csv, write_csv
+from gradprobe.record.history import GradientHistory, history_html
 from gradprobe.record.placement import Placement, placement_html
 from gradprobe.runs.folder import check_free, is_first_rank, recover, replacing
 from gradprobe.verdict.arms_comparison import ArmsComparison, arms_html

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gradprobe.decide.findings import default_rule, looks_at_magnitudes, with_default_flags
-from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Points
 from gradprobe.record.quantities import QUANTITIES, label, short

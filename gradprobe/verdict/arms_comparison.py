@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.decide.policies import place
-from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.html import block, paragraph, small, table, title
 from gradprobe.record.placement import Placement
 from gradprobe.verdict.arm import NONE, Arm

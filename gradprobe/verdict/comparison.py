@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.csv_tables import read_cells
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.html import bars, block, legend, paragraph, small, span_of, title
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label
@@ -159,10 +160,9 @@ def learning_frame(rows: list[tuple[int, str, int, float, float]]) -> pd.DataFra
 
 def read_learning(text: str) -> pd.DataFrame:
     """The frame of a comparison from its CSV text; exact."""
-    raw = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
     rows = [
         (int(row["seed"]), row["arm"], int(row["iteration"]), _number(row["loss"]), _number(row["accuracy"]))
-        for row in raw.to_dict("records")
+        for row in read_cells(text).to_dict("records")
     ]
     return learning_frame(rows)
 

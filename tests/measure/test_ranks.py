@@ -12,7 +12,7 @@ from support.oracle import record
 from torch import nn
 
 from gradprobe import load
-from gradprobe.record.history import read_csv
+from gradprobe.record.csv_tables import read_csv
 
 WORKER = Path(__file__).parents[1] / "support" / "distributed.py"
 WORLDS = [2, 3]

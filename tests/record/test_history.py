@@ -4,7 +4,8 @@ import math
 import pandas as pd
 import pytest
 
-from gradprobe.record.history import COLUMNS, GradientHistory, Layer, read_csv, tidy, write_csv
+from gradprobe.record.csv_tables import read_csv, write_csv
+from gradprobe.record.history import COLUMNS, GradientHistory, Layer, tidy
 from gradprobe.record.points import Point
 from gradprobe.record.text import shorten
 

@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 
-from gradprobe.record.history import GradientHistory, Layer, describe_conditions, tidy
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import label

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gradprobe.measure.ranks as ranks
 from gradprobe import GradientProbe, place, save, scan
-from gradprobe.record.history import write_csv
+from gradprobe.record.csv_tables import write_csv
 
 ITERATIONS = 3
 

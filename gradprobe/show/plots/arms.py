@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradprobe.record.history import describe_conditions
+from gradprobe.record.conditions import describe_conditions
 from gradprobe.show.plots import style
 from gradprobe.show.plots.header import frame
 from gradprobe.show.plots.labels import End, EndLabels

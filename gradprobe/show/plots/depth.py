@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.patches import Patch
 
-from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
 from gradprobe.show.plots import style

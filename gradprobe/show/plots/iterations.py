@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from gradprobe.record.history import GradientHistory, describe_conditions
+from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label, short
 from gradprobe.show.plots import style
 from gradprobe.show.plots.grid import Floats, Grid, limits

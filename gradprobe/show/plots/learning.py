@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from gradprobe.record.history import describe_conditions
+from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.text import counted
 from gradprobe.show.plots import style
 from gradprobe.show.plots.header import header, mark

@@ -1,0 +1,42 @@
+"""The conditions that gradients were recorded under: batch size, loss, optimizer, seed, device, ... Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_PRINTED = {
+    "target": "{}",
+    "data": "data: {}",
+    "batch_size": "batch size {}",
+    "loss": "loss: {}",
+    "optimizer": "{}",
+    "dtype": "{}",
+    "device": "{}",
+    "seed": "seed {}",
+    "stopped": "incomplete: {}",
+}
+
+
+def describe_conditions(conditions: Mapping[str, Any]) -> str:
+    """The conditions that a magnitude depends on, on one line.
+
+    Example:
+        >>> describe_conditions({"target": "net.py", "data": "digits", "batch_size": 64, "seed": 0})
+        'net.py, data: digits, batch size 64, seed 0'
+    """
+    known = ((text, conditions.get(key)) for key, text in _PRINTED.items())
+    return ", ".join(text.format(value) for text, value in known if value is not None)
+
+
+def with_codes(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The conditions with the codes that runs of version 0.1.0 do not have, taken from their sentences.
+
+    Example:
+        >>> with_codes({"loss": "MSELoss (sum)"})
+        {'reduction': 'sum', 'loss': 'MSELoss (sum)'}
+    """
+    codes: dict[str, Any] = {"synthetic": "synthetic" in str(conditions.get("data", "")).lower()}
+    name, _, reduction = str(conditions.get("loss", "")).removesuffix(")").rpartition(" (")
+    codes["reduction"] = reduction if name and reduction in ("mean", "sum", "none") else None
+    return {**{key: code for key, code in codes.items() if code}, **conditions}
