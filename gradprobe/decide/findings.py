@@ -16,13 +16,13 @@ EXPLODING = 1e3  # a mean |gradient| that no sensible loss gives a sensible netw
 
 
 def findings(history: GradientHistory, placement: Placement) -> dict[str, list[str]]:
-    """What is wrong, by kind, and the layers it is found in; only the kinds that are found.
+    """What is wrong: the layers by kind of finding, without the kinds that no layer has.
 
     ``vanishing``: flagged by the placement, or by the rule of CNDS where the placement's policy flags nothing by
     a magnitude (every point, short trials, by hand). ``exploding``: mean_abs above 1e3 in some iteration.
     ``nonfinite``: NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just
-    frozen; of a layer with a weight that of the weight counts, since its module may never be called (a projection
-    in attention).
+    frozen; for a layer with a weight it is the weight's gradient that counts, since its module may never be called
+    (a projection in attention).
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
@@ -32,13 +32,13 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
         {'nonfinite': ['a']}
     """
     frame = history.frame
-    found = {
+    by_kind = {
         "vanishing": list(with_default_flags(history, placement).flagged),
         "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
         "nonfinite": _layers(frame[frame["nonfinite"] > 0]),
         "unreached": unreached(history),
     }
-    return {kind: layers for kind, layers in found.items() if layers}
+    return {kind: layers for kind, layers in by_kind.items() if layers}
 
 
 def with_default_flags(history: GradientHistory, placement: Placement) -> Placement:
@@ -48,8 +48,9 @@ def with_default_flags(history: GradientHistory, placement: Placement) -> Placem
         >>> from gradprobe.record.history import Layer, tidy
         >>> rows = [(0, name, depth, "output", 10.0 ** (depth - 8), 0, 0, 0, 0) for depth, name in enumerate("ab")]
         >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
-        >>> found = with_default_flags(GradientHistory(tidy(rows), {}, layers, (), None), Placement("by hand", (), (), ""))
-        >>> found.flagged, found.threshold
+        >>> history = GradientHistory(tidy(rows), {}, layers, (), None)
+        >>> placement = with_default_flags(history, Placement("by hand", (), (), ""))
+        >>> placement.flagged, placement.threshold
         (('a',), 1e-07)
     """
     if looks_at_magnitudes(placement):
@@ -79,11 +80,12 @@ def unreached(history: GradientHistory) -> list[str]:
         []
     """
     weighted = set(history.frame.loc[history.frame["of"] == "weight", "layer"])
-    reasons = {
-        layer.name: layer.unreached.get("weight" if layer.name in weighted else "output")
-        for layer in history.layers
-    }
-    return [name for name, why in reasons.items() if why and not why.startswith("frozen")]
+    names = []
+    for layer in history.layers:
+        of = "weight" if layer.name in weighted else "output"
+        if of in layer.unreached and layer.unreached_code.get(of) != "frozen":
+            names.append(layer.name)
+    return names
 
 
 def _layers(rows: pd.DataFrame) -> list[str]:

@@ -1,11 +1,13 @@
 import math
+from dataclasses import replace
 
 import pytest
 
-from gradprobe import RelativePolicy, ThresholdPolicy, place
+from gradprobe import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
 from gradprobe.cli import options
 from gradprobe.cli.options import FINDINGS as OPTION_FINDINGS
 from gradprobe.decide.findings import FINDINGS, findings
+from gradprobe.decide.policies import POLICIES, named_policy
 from gradprobe.insert.branches import BRANCHES
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
@@ -69,7 +71,7 @@ def test_a_layer_that_was_never_called_does_not_cut_a_run_in_two():
 def test_none_needed_is_a_placement_with_a_reason():
     placement = place(history(1e-5, 1e-4, 1e-3))
     assert placement.points == placement.flagged == ()
-    assert placement.reason == "None needed: the least fed layer, conv1, gets 1e-05."
+    assert placement.reason == "None needed: the smallest gradient is 1e-05, of conv1."
 
 
 def test_where_the_last_layer_is_flagged_too_a_branch_would_not_help():
@@ -85,7 +87,7 @@ def test_exact_zeros_are_flagged_and_nonfinite_gradients_are_not():
 
 def test_a_gradient_that_ends_at_a_dead_activation_is_told_from_one_that_fades():
     dead = place(history(0.0, 0.0, 1e-3, 1e-3)).reason
-    assert "conv2 is exactly zero, and that of conv3 behind it 0.001" in dead
+    assert "conv2 is exactly zero, and that of conv3 after it 0.001" in dead
     assert "a branch does not change that" in dead
     for fading in (history(0.0, 1e-30, 1e-3), history(0.0, 0.0), history(0.0, 1e-3, of="weight")):
         policy = ThresholdPolicy(of=fading.of[0])
@@ -165,7 +167,7 @@ def test_placements_read_back_equal():
 def test_findings_by_kind():
     assert FINDINGS == OPTION_FINDINGS
     assert ("auto", *BRANCHES) == options.BRANCHES
-    assert tuple(QUANTITIES) == options.QUANTITIES
+    assert tuple(QUANTITIES) == tuple(options.QUANTITIES)
     one = history(1e-9, math.nan, 2e3, None, 1e-3)
     found = findings(one, place(one))
     assert found == {
@@ -195,3 +197,37 @@ def test_what_is_no_history_or_no_policy_is_refused_with_what_to_give(arguments,
 def test_a_threshold_that_is_no_number_is_refused(policy, value):
     with pytest.raises(TypeError, match=f"above 0 as a number, got {value!r}"):
         policy(value)
+
+
+NAMED = {
+    "threshold": ThresholdPolicy(1e-7),
+    "cnds": ThresholdPolicy(1e-7),
+    "relative": RelativePolicy(1e-4),
+    "every": EveryLayerPolicy(),
+}
+
+
+def test_every_policy_has_a_name_and_its_rule_is_in_the_placement():
+    assert {name: named_policy(name) for name in POLICIES} == NAMED
+    rules = {name: place(history(1e-9, 1e-3), policy).rule for name, policy in NAMED.items()}
+    assert rules == {"threshold": "threshold", "cnds": "threshold", "relative": "relative", "every": "every"}
+    assert set(rules.values()) <= set(POLICIES)
+    assert named_policy("cnds", threshold=1e-9, of="weight", aggregate="max") == ThresholdPolicy(
+        1e-9, "weight", "max"
+    )
+    assert named_policy("relative", threshold=0.1) == RelativePolicy(0.1)
+    with pytest.raises(ValueError, match="no policy is called 'auto'; policies are threshold, cnds, relative"):
+        named_policy("auto")
+
+
+def test_a_frozen_layer_is_not_a_finding_and_one_without_a_gradient_is():
+    """The code decides, whatever the sentence says."""
+    codes = ("frozen", "no_path", "detached")
+    one = history(1e-3, None, None, None, 1e-3)
+    layers = [one.layers[0], *map(unreached, one.layers[1:4], codes), one.layers[4]]
+    one = GradientHistory(one.frame, one.conditions, tuple(layers), one.points, one.output_shape)
+    assert findings(one, place(one)) == {"unreached": ["conv3", "conv4"]}
+
+
+def unreached(layer, code):
+    return replace(layer, unreached={"output": f"sentence on {code}"}, unreached_code={"output": code})

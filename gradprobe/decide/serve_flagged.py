@@ -1,0 +1,123 @@
+"""From flagged layers to branches: one for each contiguous run of them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import pandas as pd
+
+from gradprobe.record.history import GradientHistory
+from gradprobe.record.placement import Placement
+from gradprobe.record.points import Point
+from gradprobe.record.text import counted, few, shorten
+
+
+def serve_flagged(
+    empty: Placement, history: GradientHistory, magnitudes: pd.Series[float], low: pd.Series[bool]
+) -> Placement:
+    """Complete a placement that flags nothing yet: what is flagged, where branches go, and why.
+
+    Args:
+        empty: The placement, which names the rule and the quantity.
+        history: The record.
+        magnitudes: A magnitude for each layer that a gradient arrived at, in depth order.
+        low: Whether the rule flags it.
+    """
+    runs = [[str(name) for name, _ in run] for is_low, run in groupby(low.items(), lambda item: item[1]) if is_low]
+    flagged = tuple(name for run in runs for name in run)
+    decided = replace(empty, flagged=flagged, skipped=_unreached(history, magnitudes))
+    if not flagged:
+        return replace(decided, reason=_none_needed(magnitudes))
+    if len(flagged) == len(magnitudes):
+        reason = (
+            "Every layer is flagged, the last one too: that is the scale of the loss (or a dead output), "
+            "not the depth. A branch would not help."
+        )
+        return replace(decided, reason=reason)
+    return _place_branches(decided, history, magnitudes, runs)
+
+
+def _unreached(history: GradientHistory, magnitudes: pd.Series[float]) -> dict[str, str]:
+    return {
+        layer.name: "unreached, " + "; ".join(f"{of}: {why}" for of, why in layer.unreached.items())
+        for layer in history.layers
+        if layer.name not in magnitudes.index and layer.unreached
+    }
+
+
+def _none_needed(magnitudes: pd.Series[float]) -> str:
+    if not len(magnitudes):
+        return "No gradient was recorded, so nothing can be decided."
+    if magnitudes.min() == float("inf"):
+        return "Nothing has vanished: every gradient is NaN or infinite in most iterations."
+    lowest = shorten(str(magnitudes.idxmin()), 40)
+    return f"None needed: the smallest gradient is {magnitudes.min():.2g}, of {lowest}."
+
+
+def _place_branches(
+    decided: Placement, history: GradientHistory, magnitudes: pd.Series[float], runs: Sequence[Sequence[str]]
+) -> Placement:
+    """A branch for each run of flagged layers that has a point; several runs may share one."""
+    points: list[Point] = []
+    reasons: list[str] = []
+    skipped = dict(decided.skipped)
+    for run in runs:
+        point, why = _serve(history, run)
+        reasons.append(why + (_blocked(magnitudes, run[-1]) if decided.of == "output" else ""))
+        if point is None:
+            skipped[run[-1]] = why
+        elif point not in points:
+            points.append(point)
+    return replace(decided, points=tuple(points), reason=_first_reasons(reasons), skipped=skipped)
+
+
+def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, str]:
+    """The point for a run of flagged layers: that of the one nearest the output which has one."""
+    span = shorten(run[0], 40) if len(run) == 1 else f"{shorten(run[0], 40)} to {shorten(run[-1], 40)}"
+    layers = counted(len(run), "layer", "contiguous layers")
+    for name in reversed(run):
+        point = next((point for point in history.points if name in point.layers), None)
+        if point is not None:
+            return (
+                point,
+                f"{layers} flagged ({span}): one branch after {shorten(point.name, 40)}, nearest the output.",
+            )
+    why = next((layer.unserved for layer in history.layers if layer.name == run[-1]), None)
+    return None, f"{layers} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
+
+
+def _blocked(magnitudes: pd.Series[float], last: str) -> str:
+    """A sentence to add where the gradient does not fade towards the last layer of a run but stops after it."""
+    later = magnitudes.loc[last:].iloc[1:]
+    if magnitudes[last] != 0 or not len(later):
+        return ""
+    following = shorten(str(later.index[0]), 40)
+    return (
+        f" But the gradient of {shorten(last, 40)} is exactly zero, and that of {following} after it "
+        f"{later.iloc[0]:.2g}: what is between them lets nothing through (a dead activation, or a number format "
+        "too small), and a branch does not change that."
+    )
+
+
+def _first_reasons(reasons: Sequence[str]) -> str:
+    """The reasons one after the other; of many the first three, and how many more runs there are."""
+    if len(reasons) <= 4:
+        return " ".join(reasons)
+    return " ".join([*reasons[:3], f"And so on: {len(reasons) - 3} more runs of flagged layers."])
+
+
+def disagreement(placement: Placement, other: Placement) -> str | None:
+    """How a scale-free rule sees it, in a sentence, where it flags other layers than the placement."""
+    ours, theirs = set(placement.flagged), set(other.flagged)
+    if ours == theirs:
+        return None
+
+    def names(flagged: tuple[str, ...], without: set[str]) -> str:
+        return few([shorten(name, 24) for name in flagged if name not in without], 4)
+
+    only_ours, only_theirs = names(placement.flagged, theirs), names(other.flagged, ours)
+    parts = [f"does not flag {only_ours}"] if only_ours else []
+    parts += [f"flags {only_theirs} as well"] if only_theirs else []
+    return f"The scale-free rule ({other.policy}) disagrees: it {' and '.join(parts)}."
