@@ -188,8 +188,8 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
     return replace(placement, disagreement=disagreement(placement, second(history)))
 
 
-def as_policy(policy: Policy | None) -> Policy:
-    """The policy, CNDS' rule for None.
+def as_policy(policy: Any) -> Policy:
+    """The policy itself, CNDS' rule for None.
 
     Raises:
         TypeError: If it is a policy's name, or its class without the parentheses.
@@ -197,11 +197,12 @@ def as_policy(policy: Policy | None) -> Policy:
     if policy is None:
         return ThresholdPolicy()
     if callable(policy) and not isinstance(policy, type):
-        return policy
+        accepted: Policy = policy
+        return accepted
     if isinstance(policy, type):
         got, example = policy.__name__, f"{policy.__name__}()"
     else:
-        known: Any = POLICIES.get(str(policy), ThresholdPolicy)
+        known = POLICIES.get(str(policy), ThresholdPolicy)
         got, example = repr(policy), f"gp.{known.__name__}()"
     raise TypeError(
         f"expected policy to be a function from a history to a placement, got {got}: give an object, {example}"
