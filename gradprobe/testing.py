@@ -24,6 +24,7 @@ from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label, short
 from gradprobe.record.text import counted, few, shorten
+from gradprobe.record.text_bars import RowBars
 
 WIDTH = 28  # of a bar, in characters
 MOST_ROWS = 40
@@ -151,40 +152,19 @@ def text_profile(
     kinds = {
         layer.name: ", ".join(kind for kind, names in found.items() if layer.name in names) for layer in shown
     }
-    scale = _Scale([values[layer.name] for layer in shown if layer.name in values], placement.threshold)
+    reached = [values[layer.name] for layer in shown if layer.name in values]
+    bars = RowBars(reached, placement.threshold, WIDTH)
     width = max((len(shorten(layer.name, 24)) for layer in shown), default=0)
-    rows = [_row(layer, values.get(layer.name), kinds[layer.name], scale, width) for layer in shown]
-    mark = "" if scale.mark is None or placement.threshold is None else f", | is {short(placement.threshold)}"
+    rows = [_row(layer, values.get(layer.name), kinds[layer.name], bars, width) for layer in shown]
+    mark = "" if placement.threshold is None else f", | is {short(placement.threshold)}"
     over = counted(history.iterations, "iteration")
     title = f"{label(placement.of)} by depth, {how} over {over}, log scale{mark}"
     return "\n".join([title, *_folded(rows, [kinds[layer.name] for layer in shown])])
 
 
-class _Scale:
-    """A log scale of `WIDTH` characters that holds every positive value and the threshold."""
-
-    def __init__(self, values: Sequence[float], threshold: float | None) -> None:
-        ends = [math.log10(value) for value in (*values, threshold or 0.0) if 0 < value < math.inf]
-        low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
-        pad = max(0.04 * (high - low), 0.25)  # the smallest of them gets a bar too
-        self._low, self._span = low - pad, high - low + 2 * pad
-        self.mark = None if threshold is None else self._column(threshold)
-
-    def _column(self, value: float) -> int:
-        return int(WIDTH * (math.log10(value) - self._low) / self._span)
-
-    def bar(self, value: float | None) -> str:
-        """The bar: none for no gradient or an exact zero, the whole width for NaN and inf."""
-        full = 0 if not value else WIDTH if math.isinf(value) else max(1, self._column(value))
-        cells = ["█"] * full + [" "] * (WIDTH - full)
-        if self.mark is not None:
-            cells[self.mark] = "|"
-        return "".join(cells)
-
-
-def _row(layer: Layer, value: float | None, kinds: str, scale: _Scale, width: int) -> str:
+def _row(layer: Layer, value: float | None, kinds: str, bars: RowBars, width: int) -> str:
     number = "none" if value is None else "nan, inf" if math.isinf(value) else short(value)
-    return f"{layer.depth:>4} {shorten(layer.name, 24):<{width}} {number:>8} {scale.bar(value)} {kinds}".rstrip()
+    return f"{layer.depth:>4} {shorten(layer.name, 24):<{width}} {number:>8} {bars.bar(value)} {kinds}".rstrip()
 
 
 def _folded(rows: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:

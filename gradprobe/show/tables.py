@@ -22,13 +22,13 @@ from gradprobe.record.placement import Placement
 from gradprobe.record.points import Points
 from gradprobe.record.quantities import QUANTITIES, label, short
 from gradprobe.record.text import counted, shorten
-from gradprobe.show.sparkline import sparkline
+from gradprobe.record.text_bars import sparkline
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
 
-MOST_ROWS = 40  # of layers; where there are more
-EXCERPT = 24  # of them are shown
-PROFILED = 8  # layers make a profile
+MAX_ROWS = 40  # of layers; where there are more
+EXCERPT_ROWS = 24  # of them are shown
+PROFILE_FROM = 8  # layers make a profile
 
 
 def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def as_table(
     if len(chosen) < len(table):
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
         parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
-    if len(table) >= PROFILED:
+    if len(table) >= PROFILE_FROM:
         values = [None if pd.isna(value) else float(value) for value in table.get(shown.of, ())]
         parts += ["", Profile(values, shown.threshold, shown.of), ""]
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
@@ -80,7 +80,7 @@ def as_table(
 def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
     """The same for a program: one JSON object."""
     rows = result_frame(history, placement).to_dict("records")
-    clean = [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+    clean = [{str(key): _json_value(value) for key, value in row.items()} for row in rows]
     result: dict[str, Any] = {
         "conditions": dict(history.conditions),
         "placement": placement.to_dict(),
@@ -92,7 +92,7 @@ def as_json(history: GradientHistory, placement: Placement, comparison: Comparis
             "verdict": comparison.verdict,
             "sentences": str(comparison).splitlines(),
             "conditions": dict(comparison.conditions),
-            "gradient": [{str(key): _plain(value) for key, value in row.items()} for row in gradient],
+            "gradient": [{str(key): _json_value(value) for key, value in row.items()} for row in gradient],
         }
     return json.dumps(result, indent=2, allow_nan=False)
 
@@ -118,7 +118,7 @@ def arms_json(result: ArmsComparison) -> str:
         "placement": result.placement.to_dict(),
         "best": result.best,
         "sentences": list(result.choice.sentences),
-        "arms": [{str(key): _plain(value) for key, value in row.items()} for row in rows],
+        "arms": [{str(key): _json_value(value) for key, value in row.items()} for row in rows],
     }
     return json.dumps(record, indent=2, allow_nan=False)
 
@@ -243,7 +243,7 @@ def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
     Returns:
         Their positions, in order.
     """
-    if len(table) <= MOST_ROWS:
+    if len(table) <= MAX_ROWS:
         return list(range(len(table)))
     flagged = table["flagged"].tolist()
     branched = {point.layers[-1] for point in placement.points}
@@ -257,7 +257,7 @@ def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
         np.flatnonzero(np.isnan(magnitudes)).tolist(),
     ]
     ranked = dict.fromkeys(index for group in wanted for index in group if 0 <= index < len(table))
-    return sorted(list(ranked)[:EXCERPT])
+    return sorted(list(ranked)[:EXCERPT_ROWS])
 
 
 def fit(name: str, width: int) -> str:
@@ -299,7 +299,7 @@ def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     return notes
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None if value != value else str(value)
     return value.item() if hasattr(value, "item") else value

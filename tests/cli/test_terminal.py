@@ -23,8 +23,8 @@ from gradprobe.measure.scan import scan
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
-from gradprobe.show.sparkline import sparkline
-from gradprobe.show.tables import MOST_ROWS, Profile, as_table, excerpt, fit, result_frame
+from gradprobe.record.text_bars import sparkline
+from gradprobe.show.tables import MAX_ROWS, Profile, as_table, excerpt, fit, result_frame
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CJK = "\u5c42" * 30
@@ -131,7 +131,7 @@ def test_the_least_fed_and_the_unreached_are_shown_wherever_they_are():
 
 def test_where_too_many_matter_the_table_stays_short():
     history = recorded({f"layer{i}": 1e-9 if i % 2 else 1e-3 for i in range(500)})
-    assert len(excerpt(result_frame(history, place(history)), place(history))) <= MOST_ROWS
+    assert len(excerpt(result_frame(history, place(history)), place(history))) <= MAX_ROWS
 
 
 def test_what_it_comes_to_is_last():
