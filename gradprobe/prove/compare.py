@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,11 +14,15 @@ from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import Interrupted, OnIteration
 from gradprobe.network.losses import LossFunction
-from gradprobe.prove.repeat import place_repeatedly
-from gradprobe.prove.training import Change, ModelSource, Plan, Trained, build, train_once
+from gradprobe.prove.plan import ModelSource, Plan, Supervision, Trainings, build
+from gradprobe.prove.repeat import decide_repeatedly
+from gradprobe.prove.training import Change, Trained, train_once
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.verdict.comparison import Comparison, learning_frame
+from gradprobe.verdict.judge import PLAIN_AND_SUPERVISED
+
+PLAIN, SUPERVISED = PLAIN_AND_SUPERVISED
 
 
 def compare(
@@ -43,8 +47,8 @@ def compare(
     """Train with and without deep supervision and say whether it helped.
 
     Both arms have the same initial weights, the same batches and the same random numbers: every iteration is
-    seeded anew, so that a branch which draws (dropout) does not shift what the trunk draws. The schedule sees
-    the run as 60 equal slices, the paper's number of epochs. A model that is given as an instance is
+    seeded anew, so that a branch which draws (dropout) does not shift what the trunk draws. The schedule sees the
+    training as 60 equal slices, the paper's number of epochs. A model that is given as an instance is
     bit-identical afterwards.
 
     Args:
@@ -63,11 +67,11 @@ def compare(
         weight: ``a_0`` of the joint loss.
         schedule: Of the joint loss.
         conditions: Facts to keep with the record.
-        on_iteration: Called after each iteration of each training, with a `gradprobe.measure.scan.TrainingProgress`.
+        on_iteration: Called after each iteration, with a `gradprobe.measure.scan.TrainingProgress`.
 
     Raises:
-        TypeError: As `gradprobe.scan`, and for a placement, policy or seeds that are none.
-        ValueError: As `gradprobe.scan`, and for a length, seeds, schedule, weight or branch that cannot be.
+        TypeError: As `gradprobe.scan`, and if the placement, the policy or the seeds are of a wrong type.
+        ValueError: As `gradprobe.scan`, and if a length, seed, schedule, weight or branch is out of range.
         Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.
 
     Example:
@@ -77,87 +81,70 @@ def compare(
         >>> compare(net, batches, nn.functional.cross_entropy, iterations=5).verdict
         'nothing to compare'
     """
-    plan = Plan.checked(
-        batches,
-        loss_fn,
-        seeds,
-        iterations=iterations,
-        window=window,
-        optimizer=optimizer,
-        held_out=held_out,
-        branch=branch,
-        weight=weight,
-        schedule=schedule,
-        conditions=conditions,
-        on_iteration=on_iteration,
-    )
-    _check_deciding(placement, policy)
-    arms: dict[tuple[int, str], Trained] = {}
+    trainings, supervision = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule)
+    plan = Plan.checked(batches, loss_fn, trainings, supervision, optimizer, held_out, conditions, on_iteration)
+    return _compared(plan, model, _Decision.checked(placement, policy, repeat))
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Where the branches go: as the caller says, or as a policy decides."""
+
+    placement: Placement | None
+    policy: Policy | None
+    repeat: bool
+
+    @classmethod
+    def checked(cls, placement: Any, policy: Policy | None, repeat: bool) -> _Decision:
+        if placement is not None and not isinstance(placement, Placement):
+            raise TypeError(
+                f"expected placement= to be what gp.place returns, got {type(placement).__name__}: leave it out, "
+                "and policy= decides"
+            )
+        as_policy(policy)
+        return cls(placement, policy, repeat)
+
+    def decide(self, plan: Plan, network: nn.Module, seed: int, history: GradientHistory) -> Placement:
+        """Decide from the record of the plain training."""
+        if not self.repeat:
+            return place(history, self.policy)
+        with plan.batches.rewound():
+            return decide_repeatedly(plan, network, seed, history, self.policy)
+
+
+def _compared(plan: Plan, model: ModelSource, decision: _Decision) -> Comparison:
+    seeds, placement = plan.trainings.seeds, decision.placement
+    trained: dict[tuple[int, str], Trained] = {}
     for seed in seeds:
-        built = build(model, seed)
-        arms[seed, "plain"] = plain = train_once(plan, built, seed)
+        network = build(model, seed)
+        plain = trained[seed, PLAIN] = train_once(plan, network, seed)
         if placement is None:
-            placement = _decide(plan, built, plain.history, policy, repeat, seed)
+            placement = decision.decide(plan, network, seed, plain.history)
         if placement.points:
-            try:
-                arms[seed, "supervised"] = train_once(plan, built, seed, Change(placement=placement))
-            except Interrupted as error:
-                stopped = {key: error.history.conditions[key] for key in ("complete", "stopped")}
-                history = replace(plain.history, conditions={**plain.history.conditions, **stopped})
-                raise Interrupted(history) from None
+            trained[seed, SUPERVISED] = _supervised(plan, network, seed, placement, plain.history)
     assert placement is not None  # seeds is not empty
-    supervised = arms.get((seeds[0], "supervised"))
-    again = place(supervised.history, policy).flagged if supervised else ()
-    found = {
+    supervised = trained.get((seeds[0], SUPERVISED))
+    again = place(supervised.history, decision.policy).flagged if supervised else ()
+    facts = {
         "still_flagged": [name for name in placement.flagged if name in again],
-        "same_batches": all(arm.seen == arms[seed, "plain"].seen for (seed, _), arm in arms.items()),
+        "same_batches": all(one.seen == trained[seed, PLAIN].seen for (seed, _), one in trained.items()),
         "own_weights": not isinstance(model, nn.Module),
     }
-    return _compared(plan, arms, placement, seeds, found)
-
-
-def _check_deciding(placement: Any, policy: Policy | None) -> None:
-    if placement is not None and not isinstance(placement, Placement):
-        raise TypeError(
-            f"expected placement= to be what gp.place returns, got {type(placement).__name__}: leave it out, and "
-            "policy= decides"
-        )
-    as_policy(policy)
-
-
-def _decide(
-    plan: Plan, model: nn.Module, history: GradientHistory, policy: Policy | None, repeat: bool, seed: int
-) -> Placement:
-    if not repeat:
-        return place(history, policy)
-    with plan.batches.rewound():
-        return place_repeatedly(
-            model,
-            plan.batches.source,
-            plan.loss_fn,
-            plan.window,
-            policy=policy,
-            branch=plan.branch,
-            weight=plan.weight,
-            optimizer=plan.optimizer,
-            seed=seed,
-            history=history,
-            on_iteration=plan.on_iteration,
-        )
-
-
-def _compared(
-    plan: Plan,
-    arms: Mapping[tuple[int, str], Trained],
-    placement: Placement,
-    seeds: Sequence[int],
-    found: Mapping[str, Any],
-) -> Comparison:
-    supervised = arms.get((seeds[0], "supervised"))
     return Comparison(
-        arms[seeds[0], "plain"].history,
+        trained[seeds[0], PLAIN].history,
         supervised.history if supervised else None,
         placement,
-        learning_frame([row for (seed, arm), trained in arms.items() for row in trained.rows(seed, arm)]),
-        {**plan.facts(seeds), **found},
+        learning_frame([row for (seed, arm), one in trained.items() for row in one.rows(seed, arm)]),
+        {**plan.facts(), **facts},
     )
+
+
+def _supervised(
+    plan: Plan, network: nn.Module, seed: int, placement: Placement, plain: GradientHistory
+) -> Trained:
+    """The training with branches; if it is interrupted, the record of the plain one is kept and says so."""
+    try:
+        return train_once(plan, network, seed, Change(placement=placement))
+    except Interrupted as error:
+        stopped = {key: error.history.conditions[key] for key in ("complete", "stopped")}
+        raise Interrupted(replace(plain, conditions={**plain.conditions, **stopped})) from None

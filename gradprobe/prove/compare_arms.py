@@ -8,35 +8,37 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
-from gradprobe.decide.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
+from gradprobe.decide.policies import named_policy, place
 from gradprobe.insert.branches import BranchFactory
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import Interrupted
-from gradprobe.network.checks import check_trainable
 from gradprobe.network.losses import LossFunction
-from gradprobe.prove.engines import Engine, Job, JobResult, check, open_engine
-from gradprobe.prove.repeat import place_repeatedly
-from gradprobe.prove.training import Change, ModelSource, Plan, Trained, build, train_once
-from gradprobe.prove.trials import place_by_trials
+from gradprobe.prove import remedies
+from gradprobe.prove.engines import Engine, open_engine
+from gradprobe.prove.jobs import Job, JobResult
+from gradprobe.prove.plan import ModelSource, Plan, Supervision, Trainings, build
+from gradprobe.prove.repeat import decide_repeatedly
+from gradprobe.prove.training import Change, Trained, train_once
+from gradprobe.prove.trials import decide_by_trials
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.verdict.arm import NONE, POLICIES, REMEDIES, Arm, chosen_arms
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import learning_frame
 
-RULES = {"cnds": ThresholdPolicy, "relative": RelativePolicy, "every": EveryLayerPolicy}  # need the record alone
+TRAIN_TO_DECIDE = ("repeated", "auto")  # the other policies need the record alone
 OnTraining = Callable[[str, int, int], None]
-Training = tuple[str, int]  # an arm and a seed
+ArmAndSeed = tuple[str, int]
 Key = TypeVar("Key")
 
 
-def compare_arms(
+def compare_arms(  # noqa: D417, the others are those of `compare`
     model: ModelSource,
     batches: Source,
     loss_fn: LossFunction,
@@ -58,41 +60,27 @@ def compare_arms(
     """Train a network with several arms and say which one to use, and how sure that is.
 
     All arms of a seed have the same initial weights (before a remedy changes them), the same batches and the same
-    random numbers in every iteration, as in `gradprobe.compare`. A policy decides once, on the first seed. An arm
-    that does what another does already is not trained again, and the table says so.
-
-    Each training has one thread of torch and depends on nothing but its arm and seed, so on a processor the result
-    is the same, bit for bit, on every engine. One that raises, or whose process dies, is tried once more; if it
-    fails again the result says which and why, and the others stand.
+    random numbers. Each training has one thread of torch: on a processor, all engines give the same result, bit for
+    bit. A policy decides once, on the first seed. An arm that does the same as another is not trained again. What
+    fails is tried once more; if it fails again the result says why. The rest is as in `gradprobe.compare`.
 
     Args:
-        model: A module, or a function that builds one: then each seed has its own initial weights.
         batches: See `gradprobe.scan`. Another process can be sent a list, a loader or a function.
-        loss_fn: ``(output, target) -> scalar``.
         arms: ``"none"`` (which is always there); the policies ``"cnds"`` (the rule of 1e-7), ``"repeated"`` (that
             rule again with the branches in place), ``"relative"``, ``"every"`` (a branch at every point) and
             ``"auto"`` (`gradprobe.place_by_trials`: where it advises a remedy, it trains with that); and the
-            remedies ``"kaiming"``, ``"lsuv"`` and ``"normalised"`` of `gradprobe.prove.remedies`.
-        iterations: Length of each training.
-        window: Iterations whose gradients are recorded.
-        seeds: One training of each arm for each.
-        optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
-        held_out: Batches on which the accuracy of the main output is taken.
-        branch: See `gradprobe.supervise`.
-        weight: ``a_0`` of the joint loss.
-        schedule: Of the joint loss.
+            remedies ``"kaiming"``, ``"lsuv"`` and ``"normalised"`` of `gradprobe.remedies`.
         engine: ``"serial"``: one training after the other, here. ``"processes"``: several at a time, each in a
             process of its own. ``"ray"``: on the Ray cluster that is running, or that of ``RAY_ADDRESS``.
         jobs: How many at a time: one for each core by default, on Ray as many as the cluster takes.
-        conditions: Facts to keep with the record.
         on_training: Called with what is done, how many trainings and decisions are, and of how many.
 
     Raises:
-        TypeError: As `gradprobe.scan`, or something that cannot be sent to another process.
-        ValueError: As `gradprobe.scan`, or there is no such arm or engine.
-        RuntimeError: No training of the network as it is ended well, so there is nothing to compare to.
-        ImportError: What the engine needs is not installed; the message has the install line.
-        ConnectionError: No Ray cluster is running.
+        TypeError: As `gradprobe.compare`, and if something cannot be sent to another process.
+        ValueError: As `gradprobe.compare`, and if there is no such arm or engine.
+        RuntimeError: If no training of the network as it is ended well, so that there is nothing to compare to.
+        ImportError: If what the engine needs is not installed; the message has the install line.
+        ConnectionError: If no Ray cluster is running.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -102,136 +90,126 @@ def compare_arms(
         ('none', ['as it is', 'no branch: same as none'])
     """
     names = chosen_arms(arms)
-    plan = Plan.checked(
-        batches,
-        loss_fn,
-        seeds,
-        iterations=iterations,
-        window=window,
-        optimizer=optimizer,
-        held_out=held_out,
-        branch=branch,
-        weight=weight,
-        schedule=schedule,
-        conditions=conditions,
-    )
-    check(engine, jobs)
-    first = build(model, seeds[0])
-    check_trainable(first)
-    gpus = float(any(parameter.is_cuda for parameter in first.parameters()))
+    trainings, supervision = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule)
+    plan = Plan.checked(batches, loss_fn, trainings, supervision, optimizer, held_out, conditions)
+    gpus = float(any(parameter.is_cuda for parameter in build(model, seeds[0]).parameters()))
     try:
-        with open_engine(engine, jobs, gpus) as made:
-            return _compared(plan, model, names, seeds, _Runner(made, names, seeds, on_training))
-    except Interrupted:  # it carries the record of one training, which is not what was asked for
+        with open_engine(engine, jobs, gpus) as opened:
+            return _compared(plan, model, names, _Runner(opened, on_training))
+    except Interrupted:  # it carries the record of one training, which is not what the caller waits for
         raise KeyboardInterrupt from None
 
 
 class _Runner:
-    """Has calls made by an engine and tells how many are done; a call is known by its arm and seed."""
+    """Runs jobs on an engine and reports how many are done; a job is known by its key."""
 
-    def __init__(
-        self, engine: Engine, names: Sequence[str], seeds: Sequence[int], on_training: OnTraining | None
-    ) -> None:
-        self._engine, self._tell = engine, on_training or (lambda what, done, total: None)
+    def __init__(self, engine: Engine, on_training: OnTraining | None) -> None:
+        self._engine, self._report = engine, on_training or (lambda what, done, total: None)
         self._done = 0
-        self.total = len(names) * len(seeds) + sum(name in POLICIES and name not in RULES for name in names)
+        self.total = 0
 
-    def run(self, what: str, calls: Mapping[Key, Job], said: Callable[[Key], str]) -> dict[Key, JobResult]:
-        keys = list(calls)
+    def run(self, what: str, jobs: Mapping[Key, Job], describe: Callable[[Key], str]) -> dict[Key, JobResult]:
+        keys = list(jobs)
 
         def on_done(position: int) -> None:
             self._done += 1
-            self._tell(said(keys[position]), self._done, self.total)
+            self._report(describe(keys[position]), self._done, self.total)
 
         if keys:
-            self._tell(what, self._done, self.total)
-        return dict(zip(keys, self._engine.run(list(calls.values()), on_done), strict=True))
+            self._report(what, self._done, self.total)
+        return dict(zip(keys, self._engine.run(list(jobs.values()), on_done), strict=True))
 
 
-def _compared(
-    plan: Plan, model: ModelSource, names: Sequence[str], seeds: Sequence[int], runner: _Runner
-) -> ArmsComparison:
+class _Timed(NamedTuple):
+    trained: Trained
+    seconds: float
+
+
+class _Decided(NamedTuple):
+    placement: Placement
+    windows: float  # of training that the decision took
+
+
+def _compared(plan: Plan, model: ModelSource, names: Sequence[str], runner: _Runner) -> ArmsComparison:
+    seeds = plan.trainings.seeds
+    # as if every arm did something of its own: what turns out not to is taken away again below
+    runner.total = len(names) * len(seeds) + sum(name in TRAIN_TO_DECIDE for name in names)
     known = [Arm(name, remedy=name if name in REMEDIES else None) for name in names if name not in POLICIES]
-    trained = runner.run("training", _trainings(plan, model, known, seeds), _said)
-    seed, plain = _plain(trained, seeds)
+    results = runner.run("training", _trainings(plan, model, known), _describe)
+    seed, plain = _first_plain(results, seeds)
     decisions = _decisions(plan, model, names, plain.history, seed, runner)
-    arms = _told_alike([*known, *(_decided(name, outcome) for name, outcome in decisions.items())])
+    arms = _mark_alike([*known, *(_decided_arm(name, result) for name, result in decisions.items())])
     new = [arm for arm in arms if arm not in known and arm.placement is not None and arm.like is None]
     runner.total -= (len(arms) - len(known) - len(new)) * len(seeds)
-    trained |= runner.run("training", _trainings(plan, model, new, seeds), _said)
-    done = {key: outcome.value[0] for key, outcome in trained.items() if outcome.failure is None}
-    found = {"same_batches": _same_batches(done), "own_weights": not isinstance(model, nn.Module)}
+    results |= runner.run("training", _trainings(plan, model, new), _describe)
+    trained = {key: result.value.trained for key, result in results.items() if result.failure is None}
+    facts = {"same_batches": _same_batches(trained), "own_weights": not isinstance(model, nn.Module)}
     return ArmsComparison(
         plain.history,
-        tuple(_concluded(arm, trained) for arm in sorted(arms, key=lambda arm: names.index(arm.name))),
-        learning_frame([row for (name, seed), one in done.items() for row in one.rows(seed, name)]),
-        {**plan.facts(seeds), **found},
+        tuple(_with_costs(arm, results) for arm in sorted(arms, key=lambda arm: names.index(arm.name))),
+        learning_frame([row for (name, seed), one in trained.items() for row in one.rows(seed, name)]),
+        {**plan.facts(), **facts},
     )
 
 
-def _trainings(plan: Plan, model: ModelSource, arms: Iterable[Arm], seeds: Sequence[int]) -> dict[Training, Job]:
-    return {
-        (arm.name, seed): partial(_training, plan, model, seed, _change(arm)) for arm in arms for seed in seeds
-    }
+def _trainings(plan: Plan, model: ModelSource, arms: Iterable[Arm]) -> dict[ArmAndSeed, Job]:
+    seeds = plan.trainings.seeds
+    return {(arm.name, seed): partial(_train, plan, model, seed, _change(arm)) for arm in arms for seed in seeds}
 
 
-def _said(training: Training) -> str:
+def _describe(training: ArmAndSeed) -> str:
     name, seed = training
     return f"{name}, seed {seed}"
 
 
 def _change(arm: Arm) -> Change:
-    return Change(arm.remedy, arm.placement if arm.points else None)
+    remedy = None if arm.remedy is None else remedies.REMEDIES[arm.remedy]
+    return Change(remedy, arm.placement if arm.points else None)
 
 
-def _training(plan: Plan, model: ModelSource, seed: int, change: Change) -> tuple[Trained, float]:
-    """One training, and the seconds that it took."""
+def _train(plan: Plan, model: ModelSource, seed: int, change: Change) -> _Timed:
     with _one_thread():
         started = time.perf_counter()
         trained = train_once(plan, build(model, seed), seed, change)
-        return trained, time.perf_counter() - started
+        return _Timed(trained, time.perf_counter() - started)
 
 
 def _decisions(
-    plan: Plan,
-    model: ModelSource,
-    names: Sequence[str],
-    history: GradientHistory,
-    seed: int,
-    runner: _Runner,
+    plan: Plan, model: ModelSource, names: Sequence[str], history: GradientHistory, seed: int, runner: _Runner
 ) -> dict[str, JobResult]:
     """What each policy decides: from the record of the network as it is, or by training a little."""
-    ruled = {name: JobResult((place(history, RULES[name]()), 0.0)) for name in names if name in RULES}
-    trying = [name for name in names if name in POLICIES and name not in RULES]
-    calls = {name: partial(_decision, plan, model, name, history, seed) for name in trying}
-    return ruled | runner.run("deciding", calls, "deciding {}".format)
+    policies = [name for name in names if name in POLICIES]
+    placed = {
+        name: JobResult(_Decided(place(history, named_policy(name)), windows=0.0))
+        for name in policies
+        if name not in TRAIN_TO_DECIDE
+    }
+    jobs = {
+        name: partial(_decide, plan, model, name, history, seed) for name in policies if name in TRAIN_TO_DECIDE
+    }
+    return placed | runner.run("deciding", jobs, "deciding {}".format)
 
 
-def _decision(
-    plan: Plan, model: ModelSource, name: str, history: GradientHistory, seed: int
-) -> tuple[Placement, float]:
-    """What a policy decides that has to train for it, and the windows that it took."""
-    done = []
-    decide = place_by_trials if name == "auto" else place_repeatedly
+def _decide(plan: Plan, model: ModelSource, name: str, history: GradientHistory, seed: int) -> _Decided:
+    """What a policy decides that has to train for it."""
+    iterations = 0
+
+    def count(*_: Any) -> None:
+        nonlocal iterations
+        iterations += 1
+
     with _one_thread(), plan.batches.rewound():
-        placement = decide(
-            build(model, seed),
-            plan.batches.source,
-            plan.loss_fn,
-            plan.window,
-            branch=plan.branch,
-            weight=plan.weight,
-            optimizer=plan.optimizer,
-            seed=seed,
-            history=history,
-            on_iteration=lambda *_: done.append(1),
-        )
-    return placement, len(done) / plan.window
+        network = build(model, seed)
+        if name == "auto":
+            placement = decide_by_trials(plan, network, seed, history, on_iteration=count)
+        else:
+            placement = decide_repeatedly(replace(plan, on_iteration=count), network, seed, history)
+    return _Decided(placement, iterations / plan.trainings.window)
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """With as many threads as there are cores, sums would come out otherwise on another machine."""
+    """One thread of torch: how a sum is divided among several changes its last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -240,46 +218,46 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _plain(trained: Mapping[Training, JobResult], seeds: Sequence[int]) -> tuple[int, Trained]:
-    """The first seed on which the network as it is was trained, and what that gave."""
-    outcomes = [(seed, trained[NONE, seed]) for seed in seeds]
-    for seed, outcome in outcomes:
-        if outcome.failure is None:
-            return seed, outcome.value[0]
-    why = outcomes[0][1].failure
+def _first_plain(results: Mapping[ArmAndSeed, JobResult], seeds: Sequence[int]) -> tuple[int, Trained]:
+    """The first seed on which the network as it is was trained without failing, and what that gave."""
+    plain = {seed: results[NONE, seed] for seed in seeds}
+    for seed, result in plain.items():
+        if result.failure is None:
+            return seed, result.value.trained
+    why = plain[seeds[0]].failure
     raise RuntimeError(f"no training of the network as it is ended well, so there is nothing to compare to: {why}")
 
 
-def _decided(name: str, outcome: JobResult) -> Arm:
-    if outcome.failure is not None:
-        return Arm(name, failed={"deciding": outcome.failure})
-    placement, windows = outcome.value
+def _decided_arm(name: str, result: JobResult) -> Arm:
+    if result.failure is not None:
+        return Arm(name, failed={"deciding": result.failure})
+    placement, windows = result.value
     return Arm(name, placement, placement.remedy, windows=windows)
 
 
-def _told_alike(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms, each that does what one before it does marked."""
+def _mark_alike(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms; one that does the same as an earlier one has the name of that one in `Arm.like`."""
     first: dict[Any, str] = {}
-    told = []
+    marked = []
     for arm in arms:
         if "deciding" in arm.failed:
-            told.append(arm)
+            marked.append(arm)
             continue
-        does = arm.remedy, tuple(point.name for point in arm.points)
-        told.append(replace(arm, like=first.get(does)))
-        first.setdefault(does, arm.name)
-    return told
+        change = arm.remedy, tuple(point.name for point in arm.points)
+        marked.append(replace(arm, like=first.get(change)))
+        first.setdefault(change, arm.name)
+    return marked
 
 
-def _concluded(arm: Arm, trained: Mapping[Training, JobResult]) -> Arm:
-    """An arm with what its own trainings cost, and what failed of them."""
-    own = {seed: outcome for (name, seed), outcome in trained.items() if name == arm.name}
-    failed = {f"seed {seed}": outcome.failure for seed, outcome in own.items() if outcome.failure is not None}
-    seconds = [outcome.value[1] for outcome in own.values() if outcome.failure is None]
+def _with_costs(arm: Arm, results: Mapping[ArmAndSeed, JobResult]) -> Arm:
+    """An arm with what its own trainings cost, and why some of them failed."""
+    own = {seed: result for (name, seed), result in results.items() if name == arm.name}
+    failed = {f"seed {seed}": result.failure for seed, result in own.items() if result.failure is not None}
+    seconds = [result.value.seconds for result in own.values() if result.failure is None]
     return replace(arm, seconds=median(seconds) if seconds else None, failed={**arm.failed, **failed})
 
 
-def _same_batches(done: Mapping[Training, Trained]) -> bool:
+def _same_batches(trained: Mapping[ArmAndSeed, Trained]) -> bool:
     """Whether all arms of each seed saw the same."""
-    seen = {(seed, trained.seen) for (_, seed), trained in done.items()}
+    seen = {(seed, one.seen) for (_, seed), one in trained.items()}
     return len(seen) == len({seed for seed, _ in seen})

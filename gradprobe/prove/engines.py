@@ -1,13 +1,11 @@
-"""Where calls that do not depend on each other run: here, in processes of their own, or on a Ray cluster.
+"""Where jobs that do not depend on each other run: here, in processes of their own, or on a Ray cluster.
 
-A call is a function without arguments. Whatever the engine, the same function makes it, once more if it failed,
-and what it comes to is kept in the order of the calls.
+Every engine tries a job that failed once more, and returns the results in the order of the jobs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import pickle
@@ -19,107 +17,97 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
-from gradprobe.tracebacks import in_a_line
+from gradprobe.prove.jobs import Job, JobResult, attempt, dumps, installed, run_job
 
 ENGINES = ("serial", "processes", "ray")
-Job = Callable[[], Any]
 OnDone = Callable[[int], None]
-_CALL, _OUTCOME, _STDOUT, _STDERR = "call", "outcome", "stdout", "stderr"  # files between two processes
+_JOB, _RESULT, _STDOUT, _STDERR = "job", "result", "stdout", "stderr"  # files between two processes
 # the path first: the other process has to find the same modules as this one
-_WORKER = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from gradprobe.prove.engines import work; work()"
-)
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """What a call came to: its value, or why there is none."""
-
-    value: Any = None
-    failure: str | None = None
+_WORKER = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import work; work()"
 
 
 class Engine(ABC):
-    """Something that makes calls."""
+    """Something that runs jobs."""
 
     @abstractmethod
-    def run(self, calls: Sequence[Job], on_done: OnDone) -> list[JobResult]:
-        """Make all of them; of each that is done the position is told.
+    def run(self, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
+        """Run all of them; ``on_done`` is called with the position of each that is done.
 
         Raises:
-            TypeError: A call cannot be sent to where it should run.
+            TypeError: If a job cannot be sent to where it should run.
         """
 
 
 class Serial(Engine):
-    """One call after the other, in this process: what kills a call kills all."""
+    """One job after the other, in this process: what kills a job kills all."""
 
-    def run(self, calls: Sequence[Job], on_done: OnDone) -> list[JobResult]:
+    def run(self, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
         """See `Engine`."""
-        outcomes = []
-        for position, call in enumerate(calls):
-            outcomes.append(_retried(partial(attempted, call)))
+        results = []
+        for position, job in enumerate(jobs):
+            results.append(_retried(partial(attempt, job)))
             on_done(position)
-        return outcomes
+        return results
 
 
 class Elsewhere(Engine):
-    """Several calls at a time, each where it can die alone; a thread waits for each.
+    """Several jobs at a time, each where it can die alone; a thread waits for each.
 
     Args:
-        jobs: How many at a time; None for all.
+        workers: How many at a time; None for all.
     """
 
-    def __init__(self, jobs: int | None) -> None:
-        self._jobs = jobs
+    def __init__(self, workers: int | None) -> None:
+        self._workers = workers
         self._stopped = False
 
-    def run(self, calls: Sequence[Job], on_done: OnDone) -> list[JobResult]:
+    def run(self, jobs: Sequence[Job], on_done: OnDone) -> list[JobResult]:
         """See `Engine`."""
-        with ThreadPoolExecutor(self._jobs or max(1, len(calls))) as pool:
-            waiting = {pool.submit(self._made, call): position for position, call in enumerate(calls)}
+        with ThreadPoolExecutor(self._workers or max(1, len(jobs))) as pool:
+            positions = {pool.submit(self._send, job): position for position, job in enumerate(jobs)}
             try:
-                for future in as_completed(waiting):
-                    future.result()  # raises if the call could not even be sent
-                    on_done(waiting[future])
+                for future in as_completed(positions):
+                    future.result()  # raises if the job could not even be sent
+                    on_done(positions[future])
             except BaseException:  # Ctrl-C too: nothing may be left running
                 self._stopped = True
                 self.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return [future.result() for future in waiting]
+        return [future.result() for future in positions]
 
-    def _made(self, call: Job) -> JobResult:
-        # as late as this: a call may hold much data, and not all of them are needed at once
-        payload = dumps(call)
+    def _send(self, job: Job) -> JobResult:
+        # only now: a job may hold much data, and not all of them are needed at once
+        payload = dumps(job)
         return _retried(lambda: JobResult(failure="stopped") if self._stopped else self.attempt(payload))
 
     @abstractmethod
     def attempt(self, payload: bytes) -> JobResult:
-        """Make a call, once."""
+        """Run a job, once."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End every call that runs."""
+        """End every job that runs."""
 
 
 class Processes(Elsewhere):
     """A new process for each attempt: not a pool, which the death of one worker breaks for all.
 
+    Args:
+        workers: How many at a time; None for one on each core.
+
     Example:
-        >>> with Processes(jobs=1) as engine:
+        >>> with Processes(workers=1) as engine:
         ...     engine.run([lambda: 6 * 7, lambda: os._exit(3)], lambda position: None)
-        [Outcome(value=42, failure=None), Outcome(value=None, failure='its process ended with exit code 3')]
+        [JobResult(value=42, failure=None), JobResult(value=None, failure='its process ended with exit code 3')]
     """
 
-    def __init__(self, jobs: int | None) -> None:
-        super().__init__(jobs or _cores())
+    def __init__(self, workers: int | None) -> None:
+        super().__init__(workers or _cores())
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def __enter__(self) -> Processes:
@@ -130,27 +118,26 @@ class Processes(Elsewhere):
 
     def attempt(self, payload: bytes) -> JobResult:
         """See `Elsewhere`."""
-        with tempfile.TemporaryDirectory(prefix="gradprobe-") as folder:
-            there = Path(folder)
-            (there / _CALL).write_bytes(payload)
-            with (there / _STDOUT).open("wb") as out, (there / _STDERR).open("wb") as err:
-                code = self._run(folder, out, err)
-            for name, stream in ((_STDOUT, sys.stdout), (_STDERR, sys.stderr)):
-                if said := (there / name).read_text(errors="replace"):
-                    stream.write(said)
-            if (there / _OUTCOME).exists():
-                outcome: JobResult = pickle.loads((there / _OUTCOME).read_bytes())
-                return outcome
-        return JobResult(failure=_died(code))
+        with tempfile.TemporaryDirectory(prefix="gradprobe-") as name:
+            folder = Path(name)
+            (folder / _JOB).write_bytes(payload)
+            with (folder / _STDOUT).open("wb") as out, (folder / _STDERR).open("wb") as err:
+                code = self._run_worker(folder, out, err)
+            for file, stream in ((_STDOUT, sys.stdout), (_STDERR, sys.stderr)):
+                stream.write((folder / file).read_text(errors="replace"))
+            if (folder / _RESULT).exists():
+                result: JobResult = pickle.loads((folder / _RESULT).read_bytes())
+                return result
+        return JobResult(failure=_cause_of_death(code))
 
-    def _run(self, folder: str, out: IO[bytes], err: IO[bytes]) -> int:
+    def _run_worker(self, folder: Path, out: IO[bytes], err: IO[bytes]) -> int:
         paths = json.dumps([str(path) or str(Path.cwd()) for path in sys.path])
-        command = [sys.executable, "-c", _WORKER, paths, folder]
+        command = [sys.executable, "-c", _WORKER, paths, str(folder)]
         # its standard input stays open for as long as we live: see `work`
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as process:
             self._running.add(process)
             try:
-                if self._stopped:  # between the question and the start
+                if self._stopped:  # since `_send` looked
                     process.kill()
                 return process.wait()
             finally:
@@ -162,21 +149,36 @@ class Processes(Elsewhere):
             process.kill()
 
 
+def work() -> None:
+    """What a process of `Processes` does: run the job in the folder it was started with and write the result."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(sys.argv[2])
+    result = run_job((folder / _JOB).read_bytes(), ())
+    unfinished = folder / f"{_RESULT}.partial"
+    unfinished.write_bytes(pickle.dumps(result))
+    unfinished.replace(folder / _RESULT)
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # nothing is ever written there: it returns when the process at the other end has died
+    os._exit(1)
+
+
 class Ray(Elsewhere):
     """A task on a Ray cluster that is running already, for each attempt.
 
     Args:
-        jobs: How many at a time; None leaves that to the cluster.
+        workers: How many at a time; None leaves that to the cluster.
         gpus: How many accelerators each one needs.
 
     Raises:
-        ImportError: Ray is not installed; the message has the install line.
-        ConnectionError: No cluster is running.
+        ImportError: If Ray is not installed; the message has the install line.
+        ConnectionError: If no cluster is running.
     """
 
-    def __init__(self, jobs: int | None, gpus: float = 0) -> None:
-        super().__init__(jobs)
-        self._ray = _installed("ray", "ray")
+    def __init__(self, workers: int | None, gpus: float = 0) -> None:
+        super().__init__(workers)
+        self._ray = installed("ray", "ray")
         self._gpus = gpus
         self._running: set[Any] = set()
 
@@ -184,7 +186,7 @@ class Ray(Elsewhere):
         self._ours = not self._ray.is_initialized()
         if self._ours:
             self._connect()
-        # tried again by us: then it is the same for all engines
+        # no retries by Ray: `_retried` does the same on all engines
         options = {"num_cpus": 1, "num_gpus": self._gpus, "max_retries": 0}
         self._remote = self._ray.remote(**options)(run_job)
         return self
@@ -208,8 +210,8 @@ class Ray(Elsewhere):
         task = self._remote.remote(payload, sys.path)
         self._running.add(task)
         try:
-            outcome: JobResult = self._ray.get(task)
-            return outcome
+            result: JobResult = self._ray.get(task)
+            return result
         except self._ray.exceptions.RayError as error:
             return JobResult(failure=f"its worker on the cluster died ({type(error).__name__})")
         finally:
@@ -222,35 +224,35 @@ class Ray(Elsewhere):
 
 
 @contextlib.contextmanager
-def open_engine(engine: str, jobs: int | None = None, gpus: float = 0) -> Iterator[Engine]:
-    """An engine by its name, out of `ENGINES`.
+def open_engine(name: str, workers: int | None = None, gpus: float = 0) -> Iterator[Engine]:
+    """An engine by its name in `ENGINES`.
 
     Args:
-        engine: Its name.
-        jobs: How many calls at a time: by default one for each core, on Ray as many as the cluster takes.
-        gpus: How many accelerators a call needs, for Ray.
+        name: Its name.
+        workers: How many jobs at a time: by default one for each core, on Ray as many as the cluster takes.
+        gpus: How many accelerators a job needs, for Ray.
 
     Raises:
-        ValueError: There is no such engine, or jobs are out of range or for an engine that has none.
-        ImportError: What it needs is not installed; the message has the install line.
-        ConnectionError: No Ray cluster is running.
+        ValueError: If there is no such engine, or it cannot have that many workers.
+        ImportError: If what it needs is not installed; the message has the install line.
+        ConnectionError: If no Ray cluster is running.
 
     Example:
         >>> with open_engine("serial") as serial:
         ...     serial.run([lambda: 6 * 7, lambda: 1 / 0], lambda position: None)[0]
-        Outcome(value=42, failure=None)
+        JobResult(value=42, failure=None)
     """
-    check(engine, jobs)
-    if engine == "serial":
+    _check(name, workers)
+    if name == "serial":
         yield Serial()
         return
-    _installed("cloudpickle", "parallel")
-    with Processes(jobs) if engine == "processes" else Ray(jobs, gpus) as made:
-        yield made
+    installed("cloudpickle", "parallel")
+    with Processes(workers) if name == "processes" else Ray(workers, gpus) as engine:
+        yield engine
 
 
-def check(engine: str, jobs: int | None) -> None:
-    """Raise the sentence for an engine that does not exist, or jobs that it cannot have."""
+def _check(engine: str, jobs: int | None) -> None:
+    """Raise ValueError if there is no such engine, or it cannot run that many jobs at a time."""
     if engine not in ENGINES:
         raise ValueError(f"expected an engine out of {list(ENGINES)}, got {engine!r}")
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
@@ -259,69 +261,10 @@ def check(engine: str, jobs: int | None) -> None:
         raise ValueError("engine='serial' does one thing after the other: for jobs= choose 'processes' or 'ray'")
 
 
-def _retried(attempt: Callable[[], JobResult]) -> JobResult:
-    """An attempt, and where it failed another."""
-    first = attempt()
-    return first if first.failure is None else attempt()
-
-
-def attempted(call: Job) -> JobResult:
-    """Make a call, once, in this process; what it raises is its outcome.
-
-    Example:
-        >>> attempted(lambda: int("x")).failure
-        "ValueError: invalid literal for int() with base 10: 'x'..."
-    """
-    try:
-        return JobResult(call())
-    except (Exception, SystemExit) as error:
-        return JobResult(failure=in_a_line(error))
-
-
-def run_job(payload: bytes, paths: Sequence[str]) -> JobResult:
-    """Make a call that came from another process, with the import path that it had there."""
-    sys.path += [path for path in paths if path not in sys.path]
-    return attempted(lambda: pickle.loads(payload)())
-
-
-def work() -> None:
-    """What a process of `Processes` does: the call in the folder that it is given; the outcome goes beside it."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(sys.argv[2])
-    outcome = run_job((folder / _CALL).read_bytes(), ())
-    unfinished = folder / f"{_OUTCOME}.partial"
-    unfinished.write_bytes(pickle.dumps(outcome))
-    unfinished.replace(folder / _OUTCOME)
-
-
-def _end_with_parent() -> None:
-    os.read(0, 1)  # nothing is ever written there: it returns when whoever holds the other end has died
-    os._exit(1)
-
-
-def dumps(call: Job) -> bytes:
-    """A call as bytes, with the functions and classes that another process could not import."""
-    cloudpickle = _installed("cloudpickle", "parallel")
-    try:
-        payload: bytes = cloudpickle.dumps(call)
-    except Exception as error:
-        raise TypeError(
-            f"this cannot be sent to another process: {error}. Give batches as a list or as a function that "
-            "returns them, and keep open files and locks out of the model; or choose engine='serial'"
-        ) from error
-    return payload
-
-
-def pickle_by_value(module: ModuleType) -> None:
-    """Send what is in a module with each call: no other process could import it."""
-    _installed("cloudpickle", "parallel").register_pickle_by_value(module)
-
-
-def _installed(name: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"this needs {name}: pip install 'gradprobe[{extra}]'") from error
+def _retried(run_once: Callable[[], JobResult]) -> JobResult:
+    """A job's result; that of a second attempt where the first failed."""
+    first = run_once()
+    return first if first.failure is None else run_once()
 
 
 def _cores() -> int:
@@ -329,7 +272,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _died(code: int) -> str:
+def _cause_of_death(code: int) -> str:
     if code >= 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name

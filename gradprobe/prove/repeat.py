@@ -1,4 +1,4 @@
-"""TODO."""
+"""A policy applied again with the branches in place, until it places no new one: the policy ``repeated``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gradprobe.measure.loop import OptimizerFactory, in_training
 from gradprobe.measure.scan import OnIteration, scan, train_and_record
 from gradprobe.network.losses import LossFunction
 from gradprobe.network.preserve import seed_everything
+from gradprobe.prove.plan import Plan, Supervision, Trainings
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
@@ -41,19 +42,20 @@ def place_repeatedly(
 
     Args:
         model: Any module; bit-identical afterwards.
-        batches: See `scan`.
-        loss_fn: See `scan`.
+        batches: See `gradprobe.scan`.
+        loss_fn: See `gradprobe.scan`.
         iterations: Window of each round.
         policy: CNDS' rule by default.
         branch: See `gradprobe.supervise`.
         weight: Weight of the branches' losses.
-        optimizer: See `scan`.
+        optimizer: See `gradprobe.scan`.
         seed: Seeds each round.
-        rounds: At most so many.
+        rounds: At most this many.
         history: The record without branches, if it was taken already.
-        on_iteration: See `scan`; called in the rounds with branches.
+        on_iteration: See `gradprobe.scan`; called in the rounds with branches.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
         >>> placement = place_repeatedly(net, batches, nn.functional.cross_entropy, iterations=2)
@@ -62,60 +64,49 @@ def place_repeatedly(
     """
     source = Batches(batches)
     first = history or scan(model, source.once, loss_fn, iterations, optimizer=optimizer, seed=seed)
-    placement = place(first, policy)
-    said = [placement.reason]
+    trainings, supervision = Trainings(iterations, iterations, (seed,)), Supervision(branch, weight)
+    plan = Plan(source, loss_fn, trainings, supervision, optimizer, on_iteration=on_iteration)
+    return decide_repeatedly(plan, model, seed, first, policy, rounds)
+
+
+def decide_repeatedly(
+    plan: Plan,
+    model: nn.Module,
+    seed: int,
+    history: GradientHistory,
+    policy: Policy | None = None,
+    rounds: int = 10,
+) -> Placement:
+    """What `place_repeatedly` decides, from the record without branches and windows as the plan has them."""
+    placement = place(history, policy)
+    reasons = [placement.reason]
     for _ in range(rounds):
         if not placement.points:
             break
-        again = scan_supervised(
-            model,
-            placement,
-            source,
-            loss_fn,
-            iterations,
-            branch=branch,
-            weight=weight,
-            optimizer=optimizer,
-            seed=seed,
-            on_iteration=on_iteration,
-        )
-        found = place(again, policy)
-        new = [point for point in found.points if point not in placement.points]
-        said.append(f"With {'it' if len(placement.points) == 1 else 'them'} in place: {found.reason}")
+        again = place(_scan_supervised(plan, model, seed, placement), policy)
+        new = [point for point in again.points if point not in placement.points]
+        reasons.append(f"With {'it' if len(placement.points) == 1 else 'them'} in place: {again.reason}")
         if not new:
             break
         union = sorted({*placement.points, *new}, key=lambda point: point.depth)
         placement = replace(placement, points=tuple(union))
-    return replace(placement, policy=f"{placement.policy}, repeated", reason=" ".join(said))
+    return replace(placement, policy=f"{placement.policy}, repeated", reason=" ".join(reasons))
 
 
-def scan_supervised(
-    model: nn.Module,
-    placement: Placement,
-    batches: Batches,
-    loss_fn: LossFunction,
-    iterations: int,
-    *,
-    branch: str | BranchFactory,
-    weight: float,
-    optimizer: OptimizerFactory | None,
-    seed: int,
-    on_iteration: OnIteration | None = None,
-) -> GradientHistory:
+def _scan_supervised(plan: Plan, model: nn.Module, seed: int, placement: Placement) -> GradientHistory:
     """Scan the trunk with the placement's branches and the joint loss; the trunk is left as it was."""
     with in_training(model):
         seed_everything(seed)
-        net = supervise(model, placement, branch=branch)
-        criterion = DeepSupervisionLoss(loss_fn, weight, "constant")
+        net = supervise(model, placement, branch=plan.supervision.branch)
         return train_and_record(
             model,
             net,
-            batches,
-            criterion,
+            plan.batches,
+            DeepSupervisionLoss(plan.loss_fn, plan.supervision.weight, "constant"),
             arm="repeated",
-            iterations=iterations,
-            optimizer=optimizer,
+            iterations=plan.trainings.window,
+            optimizer=plan.optimizer,
             seed=seed,
             probe={},
-            on_iteration=on_iteration,
+            on_iteration=plan.on_iteration,
         )

@@ -118,7 +118,7 @@ def test_an_arm_without_a_branch_is_not_trained_again():
 
 def test_what_auto_advises_is_what_it_trains_with(monkeypatch):
     advice = gp.Placement("auto", (), (), "because", remedy="lsuv")
-    monkeypatch.setattr(comparing_arms, "place_by_trials", lambda *_, on_iteration, **__: on_iteration() or advice)
+    monkeypatch.setattr(comparing_arms, "decide_by_trials", lambda *_, on_iteration: on_iteration() or advice)
     batches, _ = small()
     alone, both = (
         gp.compare_arms(plain_mlp(depth=3), batches, LOSS, arms, iterations=4, window=2, seeds=[0])
@@ -399,7 +399,7 @@ def test_an_arm_that_dies_is_told_and_the_others_stand(engine, request):
     failed = {arm.name: dict(arm.failed) for arm in result.arms}
     assert failed["none"] == {}
     assert "SIGKILL" in failed["cnds"]["seed 0"] or "WorkerCrashedError" in failed["cnds"]["seed 0"]
-    assert failed["kaiming"]["seed 0"].startswith("ValueError: no biases (test_arms.py, line ")
+    assert failed["kaiming"]["seed 0"].startswith("ValueError: no biases (test_compare_arms.py, line ")
     assert result.best == "none"
     assert "cnds failed (seed 0)" in str(result)
 
@@ -419,7 +419,7 @@ def test_here_an_arm_that_raises_is_told_and_the_others_stand():
 
 def test_without_the_plain_training_there_is_nothing_to_compare_to():
     batches, _ = small()
-    with pytest.raises(RuntimeError, match=r"nothing to compare to: ZeroDivisionError: .* \(test_arms.py, line"):
+    with pytest.raises(RuntimeError, match=r"nothing to compare to: ZeroDivisionError: .* \(test_compare_arms.py, line"):
         gp.compare_arms(plain_mlp(depth=2), batches, lambda *_: 1 / 0, ["kaiming"], iterations=2, seeds=[0])
 
 
@@ -485,7 +485,7 @@ def forever(name):
     Path({str(tmp_path)!r}, name).write_text(str(os.getpid()))
     time.sleep(600)
 
-with Processes(jobs=2) as engine:
+with Processes(workers=2) as engine:
     engine.run([lambda: forever("a"), lambda: forever("b"), lambda: forever("c")], lambda position: None)
 """
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as parent:
@@ -525,6 +525,6 @@ def test_ctrl_c_here_is_ctrl_c(monkeypatch):
 
 
 def test_the_order_of_what_comes_back_is_that_of_the_calls():
-    for made in (Serial(), Processes(jobs=2)):
+    for made in (Serial(), Processes(workers=2)):
         calls = [lambda: time.sleep(0.2) or "slow", lambda: "fast"]
         assert [one.value for one in made.run(calls, lambda position: None)] == ["slow", "fast"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gradprobe.measure.batches import Batches
-from gradprobe.prove.training import accuracy
+from gradprobe.prove.accuracy import accuracy
 
 
 @dataclass

@@ -6,7 +6,7 @@ from torch import nn
 
 from gradprobe.decide.policies import place
 from gradprobe.measure.scan import scan
-from gradprobe.prove.trials import COMPARED, TRIED, Trial, place_by_trials, plan
+from gradprobe.prove.trials import COMPARED, TRIED, Trial, place_by_trials, trial_lengths
 from gradprobe.record.placement import Placement
 from gradprobe.zoo import digits, plain_mlp
 
@@ -77,7 +77,7 @@ def test_it_costs_ten_windows_at_most(options, long):
     done = {}
 
     def count(name, iterations, total):
-        assert total == plan(4, options.get("remedies", TRIED))[name]
+        assert total == trial_lengths(4, options.get("remedies", TRIED))[name]
         done[name] = iterations
 
     place_by_trials(built(16), digits((64,), 32).batches, cross_entropy, 4, on_iteration=count, **options)
