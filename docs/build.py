@@ -1,9 +1,13 @@
-"""Write docs/reference.md from the docstrings and from the command line's own help: ``python docs/build.py``."""
+"""Write docs/reference.md, and what docs/architecture.md shows of the code: ``python docs/build.py``.
+
+The reference comes from the docstrings and from the command line's own help; ``architecture.py`` draws the other.
+"""
 
 from __future__ import annotations
 
 import ast
 import logging
+import runpy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -12,61 +16,64 @@ from typing import Any
 import griffe
 from click.testing import CliRunner
 
-from gradprobe.cli.commands import main
+from gradprobe.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 WIDTH = 80
 
-# what a reader looks for together; a public name that is in none of them comes under "More"
+# a chapter for each folder, its names in the order in which a reader needs them; others come under "More"
 CHAPTERS = {
-    "Measure": ["scan", "GradientProbe", "GradientHistory"],
-    "Decide": [
-        "place",
-        "place_repeatedly",
-        "place_by_trials",
-        "ThresholdPolicy",
-        "RelativePolicy",
-        "EveryLayerPolicy",
-        "Placement",
-    ],
-    "Insert": [
-        "points",
-        "Points",
-        "Point",
-        "supervise",
-        "SupervisedModel",
-        "SupervisedOutput",
-        "DeepSupervisionLoss",
-        "branch_weights",
-        "CompanionObjective",
-        "squared_hinge",
-    ],
-    "Branches": ["BRANCHES", "Branch", "CNDSBranch", "build_branch", "C1DeepSup", "conv3x3_bn_relu"],
-    "Prove": ["compare", "Comparison", "compare_arms", "ArmsComparison", "Arm"],
-    "Draw": [
-        "plot_history",
-        "plot_profile",
-        "plot_heatmap",
-        "plot_comparison",
-        "comparison_figure",
-        "paper_figure",
-        "plot_learning",
-        "plot_arms",
-        "save_figure",
-    ],
-    "Keep": ["save", "load", "write_page", "Run"],
+    "Measure": ("measure", ["scan", "GradientProbe"]),
+    "Record": ("record", ["GradientHistory", "Placement", "Points", "Point"]),
+    "Decide": ("decide", ["place", "ThresholdPolicy", "RelativePolicy", "EveryLayerPolicy"]),
+    "Find points": ("network", ["points"]),
+    "Insert": (
+        "insert",
+        [
+            "supervise",
+            "SupervisedModel",
+            "SupervisedOutput",
+            "DeepSupervisionLoss",
+            "branch_weights",
+            "CompanionObjective",
+            "squared_hinge",
+        ],
+    ),
+    "Branches": (
+        "insert.branches",
+        ["BRANCHES", "Branch", "CNDSBranch", "build_branch", "C1DeepSup", "conv3x3_bn_relu"],
+    ),
+    "Prove": ("prove", ["compare", "compare_arms", "place_by_trials", "place_repeatedly"]),
+    "Judge": ("verdict", ["Comparison", "ArmsComparison", "Arm"]),
+    "Show": (
+        "show",
+        [
+            "plot_history",
+            "plot_profile",
+            "plot_heatmap",
+            "plot_comparison",
+            "comparison_figure",
+            "paper_figure",
+            "plot_learning",
+            "plot_arms",
+            "save_figure",
+            "write_page",
+        ],
+    ),
+    "Keep": ("runs", ["save", "load", "Run"]),
+    "Log": ("integrations", ["log_to"]),
 }
 # what is imported from a module of its own
 MODULES = {
-    "gradprobe.measure.scan": ["Reached"],
+    "gradprobe.measure.scan": ["TrainingProgress"],
+    "gradprobe.prove.remedies": ["kaiming", "lsuv", "normalised"],
     "gradprobe.testing": ["assert_gradients_reach", "text_profile", "GradientReachError"],
     "gradprobe.plugin": ["gradients_reach"],
     "gradprobe.integrations.lightning": ["GradprobeCallback"],
     "gradprobe.integrations.transformers": ["GradprobeCallback"],
     "gradprobe.integrations.accelerate": ["probe"],
     "gradprobe.integrations.recording": ["Settings"],
-    "gradprobe.integrations.loggers": ["log_to"],
     "gradprobe.zoo": ["cnds.cnds8", "cnds.cnds13", "plain.plain_mlp", "digits.digits"],
 }
 
@@ -95,21 +102,27 @@ def reference() -> str:
 
 
 def _library(package: Any) -> Iterator[str]:
-    listed = {name for names in CHAPTERS.values() for name in names}
-    home = _public(package)
-    more = [name for name in sorted(home) if name not in listed and not name.startswith("__")]
-    for chapter, names in {**CHAPTERS, "More": more}.items():
-        if names:
-            yield f"### {chapter}"
-            yield " · ".join(f"[{name}](#{name.lower()})" for name in names)
+    home = _homes(package)
+    for title, (folder, names) in _chapters(home).items():
+        yield f"### {title}"
+        if folder:
+            yield f"`gradprobe/{folder.replace('.', '/')}/`. {_sentence(package[folder].docstring.value)}"
+        yield " · ".join(f"[{name}](#{name.lower()})" for name in names)
         for name in names:
-            yield from _object(name, _found(package[f"{home[name]}.{name}"]))
+            yield from _object(name, _target(package[f"{home[name]}.{name}"]))
 
 
-def _public(package: Any) -> dict[str, str]:
+def _chapters(home: dict[str, str]) -> dict[str, tuple[str, list[str]]]:
+    """The chapters, and one more for the public names that none of them has."""
+    listed = {name for _, names in CHAPTERS.values() for name in names}
+    more = [name for name in sorted(home) if name not in listed and not name.startswith("__")]
+    return {**CHAPTERS, "More": ("", more)} if more else CHAPTERS
+
+
+def _homes(package: Any) -> dict[str, str]:
     """The module of each public name, as ``gradprobe/__init__.py`` has it."""
-    home: dict[str, list[str]] = ast.literal_eval(str(package["_HOME"].value))
-    return {name: module for module, names in home.items() for name in names}
+    public: dict[str, list[str]] = ast.literal_eval(str(package["_PUBLIC"].value))
+    return {name: module for module, names in public.items() for name in names}
 
 
 def _module(package: Any, module: str, names: Iterable[str]) -> Iterator[str]:
@@ -117,47 +130,47 @@ def _module(package: Any, module: str, names: Iterable[str]) -> Iterator[str]:
     yield f"### {module}"
     yield _sentence(inside.docstring.value)
     for name in names:
-        yield from _object(name.rpartition(".")[2], _found(inside[name]))
+        yield from _object(name.rpartition(".")[2], _target(inside[name]))
 
 
-def _found(member: Any) -> Any:
+def _target(member: Any) -> Any:
     return member.final_target if member.is_alias else member
 
 
-def _object(name: str, found: Any) -> Iterator[str]:
+def _object(name: str, entry: Any) -> Iterator[str]:
     yield f"#### {name}"
-    if found.is_attribute:
-        yield f"```python\n{name} = {found.value}\n```"
+    if entry.is_attribute:
+        yield f"```python\n{name} = {entry.value}\n```"
         return
-    yield f"```python\n{_signature(name, found)}\n```"
-    yield from _described(found)
-    if found.is_class:
-        for member_name, member in found.members.items():
+    yield f"```python\n{_signature(name, entry)}\n```"
+    yield from _description(entry)
+    if entry.is_class:
+        for member_name, member in entry.members.items():
             if not member_name.startswith("_") and not member.is_alias and member.docstring:
                 kind = "" if member.is_attribute else _arguments(member, skip=1)
                 yield f"**`{name}.{member_name}{kind}`**"
-                yield from _described(member)
+                yield from _description(member)
 
 
-def _signature(name: str, found: Any) -> str:
-    if not found.is_class:
-        return f"{name}{_arguments(found, skip=0)}{_returned(found)}"
-    made = found.all_members.get("__init__")
+def _signature(name: str, entry: Any) -> str:
+    if not entry.is_class:
+        return f"{name}{_arguments(entry, skip=0)}{_result(entry)}"
+    made = entry.all_members.get("__init__")
     if made is not None and not made.is_alias:
         return f"{name}{_arguments(made, skip=1)}"
-    if not any("dataclass" in str(decorator.value) for decorator in found.decorators):
-        return name + _documented(found)
+    if not any("dataclass" in str(decorator.value) for decorator in entry.decorators):
+        return name + _documented_arguments(entry)
     fields = [
         key if member.value is None else f"{key}={_default(str(member.value))}"
-        for key, member in found.members.items()
+        for key, member in entry.members.items()
         if member.is_attribute and member.annotation and "property" not in member.labels
     ]
     return f"{name}({_laid_out(fields, len(name))})"
 
 
-def _documented(found: Any) -> str:
+def _documented_arguments(entry: Any) -> str:
     """The arguments that a docstring names, for a class whose constructor is written elsewhere."""
-    sections = found.docstring.parsed if found.docstring else ()
+    sections = entry.docstring.parsed if entry.docstring else ()
     names = [item.name for section in sections if section.kind.value == "parameters" for item in section.value]
     return f"({', '.join(names)})" if names else ""
 
@@ -185,12 +198,12 @@ def _laid_out(parts: list[str], before: int) -> str:
     return flat if before + len(flat) < WIDTH else "\n    " + ",\n    ".join(parts) + ",\n"
 
 
-def _returned(function: Any) -> str:
+def _result(function: Any) -> str:
     return f" -> {function.returns}" if function.returns is not None else ""
 
 
-def _described(found: Any) -> Iterator[str]:
-    for section in found.docstring.parsed if found.docstring else ():
+def _description(entry: Any) -> Iterator[str]:
+    for section in entry.docstring.parsed if entry.docstring else ():
         yield from _section(section)
 
 
@@ -230,4 +243,4 @@ def _commands() -> Iterator[str]:
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
-    print(PAGE.relative_to(Path.cwd()) if PAGE.is_relative_to(Path.cwd()) else PAGE)
+    runpy.run_path(str(ROOT / "docs" / "architecture.py"), run_name="__main__")

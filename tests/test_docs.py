@@ -1,5 +1,6 @@
 """What the documentation says can be typed can be typed; what it points at is there; and it is not stale."""
 
+import ast
 import os
 import re
 import shlex
@@ -15,7 +16,8 @@ from gradprobe.cli.commands import main
 from gradprobe.testing import assert_gradients_reach
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+FRONT = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+PAGES = sorted([*FRONT, *(ROOT / "docs").glob("*.md")])
 A_TEST = "A test in continuous integration"  # of the recipes
 WRITTEN = [page for page in PAGES if page.name != "reference.md"]
 
@@ -64,18 +66,23 @@ def test_the_test_in_the_recipes_is_one():
     space["test_the_gradient_reaches_every_layer"](assert_gradients_reach)
 
 
-@pytest.mark.parametrize("page", ["docs/how-it-works.md", "docs/limits.md", "docs/other-tools.md"])
-def test_the_other_pages_run_too(page, alone, monkeypatch):
+def test_how_it_works_runs_too():
     space = {}
-    for code in blocks((ROOT / page).read_text(), "python"):
+    for code in blocks((ROOT / "docs/how-it-works.md").read_text(), "python"):
         exec(code, space)
+
+
+@pytest.mark.parametrize("code", by_section("docs/facts.md"))
+def test_every_fact_still_holds(code, alone):
+    for block in code:
+        exec(block, {})
 
 
 # commands -------------------------------------------------------------------------------------------------------
 
 
 def commands(page):
-    """Every line of a shell that calls gradprobe, as the words behind its name."""
+    """Every line of a shell that calls gradprobe, as the words after its name."""
     for block in blocks(page.read_text(), "console"):
         for line in block.splitlines():
             words = shlex.split(line, comments=True)
@@ -137,7 +144,7 @@ def test_every_page_can_be_reached_from_the_readme():
     assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
-# the reference --------------------------------------------------------------------------------------------------
+# what is written by a command ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +161,49 @@ def test_the_reference_has_every_public_name(build):
 
     headings = set(re.findall(r"^#### (\w+)$", build.PAGE.read_text(), re.MULTILINE))
     assert set(gp.__all__) - {"__version__"} <= headings
+
+
+@pytest.fixture(scope="module")
+def architecture(load_script):
+    return load_script(ROOT / "docs" / "architecture.py")
+
+
+def test_what_the_architecture_shows_of_the_code_is_not_stale(architecture):
+    assert architecture.page() == architecture.PAGE.read_text(), "run `make docs`"
+
+
+def test_the_picture_has_every_folder_and_no_arrow_that_others_imply(architecture):
+    arrows = {"a": {"b", "c"}, "b": {"c"}, "c": set()}
+    assert {folder: architecture._direct(folder, arrows) for folder in arrows} == {
+        "a": {"b"},
+        "b": {"c"},
+        "c": set(),
+    }
+    picture = architecture.picture()
+    for folder in architecture.folder_arrows():
+        assert f" {folder}[{folder}/]" in picture
+
+
+def defined(path):
+    """The names at the top of a Python file, and those in its classes as ``Class.name``."""
+
+    def names(body):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield node.name
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+            if isinstance(node, ast.ClassDef):
+                yield from (f"{node.name}.{inner}" for inner in names(node.body))
+
+    return set(names(ast.parse(path.read_text()).body))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_file_and_name_in_a_page_exists(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for file, name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|c|js|md|csv))(?:::([\w.]+))?`", text):
+        path = ROOT / file if (ROOT / file).exists() else ROOT / "gradprobe" / file
+        assert path.is_file(), file
+        assert not name or name in defined(path), f"{file}::{name}"
