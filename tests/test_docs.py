@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from gradprobe.cli.commands import main
+from gradprobe.cli import main
 from gradprobe.testing import assert_gradients_reach
 
 ROOT = Path(__file__).parent.parent
