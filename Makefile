@@ -1,13 +1,15 @@
 # The two commands of the README, and their parts. PYTHON is any Python 3.10 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
+# a file stays in one process, which shares its fixtures; the slow files come first (tests/conftest.py)
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint types unit notebooks wheel docs gallery clean
+.PHONY: demo test lint types unit coverage docs gallery clean
 
 demo: .venv/demo
 	$(BIN)/gradprobe demo
 
-test: lint types unit notebooks wheel
+test: lint types unit
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -18,13 +20,10 @@ types: .venv/dev
 
 # a process for each core, and each with one thread: two that share the cores wait for each other
 unit: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --ignore=tests/test_notebooks.py --ignore=tests/test_wheel.py --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
-notebooks: .venv/dev
-	$(BIN)/python -m pytest tests/test_notebooks.py
-
-wheel: .venv/dev
-	$(BIN)/python -m pytest tests/test_wheel.py
+coverage: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
 
 gallery: .venv/dev
 	$(BIN)/python notebooks/gallery.py

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 def run(*command, **options):
@@ -38,12 +38,12 @@ def test_the_archives_hold_what_they_should(built):
     page = {
         str(path.relative_to(ROOT))
         for kind in ("js", "css", "jinja")
-        for path in ROOT.glob(f"gradprobe/page/*.{kind}")
+        for path in ROOT.glob(f"gradprobe/show/page/*.{kind}")
     }
     assert len(page) > 2
-    assert modules | page | {"gradprobe/py.typed", "gradprobe/reduction/sums.c"} <= set(inside)
+    assert modules | page | {"gradprobe/py.typed", "gradprobe/measure/reduction/sums.c"} <= set(inside)
     has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
-    assert has_compiler == ("gradprobe/reduction/_sums.so" in inside)
+    assert has_compiler == ("gradprobe/measure/reduction/_sums.so" in inside)
     assert not [name for name in inside if name.startswith(("tests", "notebooks"))]
     with tarfile.open(source) as archive:
         names = archive.getnames()
