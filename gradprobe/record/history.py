@@ -1,6 +1,6 @@
 """The record: a tidy table of gradient magnitudes, the conditions they were taken under, and the points.
 
-Plain data: no tensors, no model, no torch. Whatever decides, draws or reports needs nothing else.
+Plain data: no tensors, no model, no torch. Deciding, drawing and reporting need nothing else.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Layer:
 
     Attributes:
         name: Canonical name from ``named_modules()``; ``""`` is the root.
-        depth: Position in the order in which the layers first finished their forward, from 0.
+        depth: Position in the order in which the layers first finished their forward pass, from 0.
         kind: Class name of the module.
         parameters: Number of elements in its own parameters.
-        unreached: Why no gradient arrived, in words, by what was looked for: keys ``"output"`` and ``"weight"``.
-        unreached_code: The same as codes out of `UNREACHED`, for whatever decides.
+        unreached: Why no gradient arrived, in words, by quantity: keys ``"output"`` and ``"weight"``.
+        unreached_code: The same as codes out of `UNREACHED`, for code that decides by it.
         unserved: Why no branch can serve this layer, or None where one can.
     """
 
@@ -67,9 +67,9 @@ class GradientHistory:
         layers: The layers in depth order.
         points: The supervision points in forward order.
         output_shape: Shape of the network's main output tensor (of each, where it returns a list), or None.
-        output_channels: Axis of the channels in it, where the layers told it.
+        output_channels: Axis of the channels in it, where the layers show it.
         head: Name of the layer that makes the output, or None where none does.
-        activation: What the output comes out of, if anything: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ...
+        activation: The activation that makes the output, if any: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ...
 
     Example:
         >>> rows = [(0, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]
@@ -106,7 +106,7 @@ class GradientHistory:
 
     @property
     def main_quantity(self) -> str | None:
-        """The quantity to show where there is room for one: ``"output"`` if recorded, else the first one, or None."""
+        """The quantity to show where only one is shown: ``"output"`` if recorded, else the first one, or None."""
         return "output" if "output" in self.of else next(iter(self.of), None)
 
     @property
@@ -118,7 +118,7 @@ class GradientHistory:
         """Rows of one quantity at which a gradient arrived.
 
         Raises:
-            ValueError: The quantity was not recorded.
+            ValueError: If the quantity was not recorded.
         """
         if of not in self.of and len(self.frame):
             raise ValueError(f"expected one of the recorded quantities {list(self.of)}, got of={of!r}")
@@ -139,7 +139,7 @@ class GradientHistory:
             raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {how!r}")
         rows = self.select(of)
         values = rows["mean_abs"].where(rows["nonfinite"] == 0, float("inf"))
-        # first and last must see NaN-free values in iteration order; groupby keeps the order of rows
+        # "first" and "last" need the iterations in order (groupby keeps it) and skip NaN, which is inf by now
         by_layer = values.groupby(rows["layer"], sort=False).agg(how)
         return by_layer.reindex([layer.name for layer in self.layers if layer.name in by_layer.index])
 

@@ -1,7 +1,7 @@
 """Pieces of HTML for a notebook: a title, text, a small table, bars by depth.
 
-They need nothing else on the page. Colours and fonts are the notebook's own, light or dark; names are escaped.
-Each class that shows itself in a notebook puts them together in its own file, as ``history_html`` does.
+They need no style sheet and no script. Colours and fonts are the notebook's own, light or dark; names are escaped.
+A class that has a notebook form builds it from them in its own file, as ``history_html`` does.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ def bars(
     colours = {True: f'fill="{LOW}"', False: 'fill="currentColor" fill-opacity=".5"'}
     # one path for all bars of a kind: 1,000 layers stay small
     paths: dict[str, list[str]] = {look: [] for look in [*colours.values(), hollow]}
-    for place, name in enumerate(layers):
+    for position, name in enumerate(layers):
         if name not in medians.index:
             continue
         value = float(medians[name])
         look = colours[name in marked] if math.isfinite(value) else hollow
         top, gap = _HEIGHT - _bar_height(value, span), 0.15 * width
-        left, right = place * width + gap, (place + 1) * width - gap
+        left, right = position * width + gap, (position + 1) * width - gap
         paths[look].append(f"M{left:.1f} {_HEIGHT}V{max(0.0, top):.1f}H{right:.1f}V{_HEIGHT}z")
-    drawn = "".join(f'<path {look} d="{"".join(outlines)}"/>' for look, outlines in paths.items() if outlines)
-    return _svg(drawn, f"{width * count:.0f}", f"{label(of)} of {counted(len(layers), 'layer')} by depth")
+    shapes = "".join(f'<path {look} d="{"".join(outlines)}"/>' for look, outlines in paths.items() if outlines)
+    return _svg(shapes, f"{width * count:.0f}", f"{label(of)} of {counted(len(layers), 'layer')} by depth")
 
 
-def _svg(drawn: str, width: str, alt: str) -> str:
+def _svg(shapes: str, width: str, alt: str) -> str:
     # the root's own colour: some notebooks give an SVG a colour that is not that of their text
     style = f"max-width:100%;height:{_HEIGHT}px;color:inherit;display:block;margin:.4em 0"
     return (
         f'<svg role="img" aria-label="{escape(alt)}" width="{width}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" style="{style}">{drawn}</svg>'
+        f'viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" style="{style}">{shapes}</svg>'
     )
 
 
@@ -88,7 +88,7 @@ def _bar_height(value: float, span: tuple[float, float]) -> float:
 def legend(
     medians: pd.Series[float], layers: Sequence[str], of: str, marked: Collection[str], mark_name: str
 ) -> str:
-    """What `bars` show, in a sentence: the range, and how many layers are marked, zero, not finite, unreached."""
+    """What `bars` shows, in a sentence: the range, and how many layers are marked, zero, not finite, unreached."""
     finite = medians[(medians > 0) & (medians < math.inf)]
     marked_count = sum(name in marked for name in medians.index)
     zeros, nonfinite = int((medians == 0).sum()), int((medians == math.inf).sum())

@@ -22,14 +22,14 @@ class Placement:
         points: Where the branches go, in forward order; empty if none is needed or none would help.
         reason: Why, in a sentence or two.
         skipped: Layers that were left out, with the reason.
-        disagreement: One sentence where a scale-free rule sees it differently, else None.
+        disagreement: One sentence where a scale-free rule flags other layers, else None.
         output_shape: Shape of the network's output, which a branch has to have as well; where it is a list of
             tensors, the shape of each.
-        of: The quantity that was looked at.
+        of: The quantity that the rule looked at.
         threshold: The magnitude below which a layer was flagged, where the rule has one.
-        output_channels: Axis of the channels in the output, where the layers told it.
+        output_channels: Axis of the channels in the output, where the layers show it.
         head: Name of the layer that makes the output, which branches can share.
-        activation: What the output comes out of (sigmoid, softmax, ...), if anything; branches get it as well.
+        activation: The activation that makes the output (sigmoid, softmax, ...), if any; branches get it as well.
         rule: The code of what decided: a key of `gradprobe.decide.policies.POLICIES`, ``"trials"``, or None.
         remedy: What to do before anything is placed, by its name in `gradprobe.remedies.REMEDIES`, or None.
 
@@ -63,7 +63,8 @@ class Placement:
         """The reverse of `to_dict`."""
         points = tuple(Point.from_dict(point) for point in record["points"])
         sequences = {"flagged": tuple(record["flagged"]), "points": points}
-        return cls(**{**record, **sequences, "output_shape": as_tuples(record["output_shape"])})
+        shape = as_tuples(record["output_shape"])
+        return cls(**{"rule": _rule_in_words(record["policy"]), **record, **sequences, "output_shape": shape})
 
     def _repr_html_(self) -> str:
         return placement_html(self)
@@ -75,6 +76,14 @@ class Placement:
         skipped = [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
         lines += skipped[:10] + ([f"skipped {len(skipped) - 10} more"] if len(skipped) > 10 else [])
         return "\n".join([*lines, *filter(None, [self.disagreement])])
+
+
+def _rule_in_words(policy: str) -> str | None:
+    """The code of a rule from its words, for runs of version 0.1.0, which do not hold the code."""
+    whole = {"every supervision point": "every", "auto, by short trials": "trials"}
+    if not policy.startswith("mean |dL/d "):
+        return whole.get(policy)
+    return "relative" if " of the largest" in policy else "threshold"
 
 
 def placement_html(placement: Placement) -> str:

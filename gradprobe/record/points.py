@@ -19,7 +19,7 @@ class Point:
         shape: Shape of that output, batch dimension first, as recorded.
         depth: Depth of the served layer nearest the output.
         layers: Names of the layers it serves, in depth order.
-        channels: Axis of the channels in the shape, where the layers told it.
+        channels: Axis of the channels in the shape, where the layers show it.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Points(tuple[Point, ...]):
 
     Example:
         >>> unserved = {"fc": "it makes the network's output"}
-        >>> found = Points([Point("act", (8, 4, 5, 5), 1, ("conv", "norm"))], unserved)
-        >>> print(found)
+        >>> points = Points([Point("act", (8, 4, 5, 5), 1, ("conv", "norm"))], unserved)
+        >>> print(points)
         1 point serves 2 layers; 1 layer has none
         act (8, 4, 5, 5): conv, norm
         no point for fc: it makes the network's output
-        >>> found[0].name, found.unserved["fc"]
+        >>> points[0].name, points.unserved["fc"]
         ('act', "it makes the network's output")
     """
 
@@ -56,9 +56,9 @@ class Points(tuple[Point, ...]):
 
     def __new__(cls, points: Iterable[Point] = (), unserved: Mapping[str, str] | None = None) -> Points:
         """Keep both."""
-        made = super().__new__(cls, points)
-        made.unserved = dict(unserved or {})
-        return made
+        self = super().__new__(cls, points)
+        self.unserved = dict(unserved or {})
+        return self
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return tuple(self), self.unserved

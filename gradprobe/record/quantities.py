@@ -1,4 +1,4 @@
-"""What is measured and how: the one place where a statistic is defined and has its names.
+"""The statistics and quantities that are measured, and their names. Defined here alone.
 
 A magnitude is the mean absolute value of a gradient, accumulated in float32 (float64 for a gradient in float64)
 on the gradient's own device: see `gradprobe.measure.reduction`.
@@ -18,6 +18,7 @@ class Statistic:
     printed: str
 
 
+CNDS_THRESHOLD = 1e-7  # of mean |dL/d output|: Wang et al. 2015, arXiv 1505.02496, section 3
 STATISTICS = {
     statistic.name: statistic
     for statistic in (
@@ -32,7 +33,7 @@ QUANTITIES = {"output": "dL/d output", "weight": "dL/d weight"}
 
 
 def label(of: str, statistic: str = "mean_abs", *, printed: bool = False) -> str:
-    """The name of a statistic of a quantity; every figure and report takes it from here.
+    """The name of a statistic of a quantity, as every figure and report writes it.
 
     Example:
         >>> label("output")
@@ -57,6 +58,3 @@ def short(value: float) -> str:
         return f"{float(f'{value:.3g}'):g}"
     digits, exponent = f"{value:.2e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"
-
-
-CNDS_THRESHOLD = 1e-7

@@ -1,4 +1,4 @@
-"""Numbers and lists of names in words, the same wherever something is said."""
+"""Numbers and lists of names in words, the same in every report."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def few(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def layer_span(names: Sequence[str], order: Sequence[str], said: Callable[[str], str]) -> str:
-    """Layers in few words: the first to the last, only where none between them is left out.
+def layer_span(names: Sequence[str], order: Sequence[str], shown: Callable[[str], str]) -> str:
+    """Layers in few words: "first to last" where no layer between them is missing, else their names.
 
     Args:
         names: At least one layer.
         order: The names of all layers, in depth order.
-        said: How a name is printed.
+        shown: How a name is printed.
 
     Example:
         >>> layer_span(["b", "c", "d"], "abcde", str.upper), layer_span(["a", "e"], "abcde", str.upper)
@@ -41,7 +41,7 @@ def layer_span(names: Sequence[str], order: Sequence[str], said: Callable[[str],
     """
     places = {name: place for place, name in enumerate(order)}
     ordered = sorted(names, key=lambda name: places.get(name, -1))
-    printed = [said(name) for name in ordered]
+    printed = [shown(name) for name in ordered]
     first = places.get(ordered[0], 0)
     if len(ordered) > 2 and list(order[first : first + len(ordered)]) == ordered:
         return f"{printed[0]} to {printed[-1]}"
@@ -51,7 +51,7 @@ def layer_span(names: Sequence[str], order: Sequence[str], said: Callable[[str],
 
 
 def shorten(name: str, width: int) -> str:
-    r"""Shorten a layer name so that it still tells which one it is; the root is ``(root)``.
+    r"""Shorten a layer name so that the layer can still be told from others; the root is ``(root)``.
 
     Leading parts are cut to their first letter and their number, from the left, as far as it takes; then letters
     of the last part are left out, all but three if need be; if that is not enough the rest is cut in the middle.

@@ -164,6 +164,14 @@ def test_placements_read_back_equal():
     assert Placement.from_dict(placement.to_dict()) == placement
 
 
+@pytest.mark.parametrize("name", ["threshold", "relative", "every"])
+def test_a_placement_of_a_run_without_codes_gets_its_rule(name):
+    placement = place(history(1e-9, None, 1e-6, 1e-3), named_policy(name))
+    old = placement.to_dict()
+    assert old.pop("rule") == name
+    assert Placement.from_dict(old) == placement
+
+
 def test_findings_by_kind():
     assert FINDINGS == OPTION_FINDINGS
     assert ("auto", *BRANCHES) == options.BRANCHES

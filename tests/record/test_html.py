@@ -163,13 +163,13 @@ def test_a_comparison_without_a_branch_says_so():
     assert "with deep supervision:" not in text.replace("without deep supervision:", "")
 
 
-def test_a_thousand_layers_stay_small_and_show_the_least_fed():
+def test_a_thousand_layers_stay_small_and_show_the_smallest_gradients():
     names = [f"encoder.layers.{k}.attention.output.dense" for k in range(1000)]
     html = history(*(10 ** (-12 + 0.009 * k) for k in range(1000)), names=names)._repr_html_()
     page = Page(html)
     assert len(html) < 50_000
     assert len(bars(page)) == 1000
-    assert "the 24 least fed of 1000 layers" in page.text
+    assert "the 24 layers with the smallest gradients of 1000" in page.text
     assert "encoder.layers.23.attention.output.dense" in page.text
     assert "encoder.layers.24.attention.output.dense" not in page.text
 
