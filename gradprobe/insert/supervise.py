@@ -1,4 +1,4 @@
-"""Trunk and branches: deep supervision put on any module, and taken off, without touching it."""
+"""Deep supervision put on any network, and taken off, without a change of the network."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.insert.branches import Branch, BranchFactory, build_branch
 from gradprobe.insert.loss import SupervisedOutput
-from gradprobe.network.find_points import MAKES_OUTPUT
 from gradprobe.network.hooks import Attached, Hook
 from gradprobe.network.layers import no_such_name, unwrap
 from gradprobe.network.survey import survey
@@ -21,8 +20,16 @@ from gradprobe.network.tensors import first_tensor, main_output
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
 
-Take = Callable[[nn.Module, Any, Any], None]
-_HOOK = -1  # torch counts its own up from 0
+ForwardHook = Callable[[nn.Module, Any, Any], None]
+_HOOK_ID = -1  # torch counts its own up from 0
+
+
+class _PointOutput(NamedTuple):
+    """What a point returned in a forward pass, and what is kept of it for the branch: the same, or a copy."""
+
+    kept: Tensor
+    original: Tensor
+    version: int | None
 
 
 class SupervisedModel(nn.Module):
@@ -63,7 +70,7 @@ class SupervisedModel(nn.Module):
         self.branches = nn.ModuleDict({_key(name): branches[name] for name in branches})
         self.points = tuple(branches)
         self.training = trunk.training
-        self._changed: dict[str, bool] = {}  # where it was seen: whether a point is ever changed in place
+        self._changed_in_place: dict[str, bool] = {}  # for each point whose forward pass was seen
         self._hooks_of = {name: modules[name]._forward_hooks for name in branches}
         self.register_load_state_dict_pre_hook(_take_plain_checkpoint)  # type: ignore[no-untyped-call]
 
@@ -71,13 +78,16 @@ class SupervisedModel(nn.Module):
         """The trunk's output, and in training the branches' with it."""
         if not self.training:
             return self.trunk(*args, **kwargs)
-        taken: dict[str, tuple[Tensor, Tensor, int | None]] = {}
-        takes = {name: partial(_take, taken, name, self._changed.get(name, True)) for name in self.points}
+        outputs: dict[str, _PointOutput] = {}
+        hooks = {
+            name: partial(_keep_output, outputs, name, self._changed_in_place.get(name, True))
+            for name in self.points
+        }
         if torch.compiler.is_compiling():
-            output = self._run_compiled(takes, args, kwargs)
+            output = self._run_compiled(hooks, args, kwargs)
         else:
-            output = self._run(takes, args, kwargs)
-        missing = [name for name in self.points if name not in taken]
+            output = self._run(hooks, args, kwargs)
+        missing = [name for name in self.points if name not in outputs]
         if missing:
             raise RuntimeError(
                 f"no output of the supervision point {missing[0]!r} in this forward pass: it was not called, or "
@@ -85,29 +95,29 @@ class SupervisedModel(nn.Module):
                 "compiled before (compile the supervised network instead)"
             )
         if not torch.compiler.is_compiling():
-            self._see_changes(taken)
+            self._note_changes(outputs)
         like = main_output(output)
-        predictions = (_predict(self.branches[_key(name)], taken[name][0], like) for name in self.points)
+        predictions = (_predict(self.branches[_key(name)], outputs[name].kept, like) for name in self.points)
         return SupervisedOutput(output, tuple(predictions))
 
-    def _run(self, takes: Mapping[str, Take], args: Any, kwargs: Any) -> Any:
-        hooks = Attached()
+    def _run(self, hooks: Mapping[str, ForwardHook], args: Any, kwargs: Any) -> Any:
+        attached = Attached()
         try:
-            for name, take in takes.items():
+            for name, hook in hooks.items():
                 module = self.trunk.get_submodule(name)
                 self._hooks_of[name] = module._forward_hooks
-                hooks.add(module.register_forward_hook(Hook(take)))
+                attached.add(module.register_forward_hook(Hook(hook)))
             return self.trunk(*args, **kwargs)
         finally:
-            hooks.remove()
+            attached.remove()
 
-    def _run_compiled(self, takes: Mapping[str, Take], args: Any, kwargs: Any) -> Any:
-        # torch.compile can neither register a hook nor change a registry of them, but it can replace one, and put
-        # the old one back if it finds it somewhere else than on the module
-        modules = {name: self.trunk.get_submodule(name) for name in takes}
+    def _run_compiled(self, hooks: Mapping[str, ForwardHook], args: Any, kwargs: Any) -> Any:
+        # torch.compile can neither register a hook nor change a registry of hooks, but it can replace a registry,
+        # and put the old one back if that is held somewhere else than on the module
+        modules = {name: self.trunk.get_submodule(name) for name in hooks}
         try:
             for name, module in modules.items():
-                module._forward_hooks = OrderedDict({**self._hooks_of[name], _HOOK: takes[name]})
+                module._forward_hooks = OrderedDict({**self._hooks_of[name], _HOOK_ID: hooks[name]})
             return self.trunk(*args, **kwargs)
         finally:
             for name, module in modules.items():
@@ -124,7 +134,7 @@ class SupervisedModel(nn.Module):
             names: Names out of ``net.points``.
 
         Raises:
-            ValueError: There is no branch at such a point.
+            ValueError: If there is no branch at such a point.
 
         Example:
             >>> import torch
@@ -146,18 +156,18 @@ class SupervisedModel(nn.Module):
             for parameter in branch.parameters():
                 parameter.grad = None
 
-    def _see_changes(self, taken: Mapping[str, tuple[Tensor, Tensor, int | None]]) -> None:
-        """An in-place operation may follow a point; only there is a copy needed (design, fact 7)."""
-        for name, (kept, original, version) in taken.items():
-            changed = _version(original) != version
-            if changed and kept is original:
+    def _note_changes(self, outputs: Mapping[str, _PointOutput]) -> None:
+        """An in-place operation may follow a point; only there is a copy needed (docs/facts.md, 7)."""
+        for name, output in outputs.items():
+            changed = _version(output.original) != output.version
+            if changed and output.kept is output.original:
                 warnings.warn(
                     f"the output of {name!r} was changed in place in this forward pass, but not in those "
                     "before: this once its branch got the changed values",
                     stacklevel=3,
                 )
-            if version is not None:
-                self._changed[name] = self._changed.get(name, False) or changed
+            if output.version is not None:
+                self._changed_in_place[name] = self._changed_in_place.get(name, False) or changed
 
 
 def supervise(
@@ -182,9 +192,9 @@ def supervise(
             ``(point_shape, output_shape) -> nn.Module``; shapes have the batch dimension first.
 
     Raises:
-        TypeError: No placement and no names.
-        ValueError: A name that is not in the model or cannot be a point, shapes that no branch suits, or a network
-            that is wrapped or compiled already.
+        TypeError: If ``placement`` is neither a placement nor a list of names.
+        ValueError: If a name is not in the model or cannot be a point, no branch suits the shapes, or the network
+            is wrapped or compiled already.
 
     Example:
         >>> import torch
@@ -203,11 +213,16 @@ def supervise(
             "or compile what comes back"
         )
     if not isinstance(placement, Placement):
-        placement = _by_hand(model, placement, inputs)
+        placement = _placement_by_hand(model, placement, inputs)
+    net = SupervisedModel(model, _build_branches(model, placement, branch))
+    net.branches.train(net.training)
+    return net
+
+
+def _build_branches(model: nn.Module, placement: Placement, branch: str | BranchFactory) -> dict[str, nn.Module]:
     if placement.points and placement.output_shape is None:
         raise ValueError("the network's output is no tensor, so no branch can be built for it")
     modules = dict(model.named_modules())
-    head = modules.get(placement.head) if placement.head is not None else None
     branches: dict[str, nn.Module] = {}
     for point in placement.points:
         branches[point.name] = built = build_branch(
@@ -216,41 +231,38 @@ def supervise(
             placement.output_shape or (),
             channels=point.channels,
             output_channels=placement.output_channels,
-            head=head,
+            head=None if placement.head is None else modules.get(placement.head),
             activation=placement.activation,
         )
-        near = next(_parameters_near(point, modules), None)
-        if near is not None:
-            built.to(near.device, near.dtype)
-    net = SupervisedModel(model, branches)
-    net.branches.train(net.training)
-    return net
+        nearby = next(_parameters_near(point, modules), None)
+        if nearby is not None:
+            built.to(nearby.device, nearby.dtype)
+    return branches
 
 
-def _by_hand(model: nn.Module, names: Any, inputs: Any) -> Placement:
+def _placement_by_hand(model: nn.Module, names: Any, inputs: Any) -> Placement:
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise TypeError(f"expected a Placement or a list of module names, got {type(names).__name__}")
     if inputs is None:
         raise ValueError("names need inputs= as well, a batch of inputs to find the shapes with")
-    found = survey(model, inputs)
+    topology = survey(model, inputs)
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules:
             raise ValueError(no_such_name("module", name, modules))
-        why = found.points.unserved.get(name)
-        if name not in found.taps or why == MAKES_OUTPUT:
-            why = why or "it is not called just once, or returns no tensor (N, C, ...) that requires a gradient"
-            raise ValueError(f"no branch can be put at {name!r}: {why}")
-    points = tuple(point for name, point in found.taps.items() if name in names)
+        if name not in topology.points_by_hand or name in topology.output_layers:
+            no_call = "it is not called exactly once, or returns no tensor (N, C, ...) that requires a gradient"
+            raise ValueError(f"no branch can be put at {name!r}: {topology.points.unserved.get(name, no_call)}")
+    points = tuple(point for name, point in topology.points_by_hand.items() if name in names)
     return Placement(
         "by hand",
         (),
         points,
         "given by name",
-        output_shape=found.output_shape,
-        output_channels=found.output_channels,
-        head=found.head,
-        activation=found.activation,
+        output_shape=topology.output_shape,
+        output_channels=topology.output_channels,
+        head=topology.head,
+        activation=topology.activation,
     )
 
 
@@ -262,27 +274,24 @@ def _parameters_near(point: Point, modules: Mapping[str, nn.Module]) -> Iterator
 
 
 def _key(name: str) -> str:
-    # a module's name may hold a dot or be empty or be "keys", none of which ModuleDict takes
+    # a module's name may have a dot in it or be empty or be "keys", none of which ModuleDict accepts
     return f"at_{name.replace('.', '/')}"
 
 
-def _take(
-    taken: dict[str, tuple[Tensor, Tensor, int | None]],
-    name: str,
-    copy: bool,
-    module: nn.Module,
-    args: Any,
-    output: Any,
+def _keep_output(
+    outputs: dict[str, _PointOutput], name: str, copy: bool, module: nn.Module, args: Any, output: Any
 ) -> None:
+    """The forward hook of a point."""
     tensor = first_tensor(output)
     if tensor is not None:
-        compiling = torch.compiler.is_compiling()  # compiled code takes a needless copy out by itself
-        version = None if compiling else _version(tensor)
-        taken[name] = (tensor.clone() if copy or version is None else tensor, tensor, version)
+        # while compiling always copy: the compiler removes a needless copy by itself
+        version = None if torch.compiler.is_compiling() else _version(tensor)
+        kept = tensor.clone() if copy or version is None else tensor
+        outputs[name] = _PointOutput(kept, tensor, version)
 
 
 def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; None: it does not say."""
+    """How often a tensor was changed in place; None for an inference tensor, which does not count that."""
     return None if tensor.is_inference() else tensor._version
 
 
@@ -291,7 +300,7 @@ def _predict(branch: nn.Module, point: Tensor, like: Any) -> Any:
 
 
 def _take_plain_checkpoint(net: SupervisedModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let a checkpoint of the bare trunk load: its keys get this network's names; the branches stay."""
+    """Let a checkpoint of the bare trunk load: its keys get this network's names, the branches stay."""
     keys = [key for key in state if key.startswith(prefix)]
     plain = {f"{prefix}{key}" for key in net.trunk.state_dict()}
     own = {f"{prefix}{key}" for key in net.state_dict()}

@@ -15,17 +15,17 @@ STATS = ("all", "mean")
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raise the sentence for a model that has no gradient to record."""
+    """Raise TypeError or ValueError if no gradients can be recorded of a model."""
     check_network(model)
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise ValueError(
-            "DataParallel copies the model in every forward, where no hook can follow: probe model.module on one "
-            "device, or use DistributedDataParallel"
+            "DataParallel copies the model in every forward, and the copies get no hooks: probe model.module on "
+            "one device, or use DistributedDataParallel"
         )
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise ValueError(
-            "FullyShardedDataParallel (FSDP1) joins the parameters of several layers into one, where they cannot "
-            "be told apart: use FSDP2 (fully_shard)"
+            "FullyShardedDataParallel (FSDP1) joins the parameters of several layers into one, so that their "
+            "gradients cannot be kept apart: use FSDP2 (fully_shard)"
         )
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ValueError(
@@ -42,39 +42,41 @@ def check_trainable(model: nn.Module) -> None:
 
 
 def check_network(model: Any) -> None:
-    """Raise the sentence for what is no network, or one that has yet to be given its shapes."""
+    """Raise TypeError if this is no network, ValueError if its lazy parameters have no shapes yet."""
     if isinstance(model, type):
         name = model.__name__
-        raise TypeError(f"expected a torch.nn.Module, got the class {name}: give one, {name}(...)")
+        raise TypeError(f"expected a torch.nn.Module, got the class {name}: pass an instance, {name}(...)")
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("the model has lazy parameters without a shape: run one batch through it first")
 
 
-def as_optimizers(given: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
-    """One optimizer, several or none as a tuple; raises the sentence for what is none."""
-    several = isinstance(given, Iterable) and not isinstance(given, Optimizer)
-    found: tuple[Any, ...] = () if given is None else tuple(given) if several else (given,)  # type: ignore[arg-type]
-    for optimizer in found:
+def as_optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
+    """One optimizer, several or none as a tuple; raises TypeError if one of them is not an optimizer."""
+    if optimizer is None:
+        return ()
+    several = isinstance(optimizer, Iterable) and not isinstance(optimizer, Optimizer)
+    optimizers: tuple[Any, ...] = tuple(optimizer) if several else (optimizer,)  # type: ignore[arg-type]
+    for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"expected a torch.optim.Optimizer or several, got {type(optimizer).__name__}: without optimizer= "
                 "call probe.step() before each of its steps"
             )
-    return found
+    return optimizers
 
 
 def as_quantities(of: str | Iterable[str]) -> tuple[str, ...]:
-    """The quantities asked for, in their order; raises the sentence for one that does not exist."""
-    asked = (of,) if isinstance(of, str) else tuple(of)
-    if not asked or set(asked) - set(QUANTITIES):
+    """The quantities asked for, in their usual order; raises ValueError if one does not exist."""
+    names = (of,) if isinstance(of, str) else tuple(of)
+    if not names or set(names) - set(QUANTITIES):
         raise ValueError(f"expected of= to name some of {list(QUANTITIES)}, got {of!r}")
-    return tuple(name for name in QUANTITIES if name in asked)
+    return tuple(name for name in QUANTITIES if name in names)
 
 
 def check_trainings(iterations: Any, window: Any, seeds: Any) -> None:
-    """Raise the sentence for trainings that cannot be: their length, their window, their seeds."""
+    """Raise TypeError or ValueError if the length, the window or the seeds of trainings make no sense."""
     for name, count in (("iterations", iterations), ("window", window)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"expected {name}= to be a whole number of at least 1, got {count!r}")
@@ -85,7 +87,7 @@ def check_trainings(iterations: Any, window: Any, seeds: Any) -> None:
 
 
 def check_window(iterations: int, stats: str) -> None:
-    """Raise the sentence for a length of the window or a set of statistics that does not exist."""
+    """Raise ValueError if the window is shorter than one iteration or the statistics do not exist."""
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"expected a number of iterations of at least 1, got {iterations!r}")
     if stats not in STATS:

@@ -1,4 +1,4 @@
-"""Hooks that end with what they belong to."""
+"""Hooks that are not copied with their module, and that come off together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Hook:
     """A hook that only the original carries: copies and pickles of its module or optimizer hold a dead one.
 
     ``copy.deepcopy`` keeps a module's hooks, so an EMA copy would otherwise write into the original's record,
-    and ``torch.save`` fails on a closure (design, fact 9).
+    and ``torch.save`` fails on a closure (docs/facts.md, 9).
 
     Example:
         >>> import copy
@@ -34,7 +34,7 @@ class Hook:
         self.call = call
 
     def __call__(self, *args: Any) -> Any:
-        """Pass on what torch says, if this is the original."""
+        """Pass the arguments on, if this is the original."""
         return None if self.call is None else self.call(*args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
@@ -58,14 +58,14 @@ class Attached:
         """Take every hook off.
 
         Args:
-            inside: The hooks that torch is going through at this moment. One of ours among them stays until
-                the next call if others come behind it: torch would not find the way to them.
+            inside: The registry of hooks that torch is iterating over at this moment. One of ours in it stays
+                until the next call if others follow it: torch would not get to those.
         """
-        before_others = set(list(inside or ())[:-1])
+        followed_by_others = set(list(inside or ())[:-1])
         staying = []
         while self._hooks:
             hook = self._hooks.pop()
-            if getattr(hook, "id", None) in before_others:
+            if getattr(hook, "id", None) in followed_by_others:
                 staying.append(hook)
             else:
                 hook.remove()
@@ -73,7 +73,7 @@ class Attached:
 
 
 class Eager:
-    """Compiled code runs eagerly until the last of these is removed: hooks do not run in it (design, fact 4)."""
+    """Compiled code runs eagerly until the last of these is removed: hooks do not run in it (docs/facts.md, 4)."""
 
     _count: ClassVar[int] = 0
     _stance: ClassVar[Any] = None

@@ -1,4 +1,4 @@
-"""Layers: canonical names, own parameters, and choosing among them."""
+"""Layers: their canonical names, their own parameters, and choosing among them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from torch import nn
 
 PARAMETRIZED = "parametrizations"
-_WRAPPED = {"_orig_mod"}
+_COMPILED = "_orig_mod"  # the attribute by which a compiled module holds the original
 
 
 def named_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -27,10 +27,9 @@ def named_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The modules by the names that they have in the bare model, whatever is wrapped around it or its parts."""
-    found = unwrap(model).named_modules()
     return [
-        (".".join(part for part in name.split(".") if part not in _WRAPPED), module)
-        for name, module in found
+        (".".join(part for part in name.split(".") if part != _COMPILED), module)
+        for name, module in unwrap(model).named_modules()
         if not _is_wrapper(module)
     ]
 
@@ -38,7 +37,7 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def unwrap(model: nn.Module) -> nn.Module:
     """The bare model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
     while _is_wrapper(model):
-        inner = getattr(model, "_orig_mod", None)
+        inner = getattr(model, _COMPILED, None)
         model = model.module if inner is None else inner  # type: ignore[assignment]
     return model
 
@@ -46,37 +45,39 @@ def unwrap(model: nn.Module) -> nn.Module:
 def is_compiled(model: nn.Module) -> bool:
     """Whether the model or a part of it went through ``torch.compile``."""
     return any(
-        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+        _COMPILED in module._modules or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
     )
 
 
 def _is_wrapper(module: nn.Module) -> bool:
     parallel = isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel))
-    return parallel or "_orig_mod" in module._modules
+    return parallel or _COMPILED in module._modules
 
 
 def frozen_fast_path_modules(model: nn.Module) -> set[nn.Module]:
     """Frozen transformer layers in eval mode, and what is inside them.
 
-    Without gradients torch takes another path through them, unless a hook is on them or inside, or a mode is on.
-    That path rounds otherwise: the user's training would depend on whether it is looked at.
+    Without gradients torch takes a fast path through them, unless a hook is on one of them or a torch function
+    mode is on. The fast path rounds differently, so hooks there would change the user's training.
 
     Example:
-        >>> layer = nn.TransformerEncoderLayer(8, 2, 16)
-        >>> len(frozen_fast_path_modules(layer.eval())), len(frozen_fast_path_modules(layer.requires_grad_(False))) > 5
-        (0, True)
+        >>> layer = nn.TransformerEncoderLayer(8, 2, 16).eval()
+        >>> len(frozen_fast_path_modules(layer))
+        0
+        >>> layer in frozen_fast_path_modules(layer.requires_grad_(False))
+        True
     """
-    found: set[nn.Module] = set()
+    modules: set[nn.Module] = set()
     for module in model.modules():
         fast = isinstance(module, (nn.TransformerEncoderLayer, nn.MultiheadAttention)) and not module.training
         if fast and not any(parameter.requires_grad for parameter in module.parameters()):
-            found.update(module.modules())
-    return found
+            modules.update(module.modules())
+    return modules
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """A module's own parameters by local name, those of its submodules left out."""
+    """A module's own parameters by local name, without those of its submodules."""
     if type(module).__name__ == "ParametrizationList":
         return {}
     own = dict(module.named_parameters(recurse=False))
@@ -102,7 +103,7 @@ def matching_names(names: Iterable[str], patterns: Iterable[str] | None) -> list
     """Filter names by exact names or shell patterns, keeping their order; None keeps all.
 
     Raises:
-        ValueError: A pattern fits no name; the message names the closest.
+        ValueError: If a pattern fits no name; the message names the closest.
 
     Example:
         >>> matching_names(["conv1", "conv2", "fc"], ["conv*"])
@@ -116,15 +117,15 @@ def matching_names(names: Iterable[str], patterns: Iterable[str] | None) -> list
         return names
     wanted: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
-        if not found:
+        matching = [name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+        if not matching:
             raise ValueError(no_such_name("layer", pattern, names))
-        wanted.update(found)
+        wanted.update(matching)
     return [name for name in names if name in wanted]
 
 
 def no_such_name(what: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that does not exist, with the closest ones that do."""
+    """The message for a name that does not exist, with the closest ones that do."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=2) or known[:3]
     hint = " or ".join(map(repr, sorted(close)))

@@ -1,4 +1,4 @@
-"""The user's loss function: what one is, what to call it, and the checks on it and on its result."""
+"""Loss functions: their type, their name in a record, and the checks of them and of their result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 @runtime_checkable
 class JointLoss(Protocol):
-    """A loss that is joined of that of the main output and those of branches.
+    """A loss function that adds the losses of branches to the loss of the main output.
 
     `gradprobe.DeepSupervisionLoss` is one. The training loop of a scan needs no more of it than this.
     """
@@ -28,7 +28,7 @@ class JointLoss(Protocol):
 
 
 def loss_name(criterion: Any) -> str:
-    """What to call a loss function in a record: its name, and its reduction where it tells one.
+    """The name of a loss function in a record, with its reduction if it has one.
 
     Example:
         >>> loss_name(nn.CrossEntropyLoss()), loss_name(nn.functional.cross_entropy)
@@ -40,27 +40,27 @@ def loss_name(criterion: Any) -> str:
 
 
 def check_loss_fn(loss_fn: Any) -> None:
-    """Raise the sentence for a loss that is no function of two, such as the batches in its place."""
+    """Raise TypeError if this cannot be called as ``loss_fn(output, target)``: batches, a class, ..."""
     if not callable(loss_fn):
         raise TypeError(
-            f"expected loss_fn to be a function (output, target) -> scalar, got {type(loss_fn).__name__}: give "
+            f"expected loss_fn to be a function (output, target) -> scalar, got {type(loss_fn).__name__}: pass "
             "(model, batches, loss_fn) in this order, with a loss such as torch.nn.functional.cross_entropy"
         )
     if isinstance(loss_fn, type) and issubclass(loss_fn, nn.Module):
         name = loss_fn.__name__
         raise TypeError(
-            f"expected loss_fn to be a function (output, target) -> scalar, got the class {name}: give {name}()"
+            f"expected loss_fn to be a function (output, target) -> scalar, got the class {name}: pass {name}()"
         )
     if not _takes_two(loss_fn):
         name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
         raise TypeError(
             "expected loss_fn to be a function (output, target) -> scalar, got one that cannot be called with "
-            f"two: {name}{inspect.signature(loss_fn)}"
+            f"two arguments: {name}{inspect.signature(loss_fn)}"
         )
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called with two values, as far as it tells."""
+    """Whether a function takes two positional arguments; True where its signature is not known."""
     try:
         inspect.signature(function).bind(None, None)
     except ValueError:  # a built-in may have no signature
@@ -71,7 +71,7 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 
 
 def check_loss(loss: Any) -> None:
-    """Raise the sentence for a loss that cannot be differentiated."""
+    """Raise TypeError if a loss is no scalar tensor, ValueError if it does not depend on a parameter."""
     if not isinstance(loss, Tensor):
         raise TypeError(f"expected the loss to be a scalar tensor, got {type(loss).__name__}")
     if loss.numel() != 1:

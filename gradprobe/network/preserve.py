@@ -1,4 +1,4 @@
-"""Leave no trace: put a model and the random number generators back exactly as they were."""
+"""Put a model and the random number generators back exactly as they were."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,8 +21,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
     The model's parameters, buffers, gradients, ``requires_grad``, every module's own train flag and plain
     attributes (with the tensors, containers and generators in them) come back bit for bit, and in the same
-    objects. Values are copied: this holds a second
-    copy of the parameters while it lasts.
+    objects. Values are copied: meanwhile there is a second copy of the parameters in memory.
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -38,9 +36,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     for module in model.modules():
         states.append(_ModuleState(module))
         for value in vars(module).values():
-            states += _content(value, seen)
+            states += _states_in(value, seen)
     for tensor in (*model.parameters(), *model.buffers()):  # those of a ScriptModule are not attributes
-        states += _content(tensor, seen)
+        states += _states_in(tensor, seen)
     try:
         yield
     finally:
@@ -52,8 +50,8 @@ class _State(Protocol):
     def restore(self) -> None: ...
 
 
-def _content(value: Any, seen: set[int]) -> Iterator[_State]:
-    """What can change inside a value without its being replaced: tensors, containers, generators."""
+def _states_in(value: Any, seen: set[int]) -> Iterator[_State]:
+    """The states of what can change inside a value while it stays the same object: tensors, containers, ..."""
     if id(value) in seen:
         return
     if isinstance(value, Tensor):
@@ -66,7 +64,7 @@ def _content(value: Any, seen: set[int]) -> Iterator[_State]:
     elif isinstance(value, (dict, list, set)) or type(value) is tuple:
         seen.add(id(value))
         for item in list(value.values() if isinstance(value, dict) else value):
-            yield from _content(item, seen)
+            yield from _states_in(item, seen)
         if type(value) in (dict, OrderedDict, list, set):  # after its items: the states are restored in reverse
             yield _ContainerState(value)
 
@@ -75,7 +73,7 @@ class _ModuleState:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.attributes = dict(vars(module))
-        # train() must not be used to restore: it would un-freeze a frozen BatchNorm below (design, fact 11)
+        # train() must not be used to restore: it would unfreeze a frozen BatchNorm inside (docs/facts.md, 11)
         self.registries = {name: dict(getattr(module, name)) for name in _REGISTRIES}
 
     def restore(self) -> None:
@@ -96,19 +94,19 @@ class _ContainerState:
         self.items = container.copy()
 
     def restore(self) -> None:
-        if _held(self.container) == _held(self.items):
-            return  # a set that is filled again may come in another order, and so in another pickle
+        if _identities(self.container) == _identities(self.items):
+            return  # a set that is filled again may have another order, and so another pickle
         self.container.clear()
         extend = self.container.extend if isinstance(self.container, list) else self.container.update
         extend(self.items)
 
 
-def _held(container: Any) -> Any:
-    """What a container holds, by identity."""
+def _identities(container: Any) -> Any:
+    """The identities of what is in a container."""
     if isinstance(container, dict):
         return [(id(key), id(value)) for key, value in container.items()]
-    found = list(map(id, container))
-    return set(found) if isinstance(container, set) else found
+    identities = list(map(id, container))
+    return set(identities) if isinstance(container, set) else identities
 
 
 class _GeneratorState:
@@ -139,11 +137,8 @@ class _TensorState:
             self.tensor.grad = self.grad
 
 
-@dataclass(init=False)
 class _RandomState:
-    """Python's, NumPy's and torch's global generators, accelerators included where they are in use."""
-
-    states: tuple[Any, ...]
+    """Python's, NumPy's and torch's global generators, and those of the accelerators that are in use."""
 
     def __init__(self) -> None:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The tensors in what a module takes and returns, and the main one of them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from functools import reduce
 from typing import Any
 
 from torch import Tensor
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor that stands for a module's output: itself, or the first one inside a container.
-
-    Example:
-        >>> import torch
-        >>> first_tensor({"logits": torch.ones(2, 3), "cache": None}).shape
-        torch.Size([2, 3])
-    """
-    return next(tensors(output), None)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -34,68 +23,15 @@ def tensors(value: Any) -> Iterator[Tensor]:
         yield from tensors(part)
 
 
-def base_of_full_view(tensor: Tensor) -> Tensor:
-    """The tensor that a view shows all of, else the tensor itself.
-
-    An in-place change of a view takes its own node out of the graph, but not that of the tensor it shows.
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that stands for a module's output: itself, or the first one inside a container.
 
     Example:
         >>> import torch
-        >>> tensor = torch.ones(2, 3, requires_grad=True) * 2
-        >>> base_of_full_view(tensor.view(6)) is tensor, base_of_full_view(tensor[0]) is tensor
-        (True, False)
-    """
-    base = tensor._base if tensor._is_view() else None
-    shown = base is not None and base.requires_grad and base.numel() == tensor.numel()
-    return base if base is not None and shown else tensor
-
-
-def main_tensor(output: Any) -> Tensor | None:
-    """A network's output without the loss that it may have computed itself: the first tensor with dimensions.
-
-    Example:
-        >>> import torch
-        >>> main_tensor({"loss": torch.tensor(0.5), "logits": torch.ones(2, 3)}).shape
+        >>> first_tensor({"logits": torch.ones(2, 3), "cache": None}).shape
         torch.Size([2, 3])
     """
-    place = main_place(output)
-    return None if place is None else reduce(part_at, place, output)
-
-
-def main_output(output: Any) -> Tensor | list[Tensor] | None:
-    """What a branch has to predict: the main tensor, or all of them where a network returns a list (detection).
-
-    Example:
-        >>> import torch
-        >>> [tuple(tensor.shape) for tensor in main_output([torch.ones(2, 3, 8, 8), torch.ones(2, 3, 4, 4)])]
-        [(2, 3, 8, 8), (2, 3, 4, 4)]
-    """
-    several = isinstance(output, list) and len(output) > 1
-    if several and all(isinstance(tensor, Tensor) and tensor.dim() > 1 for tensor in output):
-        return list(output)
-    return main_tensor(output)
-
-
-def main_place(output: Any) -> tuple[Any, ...] | None:
-    """Where a network's main tensor is: the keys, indices and field names that lead to it, outermost first.
-
-    Returns:
-        ``()`` where the output is that tensor; None where there is none.
-
-    Example:
-        >>> import torch
-        >>> main_place({"losses": [torch.tensor(0.5)], "out": (None, torch.ones(2, 3))})
-        ('out', 1)
-    """
-    if isinstance(output, Tensor):
-        return ()
-    for key, value in parts(output):
-        if isinstance(value, Tensor) and not value.dim():
-            continue
-        place = main_place(value)
-        if place is not None:
-            return (key, *place)
-    return None
+    return next(tensors(output), None)
 
 
 def parts(output: Any) -> list[tuple[Any, Any]]:
@@ -117,16 +53,81 @@ def part_at(output: Any, key: Any) -> Any:
     return output[key] if isinstance(output, (Mapping, tuple, list)) else getattr(output, key)
 
 
+def main_place(output: Any) -> tuple[Any, ...] | None:
+    """Where the main tensor is in a network's output: the keys, indices and field names to it, outermost first.
+
+    Returns:
+        ``()`` where the output is that tensor; None where there is none.
+
+    Example:
+        >>> import torch
+        >>> main_place({"losses": [torch.tensor(0.5)], "out": (None, torch.ones(2, 3))})
+        ('out', 1)
+    """
+    if isinstance(output, Tensor):
+        return ()
+    for key, value in parts(output):
+        if isinstance(value, Tensor) and not value.dim():
+            continue
+        place = main_place(value)
+        if place is not None:
+            return (key, *place)
+    return None
+
+
+def main_tensor(output: Any) -> Tensor | None:
+    """The first tensor with dimensions in a network's output: not the loss that it may have computed itself.
+
+    Example:
+        >>> import torch
+        >>> main_tensor({"loss": torch.tensor(0.5), "logits": torch.ones(2, 3)}).shape
+        torch.Size([2, 3])
+    """
+    place = main_place(output)
+    return None if place is None else reduce(part_at, place, output)
+
+
+def main_output(output: Any) -> Tensor | list[Tensor] | None:
+    """What a branch has to predict: the main tensor, or all tensors of a list, as detection networks return it.
+
+    Example:
+        >>> import torch
+        >>> [tuple(tensor.shape) for tensor in main_output([torch.ones(2, 3, 8, 8), torch.ones(2, 3, 4, 4)])]
+        [(2, 3, 8, 8), (2, 3, 4, 4)]
+    """
+    several = isinstance(output, list) and len(output) > 1
+    if several and all(isinstance(tensor, Tensor) and tensor.dim() > 1 for tensor in output):
+        return list(output)
+    return main_tensor(output)
+
+
+def output_shape(output: Any) -> Any:
+    """Shape of a network's main output: of its main tensor, or of each tensor of a list; None without a tensor."""
+    main = main_output(output)
+    if isinstance(main, list):
+        return tuple(tuple(tensor.shape) for tensor in main)
+    return None if main is None else tuple(main.shape)
+
+
 def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What to call a model with: a mapping goes in as keywords, a tuple as positionals, the rest as one."""
+    """Positional and keyword arguments for a model: a mapping gives keywords, a tuple several positionals."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
 
 
-def output_shape(result: Any) -> Any:
-    """Shape of a network's main output tensor; where it returns a list of tensors, that of each; else None."""
-    main = main_output(result)
-    if isinstance(main, list):
-        return tuple(tuple(tensor.shape) for tensor in main)
-    return None if main is None else tuple(main.shape)
+def base_of_full_view(tensor: Tensor) -> Tensor:
+    """The tensor of which this one is a view, if the view covers all of it; else the tensor itself.
+
+    An in-place change of a view takes the view's node out of the graph, but not that of its base.
+
+    Example:
+        >>> import torch
+        >>> tensor = torch.ones(2, 3, requires_grad=True) * 2
+        >>> base_of_full_view(tensor.view(6)) is tensor, base_of_full_view(tensor[0]) is tensor
+        (True, False)
+    """
+    base = tensor._base if tensor._is_view() else None
+    if base is None or not base.requires_grad or base.numel() != tensor.numel():
+        return tensor
+    return base

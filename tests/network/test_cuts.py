@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradprobe.network.cuts import DOZEN, SOURCE, cuts, flow, separates, without_long_skips
+from gradprobe.network.cuts import DOZEN, SOURCE, cuts, flow_graph, separates, without_long_skips
 
 
 @st.composite
 def graphs(draw, most=12):
-    """Every edge goes up; not every node is reached or leads anywhere."""
+    """Every edge goes to a higher node; not every node is reached or leads anywhere."""
     size = draw(st.integers(2, most))
     pairs = [(node, after) for node in range(size) for after in range(node + 1, size)]
     chosen = draw(st.lists(st.sampled_from(pairs), unique=True))
@@ -20,10 +20,10 @@ def graphs(draw, most=12):
 
 
 @st.composite
-def flows(draw, most=12):
+def flow_graphs(draw, most=12):
     graph = draw(graphs(most))
     sources = draw(st.sets(st.sampled_from(sorted(graph)), min_size=1))
-    return flow(graph, sources, max(graph))
+    return flow_graph(graph, sources, max(graph))
 
 
 @st.composite
@@ -35,24 +35,24 @@ def chains_with_skips(draw):
     for before, after in draw(st.lists(ends, max_size=8, unique=True)):
         chain[before] = sorted([*chain[before], after])
     layers = {node: draw(st.integers(0, 3)) for node in chain}
-    return flow(chain, [0], size - 1), layers
+    return flow_graph(chain, [0], size - 1), layers
 
 
 def drawn(graph):
-    return nx.DiGraph({node: list(behind) for node, behind in graph.items()})
+    return nx.DiGraph({node: list(successors) for node, successors in graph.items()})
 
 
 def longest(graph, layers):
-    """Layers on the longest path that ends at each node."""
-    found = {}
+    """Layers on the longest path."""
+    depths = {}
     for node in sorted(graph):
-        before = [found[other] for other in graph if node in graph[other]]
-        found[node] = max(before, default=0) + layers.get(node, 0)
-    return max(found.values())
+        before = [depths[other] for other in graph if node in graph[other]]
+        depths[node] = max(before, default=0) + layers.get(node, 0)
+    return max(depths.values())
 
 
 @given(graphs(), st.data())
-def test_flow_keeps_what_is_on_a_path_from_a_source_to_the_sink(graph, data):
+def test_a_flow_graph_keeps_what_is_on_a_path_from_a_source_to_the_sink(graph, data):
     sources = data.draw(st.sets(st.sampled_from(sorted(graph)), min_size=1))
     sink = data.draw(st.sampled_from(sorted(graph)))
     whole = drawn(graph)
@@ -61,7 +61,7 @@ def test_flow_keeps_what_is_on_a_path_from_a_source_to_the_sink(graph, data):
         for node in graph
         if nx.has_path(whole, node, sink) and any(nx.has_path(whole, source, node) for source in sources)
     }
-    kept = flow(graph, sources, sink)
+    kept = flow_graph(graph, sources, sink)
     if not on_path:
         assert kept == {}
         return
@@ -72,7 +72,7 @@ def test_flow_keeps_what_is_on_a_path_from_a_source_to_the_sink(graph, data):
     assert list(kept[sink]) == []
 
 
-@given(flows())
+@given(flow_graphs())
 def test_cuts_are_the_nodes_without_which_the_sink_is_not_reached(graph):
     if not graph:
         assert cuts(graph) == []
@@ -86,7 +86,7 @@ def test_cuts_are_the_nodes_without_which_the_sink_is_not_reached(graph):
     assert cuts(graph) == expected
 
 
-@given(flows())
+@given(flow_graphs())
 def test_cuts_are_the_dominators_of_the_sink(graph):
     if graph:
         above, node, chain = nx.immediate_dominators(drawn(graph), SOURCE), max(graph), []
@@ -96,16 +96,16 @@ def test_cuts_are_the_dominators_of_the_sink(graph):
         assert cuts(graph) == chain[::-1]
 
 
-@given(flows(), st.data())
-def test_nodes_separate_where_no_path_goes_round_all_of_them(graph, data):
+@given(flow_graphs(), st.data())
+def test_nodes_separate_where_no_path_goes_around_all_of_them(graph, data):
     if len(graph) < 3:
         return
     first = data.draw(st.sampled_from([SOURCE, *cuts(graph)[:-1]]))
-    behind = [node for node in graph if node > first]
-    together = data.draw(st.sets(st.sampled_from(behind), min_size=1))
-    inside = [node for node in graph if first <= node <= max(together)]
-    sink, left = max(graph), drawn(graph).subgraph(set(graph) - together)
-    assert separates(graph, inside, together) == (sink in together or not nx.has_path(left, first, sink))
+    later = [node for node in graph if node > first]
+    nodes = data.draw(st.sets(st.sampled_from(later), min_size=1))
+    region = [node for node in graph if first <= node <= max(nodes)]
+    sink, rest = max(graph), drawn(graph).subgraph(set(graph) - nodes)
+    assert separates(graph, region, nodes) == (sink in nodes or not nx.has_path(rest, first, sink))
 
 
 @given(chains_with_skips())
@@ -114,7 +114,7 @@ def test_taking_skips_away_keeps_the_ends_and_a_longest_path(made):
     kept = without_long_skips(graph, layers, sum(layers.values()))
     assert (min(kept), max(kept)) == (SOURCE, max(graph))
     assert all(set(kept[node]) <= set(graph[node]) for node in kept)
-    assert flow({node: kept[node] for node in kept if node != SOURCE}, kept[SOURCE], max(graph)) == kept
+    assert flow_graph({node: kept[node] for node in kept if node != SOURCE}, kept[SOURCE], max(graph)) == kept
     assert longest(kept, layers) == longest(graph, layers)
     assert set(cuts(graph)) <= set(cuts(kept))
 
@@ -127,82 +127,82 @@ def test_nothing_goes_from_a_graph_without_a_large_region(made):
     assert without_long_skips(graph, few, DOZEN) == graph
 
 
-@given(flows(), st.data())
+@given(flow_graphs(), st.data())
 def test_nothing_goes_from_a_small_network(graph, data):
     layers = {node: data.draw(st.integers(0, 1)) for node in graph}
     assert without_long_skips(graph, layers, sum(layers.values())) == graph
 
 
 class Drawing:
-    """A graph drawn node by node; each returns its number."""
+    """A graph drawn node by node; each method returns numbers of nodes."""
 
     def __init__(self):
-        self.behind, self.layers = {}, {}
+        self.successors, self.layers = {}, {}
 
     def node(self, *before, layers=0):
-        number = len(self.behind)
-        self.behind[number] = []
+        number = len(self.successors)
+        self.successors[number] = []
         self.layers[number] = layers
         for other in before:
-            self.behind[other].append(number)
+            self.successors[other].append(number)
         return number
 
     def layer(self, *before):
         return self.node(*before, layers=1)
 
     def chain(self, before, count):
-        """So many layers; the numbers of all."""
-        found = []
+        """A number of layers in a row; the nodes of all."""
+        nodes = []
         for _ in range(count):
             before = self.layer(before)
-            found.append(before)
-        return found
+            nodes.append(before)
+        return nodes
 
     def residual(self, before, count):
-        """So many layers with a shortcut round them; the number of the sum."""
+        """A number of layers with a shortcut around them; the node of the sum."""
         return self.node(before, self.chain(before, count)[-1])
 
-    def found(self):
-        graph = flow(self.behind, [0], max(self.behind))
+    def cuts(self):
+        graph = flow_graph(self.successors, [0], max(self.successors))
         return cuts(without_long_skips(graph, self.layers, sum(self.layers.values())))
 
 
 def u_net(levels, size, residual):
-    """Stages of so many layers, a layer up, a join, a stage; the numbers outside of the innermost skip."""
+    """Stages, a layer up, a join, a stage; the network, and the nodes that are not inside the innermost skip."""
     net = Drawing()
-    at, skips, seen = net.node(), [], []
+    at, skips, outside = net.node(), [], []
 
     def stage(before):
         if residual:
             return [net.residual(before, size)]
         return net.chain(before, size)
 
-    seen.append(at)
+    outside.append(at)
     for level in range(levels):
         made = stage(at)
         at = made[-1]
         skips.append(at)
-        seen += made if level < levels - 1 else []
+        outside += made if level < levels - 1 else []
     for level, skip in enumerate(reversed(skips[:-1])):
         up = net.layer(at)
         joined = net.node(up, skip)
         made = stage(joined)
         at = made[-1]
-        seen += [joined, *made] if not level else [up, joined, *made]
-    return net, [*seen, net.layer(at)]
+        outside += [joined, *made] if not level else [up, joined, *made]
+    return net, [*outside, net.layer(at)]
 
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("levels", [3, 4, 5])
 def test_the_stages_of_a_u_net_are_cuts(levels, residual):
-    """Six layers a stage: all but the innermost skip go, which may as well be a block's shortcut."""
+    """Six layers a stage: all skips go but the innermost, which may as well be a block's shortcut."""
     net, expected = u_net(levels, 6, residual)
-    assert net.found() == sorted(expected)
+    assert net.cuts() == sorted(expected)
 
 
-def test_a_skip_round_more_than_a_dozen_layers_goes_if_it_is_the_innermost():
+def test_a_skip_around_more_than_a_dozen_layers_goes_if_it_is_the_innermost():
     net, _ = u_net(2, 13, residual=False)
-    assert net.found() == sorted(net.behind)
+    assert net.cuts() == sorted(net.successors)
 
 
 @pytest.mark.parametrize("layers", [3, 6])
@@ -220,8 +220,7 @@ def test_every_decoder_layer_with_cross_attention_is_a_cut(layers):
         target = net.residual(target, 3)
         ends.append(target)
     net.layer(target)
-    found = net.found()
-    assert set(ends) | set(encoded) <= set(found)
+    assert set(ends) | set(encoded) <= set(net.cuts())
 
 
 def test_a_dense_block_stays_whole():
@@ -234,7 +233,7 @@ def test_a_dense_block_stays_whole():
     end = net.node(*features)
     last = net.layer(end)
     # what goes into the first layer of the block is what came in, alone
-    assert net.found() == [0, first, end, last]
+    assert net.cuts() == [0, first, end, last]
 
 
 def test_inception_modules_stay_whole():
@@ -246,7 +245,7 @@ def test_inception_modules_stay_whole():
         at = net.node(*ways)
         expected.append(at)
     last = net.layer(at)
-    assert net.found() == [*expected, last]
+    assert net.cuts() == [*expected, last]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 12])
@@ -258,11 +257,11 @@ def test_residual_blocks_stay_whole(size):
         at = net.residual(at, size)
         expected.append(at)
     last = net.layer(at)
-    assert net.found() == [*expected, last]
+    assert net.cuts() == [*expected, last]
 
 
 def test_blocks_inside_a_long_skip_stay_whole():
-    """A skip from the stem to the head round eight residual blocks: it goes, their shortcuts do not."""
+    """A skip from the stem to the head around eight residual blocks: it goes, their shortcuts do not."""
     net = Drawing()
     stem = net.layer(net.node())
     at, expected = stem, [0, stem]
@@ -271,10 +270,10 @@ def test_blocks_inside_a_long_skip_stay_whole():
         expected.append(at)
     joined = net.node(at, stem)
     last = net.layer(joined)
-    assert net.found() == [*expected, joined, last]
+    assert net.cuts() == [*expected, joined, last]
 
 
 def test_a_chain_is_all_cuts():
     net = Drawing()
     net.chain(net.node(), 50)
-    assert net.found() == list(range(51))
+    assert net.cuts() == list(range(51))

@@ -13,23 +13,23 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import gradprobe as gp
-from gradprobe.network.input_tracker import Entries
+from gradprobe.network.input_tracker import InputTracker
 
 WEIGHT = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
 TABLE = nn.Parameter(torch.arange(12.0).view(4, 3))
 
 
 def entered(compute, *inputs):
-    """What was computed, and the entries that were seen meanwhile."""
-    entries = Entries()
-    entries.begin(inputs)
-    with entries:
+    """What was computed, and the tracker that saw it."""
+    tracker = InputTracker()
+    tracker.begin(inputs)
+    with tracker:
         result = compute(*inputs)
-    return result, entries
+    return result, tracker
 
 
-def kinds(entries):
-    return {type(node).__name__: which for node, which in entries.nodes.items()}
+def kinds(tracker):
+    return {type(node).__name__: which for node, which in tracker.entries.items()}
 
 
 def numbers():
@@ -55,9 +55,9 @@ def numbers():
     ],
 )
 def test_an_input_enters_behind_its_preprocessing(prepared):
-    result, entries = entered(lambda x: prepared(x) * WEIGHT, numbers())
-    assert entries.nodes == {result.grad_fn: {0}}
-    assert not entries.outside
+    result, tracker = entered(lambda x: prepared(x) * WEIGHT, numbers())
+    assert tracker.entries == {result.grad_fn: {0}}
+    assert not tracker.foreign
 
 
 def test_it_enters_at_every_use():
@@ -65,41 +65,41 @@ def test_it_enters_at_every_use():
         inside = torch.tanh(x * WEIGHT)
         return inside, x + inside
 
-    (inside, result), entries = entered(residual, numbers())
+    (inside, result), tracker = entered(residual, numbers())
     first = inside.grad_fn.next_functions[0][0]
-    assert entries.nodes == {first: {0}, result.grad_fn: {0}}
+    assert tracker.entries == {first: {0}, result.grad_fn: {0}}
 
 
 def test_it_enters_where_it_is_joined_with_a_feature():
     def joined(x):
         return torch.cat([x / 2, x * WEIGHT], 1)
 
-    result, entries = entered(joined, numbers())
-    assert kinds(entries) == {"MulBackward0": {0}, "CatBackward0": {0}}
-    assert result.grad_fn in entries.nodes
+    result, tracker = entered(joined, numbers())
+    assert kinds(tracker) == {"MulBackward0": {0}, "CatBackward0": {0}}
+    assert result.grad_fn in tracker.entries
 
 
 def test_what_was_computed_with_a_gradient_enters_no_more():
-    _, entries = entered(lambda x: torch.tanh(x * WEIGHT) * WEIGHT, numbers())
-    assert kinds(entries) == {"MulBackward0": {0}}
+    _, tracker = entered(lambda x: torch.tanh(x * WEIGHT) * WEIGHT, numbers())
+    assert kinds(tracker) == {"MulBackward0": {0}}
 
 
 def test_what_is_no_input_does_not_enter():
     constant = torch.ones(2, 3)
-    result, entries = entered(lambda x: constant * WEIGHT + (x * WEIGHT), numbers())
-    assert list(entries.nodes) == [result.grad_fn.next_functions[1][0]]
+    result, tracker = entered(lambda x: constant * WEIGHT + (x * WEIGHT), numbers())
+    assert list(tracker.entries) == [result.grad_fn.next_functions[1][0]]
 
 
 def test_indices_enter_where_they_choose_among_parameters():
-    result, entries = entered(lambda ids: F.embedding(ids, TABLE) * WEIGHT, torch.tensor([1, 3]))
-    assert kinds(entries) == {"EmbeddingBackward0": {0}}
-    assert result.grad_fn not in entries.nodes
+    result, tracker = entered(lambda ids: F.embedding(ids, TABLE) * WEIGHT, torch.tensor([1, 3]))
+    assert kinds(tracker) == {"EmbeddingBackward0": {0}}
+    assert result.grad_fn not in tracker.entries
 
 
 @pytest.mark.parametrize("shift", [lambda ids: ids + 1, lambda ids: ids.view(-1), lambda ids: ids.clamp(max=2)])
 def test_indices_stay_indices_through_functions_of_indices(shift):
-    _, entries = entered(lambda ids: F.embedding(shift(ids), TABLE), torch.tensor([0, 1]))
-    assert kinds(entries) == {"EmbeddingBackward0": {0}}
+    _, tracker = entered(lambda ids: F.embedding(shift(ids), TABLE), torch.tensor([0, 1]))
+    assert kinds(tracker) == {"EmbeddingBackward0": {0}}
 
 
 def test_a_mask_made_from_indices_does_not_enter():
@@ -108,8 +108,8 @@ def test_a_mask_made_from_indices_does_not_enter():
         mask = (ids == 0).float().masked_fill(ids == 0, -9.0)
         return torch.softmax(x @ x.T + mask, -1) @ x, x * (ids != 0)[:, None]
 
-    _, entries = entered(attention, torch.tensor([1, 3, 0]))
-    assert kinds(entries) == {"EmbeddingBackward0": {0}}
+    _, tracker = entered(attention, torch.tensor([1, 3, 0]))
+    assert kinds(tracker) == {"EmbeddingBackward0": {0}}
 
 
 def test_positions_from_arange_do_not_enter():
@@ -117,42 +117,42 @@ def test_positions_from_arange_do_not_enter():
         positions = torch.arange(ids.shape[0])
         return F.embedding(ids, TABLE), F.embedding(positions, TABLE)
 
-    (words, positions), entries = entered(embedded, torch.tensor([1, 3]))
-    assert words.grad_fn in entries.nodes
-    assert positions.grad_fn not in entries.nodes
+    (words, positions), tracker = entered(embedded, torch.tensor([1, 3]))
+    assert words.grad_fn in tracker.entries
+    assert positions.grad_fn not in tracker.entries
 
 
 def test_indices_do_not_enter_where_they_choose_from_a_feature():
     def chosen(x, ids):
         return (x * WEIGHT)[ids]
 
-    _, entries = entered(chosen, numbers(), torch.tensor([0, 0]))
-    assert kinds(entries) == {"MulBackward0": {0}}
+    _, tracker = entered(chosen, numbers(), torch.tensor([0, 0]))
+    assert kinds(tracker) == {"MulBackward0": {0}}
 
 
 def test_an_input_that_requires_a_gradient_enters_at_once():
     leaf = numbers().requires_grad_()
     made = leaf * 2
-    _, entries = entered(lambda a, b: a * WEIGHT + b, leaf, made)
-    leaves = {type(node).__name__: which for node, which in entries.nodes.items()}
+    _, tracker = entered(lambda a, b: a * WEIGHT + b, leaf, made)
+    leaves = {type(node).__name__: which for node, which in tracker.entries.items()}
     assert leaves == {"AccumulateGrad": {0}, "MulBackward0": {1}}
-    assert entries.outside == set(entries.nodes)
+    assert tracker.foreign == set(tracker.entries)
 
 
 def test_each_input_by_its_position():
-    (left, right, both), entries = entered(
+    (left, right, both), tracker = entered(
         lambda a, b: (a * WEIGHT, b + WEIGHT, (a + b) * WEIGHT), numbers(), numbers()
     )
-    assert entries.nodes == {left.grad_fn: {0}, right.grad_fn: {1}, both.grad_fn: {0, 1}}
+    assert tracker.entries == {left.grad_fn: {0}, right.grad_fn: {1}, both.grad_fn: {0, 1}}
 
 
 def test_several_calls_count_on():
-    entries = Entries()
-    entries.begin([numbers()])
-    entries.begin([x := numbers()])
-    with entries:
+    tracker = InputTracker()
+    tracker.begin([numbers()])
+    tracker.begin([x := numbers()])
+    with tracker:
         result = x * WEIGHT
-    assert entries.nodes == {result.grad_fn: {1}}
+    assert tracker.entries == {result.grad_fn: {1}}
 
 
 def test_a_change_in_place_is_followed():
@@ -161,13 +161,13 @@ def test_a_change_in_place_is_followed():
         x[:, 0] = 1
         return x * WEIGHT
 
-    result, entries = entered(changed, numbers())
-    assert entries.nodes == {result.grad_fn: {0}}
+    result, tracker = entered(changed, numbers())
+    assert tracker.entries == {result.grad_fn: {0}}
 
 
 def test_an_input_that_a_parameter_is_added_to_in_place():
-    result, entries = entered(lambda x: x.add_(WEIGHT), numbers())
-    assert entries.nodes == {result.grad_fn: {0}}
+    result, tracker = entered(lambda x: x.add_(WEIGHT), numbers())
+    assert tracker.entries == {result.grad_fn: {0}}
 
 
 def test_what_is_computed_without_gradients_stays_input():
@@ -176,15 +176,15 @@ def test_what_is_computed_without_gradients_stays_input():
             x = torch.relu(x * WEIGHT) * WEIGHT
         return x * WEIGHT
 
-    result, entries = entered(backbone, numbers())
-    assert entries.nodes == {result.grad_fn: {0}}
+    result, tracker = entered(backbone, numbers())
+    assert tracker.entries == {result.grad_fn: {0}}
 
 
 def test_what_is_detached_from_the_graph_is_no_input():
     """Behind a layer that is trained it came another way, and that way is cut off."""
-    _, entries = entered(lambda x: (x * WEIGHT).detach() * WEIGHT, numbers())
-    assert kinds(entries) == {"MulBackward0": {0}}
-    assert len(entries.nodes) == 1
+    _, tracker = entered(lambda x: (x * WEIGHT).detach() * WEIGHT, numbers())
+    assert kinds(tracker) == {"MulBackward0": {0}}
+    assert len(tracker.entries) == 1
 
 
 class Double(torch.autograd.Function):
@@ -209,8 +209,8 @@ class Custom(nn.Module):
 
 
 def test_a_custom_function_is_not_seen_and_the_first_layer_stands_in():
-    _, entries = entered(lambda x: Double.apply(x, WEIGHT), numbers())
-    assert not entries.nodes
+    _, tracker = entered(lambda x: Double.apply(x, WEIGHT), numbers())
+    assert not tracker.entries
     net = nn.Sequential(Custom(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     found = gp.points(net, numbers())
     assert [(point.name, point.layers) for point in found] == [("0", ("0",)), ("2", ("1",))]
@@ -248,9 +248,9 @@ def test_the_mode_gives_the_same_bits():
 
 
 def test_the_mode_keeps_no_input_alive():
-    entries, x = Entries(), numbers()
-    entries.begin([x])
-    with entries:
+    tracker, x = InputTracker(), numbers()
+    tracker.begin([x])
+    with tracker:
         y = x / 2
     gone = weakref.ref(x), weakref.ref(y)
     del x, y

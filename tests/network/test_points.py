@@ -22,8 +22,8 @@ from gradprobe.network.tensors import tensors
 from gradprobe.zoo import cnds8
 
 OUTPUT = "it makes the network's output"
-NOTHING_BEHIND = "no module behind it returns what every path to the output passes"
-NO_GRADIENT = "its output requires no gradient: frozen with all that is before it, or under no_grad"
+NOTHING_AFTER = "no module after it returns what every path to the output passes"
+NO_GRADIENT = "its output requires no gradient: frozen with everything before it, or under no_grad"
 UNCALLED = "never called as a module"
 REUSED = "reused: called {} times in one forward"
 NO_PATH = "it leads to another output only"
@@ -398,7 +398,7 @@ def monai_densenet():
     return densenet(*blocks), images()
 
 
-@network({}, {"body.[02]": NOTHING_BEHIND, "body.4": OUTPUT})
+@network({}, {"body.[02]": NOTHING_AFTER, "body.4": OUTPUT})
 def short_dncnn():
     """Zhang et al. 2017, x - f(x): the image itself goes round all of it."""
 
@@ -815,7 +815,7 @@ class HRNet(nn.Module):
         "stages.0": "first stages.0.branches* stages.0.up",
         "stages.1": "stages.0.down stages.1.branches* stages.1.up",
     },
-    {"stages.1.down": NOTHING_BEHIND, "head": OUTPUT},
+    {"stages.1.down": NOTHING_AFTER, "head": OUTPUT},
 )
 def hrnet():
     """Lists between the stages: all tensors of a stage together are what every path passes.
