@@ -207,3 +207,12 @@ def test_every_file_and_name_in_a_page_exists(page):
         path = ROOT / file if (ROOT / file).exists() else ROOT / "gradprobe" / file
         assert path.is_file(), file
         assert not name or name in defined(path), f"{file}::{name}"
+
+
+def test_every_fact_that_the_code_cites_is_there():
+    facts = set(re.findall(r"^## (\d+)\. ", (ROOT / "docs" / "facts.md").read_text(), re.MULTILINE))
+    sources = [*(ROOT / "gradprobe").rglob("*.py"), *(ROOT / "gradprobe").rglob("*.c")]
+    cited = [number for path in sources for number in re.findall(r"docs/facts\.md, (\d+)", path.read_text())]
+    assert cited
+    assert set(cited) <= facts
+    assert [int(number) for number in sorted(facts, key=int)] == list(range(1, len(facts) + 1))
