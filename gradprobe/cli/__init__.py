@@ -1,4 +1,4 @@
-"""The command line, the only folder that uses click. Nothing imports it but ``gradprobe.__main__``."""
+"""The command line, the only folder that uses click. Only ``gradprobe.__main__`` imports it."""
 
 from gradprobe.cli.commands import main
 

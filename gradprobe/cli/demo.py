@@ -1,4 +1,4 @@
-"""The embedded default of ``gradprobe demo``: CNDS-8 on scikit-learn's real digits."""
+"""The target of ``gradprobe demo``: CNDS-8 on scikit-learn's real digits."""
 
 from __future__ import annotations
 

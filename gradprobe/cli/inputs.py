@@ -1,15 +1,16 @@
-"""From a command's options to objects: the target, its data and policy, and the folder of a run."""
+"""From a command's options to objects: the target, the policy, a saved run, and the folder of a new one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradprobe.cli.options import RUNS
-from gradprobe.cli.terminal import user_output
+from gradprobe.cli.options import Options
+from gradprobe.cli.terminal import prints_to_stderr
+from gradprobe.runs.folder import RUNS, check_free, free_folder
 
 if TYPE_CHECKING:
     from gradprobe.cli.progress import Display
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from gradprobe.runs.run import Run
 
 
-def saved(folder: Path) -> Run:
+def saved_run(folder: Path) -> Run:
     """The run in a folder."""
     from gradprobe.runs.run import load
 
@@ -30,124 +31,111 @@ def saved(folder: Path) -> Run:
         raise click.UsageError(str(error)) from error
 
 
-def folder(out: Path | None, target: str, force: bool, suffix: str = "") -> Path:
-    """Where the run goes: a folder that is free, or any with ``--force``; by default one that the target names."""
-    from gradprobe.runs.folder import check_free, free_folder
-
+def run_folder(options: Options, target: str, suffix: str = "") -> Path:
+    """Where the run goes: a free folder, or any with ``--force``; by default one named after the target."""
     where, _, attribute = target.rpartition(":")
-    stem = f"{Path(where).stem}-{attribute}" if where else Path(target).stem
-    chosen = out or (RUNS / (stem + suffix) if force else free_folder(RUNS, stem + suffix))
+    name = (f"{Path(where).stem}-{attribute}" if where else Path(target).stem) + suffix
+    folder = options.out or (RUNS / name if options.force else free_folder(RUNS, name))
     try:
-        check_free(chosen, force=force)
+        check_free(folder, force=options.force)
     except OSError as error:
         raise click.UsageError(str(error)) from error
-    return chosen
+    return folder
 
 
-def target(name: str, options: dict[str, Any]) -> Target:
+def prepare_target(name: str, options: Options) -> Target:
     """The model, batches, loss and optimizer of a TARGET, seeded, with ``--lr`` and on ``--device``."""
-    from dataclasses import replace
-
     import torch
 
-    # all of ours before the target's folder is on the import path: it may hold a matplotlib.py
+    # all of gradprobe before the target's folder is on the import path: it may hold a matplotlib.py
     import gradprobe.cli.progress
     import gradprobe.runs.run  # noqa: F401
-    from gradprobe.cli.data import DataOptions
     from gradprobe.cli.target import load_target
     from gradprobe.network.preserve import seed_everything
 
     # once and before the import: the numbers are those of a script that begins with torch.manual_seed
-    seed_everything(options["seed"])
-    of_data = ("data", "input_size", "classes", "batch_size")
-    with user_output():
-        loaded = load_target(name, DataOptions(**{option: options[option] for option in of_data}))
-    lr = options["lr"]
-    if lr is not None and loaded.optimizer is not None:
-        raise click.UsageError("--lr is for the default SGD, but the target defines its own optimizer")
+    seed_everything(options.seed)
+    with prints_to_stderr():
+        target = load_target(name, options)
+    lr = options.lr
     if lr is not None:
-        loaded = replace(loaded, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=lr))
-    if options["device"] is not None:
-        loaded = _moved(loaded, options["device"])
-    return loaded
+        if target.optimizer is not None:
+            raise click.UsageError("--lr is for the default SGD, but the target defines its own optimizer")
+        target = replace(target, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=lr))
+    return target if options.device is None else _on_device(target, options.device)
 
 
-def _moved(loaded: Target, device: str) -> Target:
-    from dataclasses import replace
-
+def _on_device(target: Target, device: str) -> Target:
     try:
-        model = loaded.model.to(device)
+        model = target.model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    build = loaded.build
-    return replace(loaded, model=model, build=build and (lambda: build().to(device)))
+    build = target.build
+    return replace(target, model=model, build=build and (lambda: build().to(device)))
 
 
-def conditions(loaded: Target, options: dict[str, Any]) -> dict[str, Any]:
+def conditions(target: Target, options: Options) -> dict[str, Any]:
     """What the command knows of the conditions that a record is taken under."""
-    return {"target": loaded.name, "data": loaded.data, "seed": options["seed"]}
+    made_up = {"synthetic": True} if target.synthetic else {}
+    return {"target": target.name, "data": target.data, "seed": options.seed, **made_up}
 
 
-def engine(arms: Sequence[str] | None, name: str | None, jobs: int | None) -> str:
-    """The engine that several arms are trained on."""
-    context = click.get_current_context()
-    given = [
-        option
-        for option in ("policy", "repeat", "threshold", "of", "aggregate")
-        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if arms is None and (name or jobs):
-        option = "--engine" if name else "--jobs"
+def check_arms_options(options: Options) -> None:
+    """Raise click.UsageError if options were given that do not go together with ``--arms``, or not without it."""
+    if options.arms is None and (options.engine or options.jobs):
+        option = "--engine" if options.engine else "--jobs"
         raise click.UsageError(f"{option} is for several arms: add --arms none,cnds,auto,kaiming,lsuv")
-    if arms is not None and given:
-        raise click.UsageError(
-            f"--{given[0]} is for a single policy, and --arms names its own: cnds, repeated, relative, every, auto"
-        )
-    if name == "serial" and jobs:
+    if options.arms is not None:
+        for name in ("policy", "repeat", "threshold", "of", "aggregate"):
+            if _is_on_command_line(name):
+                raise click.UsageError(
+                    f"--{name} is for a single policy, and --arms names its own: cnds, repeated, relative, every, "
+                    "auto"
+                )
+    if options.engine == "serial" and options.jobs:
         raise click.UsageError("--jobs is for --engine processes or ray: serial trains one after the other")
-    return name or ("processes" if jobs else "serial")
 
 
-def policy(options: dict[str, Any]) -> Policy:
+def _is_on_command_line(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def policy(options: Options) -> Policy:
     """The rule that layers are flagged by."""
-    from gradprobe.decide.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy
+    from gradprobe.decide.policies import named_policy
 
-    shared = {"of": options["of"], "aggregate": options["aggregate"]}
-    if options["policy"] == "every":
-        return EveryLayerPolicy()
-    if options["policy"] == "relative":
-        return RelativePolicy(options["threshold"] or RelativePolicy.ratio, **shared)
-    return ThresholdPolicy(options["threshold"] or ThresholdPolicy.threshold, **shared)
+    return named_policy(options.policy, threshold=options.threshold, of=options.of, aggregate=options.aggregate)
 
 
-def policy_or_trials(options: dict[str, Any]) -> Policy | None:
+def policy_or_trials(options: Options) -> Policy | None:
     """The same, or None where short trainings decide (``--policy auto``)."""
-    if options["policy"] != "auto":
+    if options.policy != "auto":
         return policy(options)
-    if options["repeat"]:
+    if options.repeat:
         raise click.UsageError("--repeat applies a rule again, and --policy auto has none")
     return None
 
 
-def placed_by_trials(
-    loaded: Target,
+def place_by_trials(
+    target: Target,
     window: int,
-    options: dict[str, Any],
+    options: Options,
     display: Display | None,
     history: GradientHistory | None = None,
 ) -> Placement:
     """The placement that short trainings of the target decide."""
-    from gradprobe.prove.trials import place_by_trials
+    from gradprobe.prove import trials
 
-    return place_by_trials(
-        loaded.model,
-        loaded.batches,
-        loaded.loss_fn,
+    return trials.place_by_trials(
+        target.model,
+        target.batches,
+        target.loss_fn,
         window,
-        branch=options["branch"],
-        weight=options["weight"],
-        optimizer=loaded.optimizer,
-        seed=options["seed"],
+        branch=options.branch,
+        weight=options.weight,
+        optimizer=target.optimizer,
+        seed=options.seed,
         history=history,
         on_iteration=None if display is None else display.trial,
     )

@@ -18,11 +18,11 @@ from gradprobe.record.quantities import short
 from gradprobe.show.tables import Profile
 
 INTERVAL = 0.25  # seconds between two pictures, at least
-SHARE = 0.01  # of the time that has passed: what the pictures may cost
+SHARE = 0.01  # of the time that has passed: the most that the pictures may cost
 
 
 class Display:
-    """A picture of a training, a few times a second, gone when it ends. Nothing in it waits for the device.
+    """A picture of a training, drawn a few times a second, gone when it ends. Nothing in it waits for the device.
 
     Args:
         console: The terminal.
@@ -30,7 +30,7 @@ class Display:
         trainings: How many trainings there will be, at most.
 
     Attributes:
-        seconds: What it has cost: the time between iterations that went into looking and drawing.
+        seconds: What it has cost: the time between iterations that was spent on reading and drawing.
     """
 
     def __init__(self, console: Console, policy: Policy | None, trainings: int = 1) -> None:
@@ -56,25 +56,23 @@ class Display:
     ) -> None:
         self._live.stop()
 
-    def __call__(self, reached: TrainingProgress) -> None:
-        """Take note of an iteration; look and draw if it is time to."""
+    def __call__(self, progress: TrainingProgress) -> None:
+        """Draw after an iteration, if it is time to."""
         started = time.monotonic()
-        if (reached.arm, reached.seed) != self._training or reached.done == 1:
-            self._begin(reached)
+        if (progress.arm, progress.seed) != self._training or progress.done == 1:
+            self._begin(progress)
         if self._glimpse is None and started < self._next:
             return
         if self._glimpse is None:
-            self._glimpse = reached.probe.glimpse(reached.loss, self._of)
-            self._at = _iteration(reached)
+            self._glimpse = progress.probe.glimpse(progress.loss, self._of)
+            self._at = _iteration(progress)
         if self._glimpse.arrived:
-            self._draw(reached, self._glimpse)
+            self._draw(progress, self._glimpse)
             self._glimpse = None
-        now = time.monotonic()
-        self.seconds += now - started
-        self._next = max(now + INTERVAL, self._started + self.seconds / SHARE)
+        self._count(started)
 
     def trial(self, name: str, done: int, total: int) -> None:
-        """Take note of an iteration of a short trial, of which only the progress is shown."""
+        """Show how far a short trial is; nothing else of it is shown."""
         started = time.monotonic()
         if done == 1:
             self._training = None
@@ -83,34 +81,38 @@ class Display:
             return
         self._progress.update(self._task, completed=done)
         self._live.update(self._progress, refresh=True)
+        self._count(started)
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """Show how many of several trainings are done."""
+        self._progress.update(self._task, completed=done, total=total, description=name)
+        self._live.update(self._progress, refresh=True)
+
+    def _count(self, started: float) -> None:
+        """Add the time since ``started`` to the cost, and say when the next picture may be drawn."""
         now = time.monotonic()
         self.seconds += now - started
         self._next = max(now + INTERVAL, self._started + self.seconds / SHARE)
 
-    def part(self, what: str, done: int, total: int) -> None:
-        """Take note of a part of a larger whole that is done, of which only how many is shown."""
-        self._progress.update(self._task, completed=done, total=total, description=what)
-        self._live.update(self._progress, refresh=True)
-
-    def _begin(self, reached: TrainingProgress) -> None:
-        self._training = reached.arm, reached.seed
-        called = _called(reached)
-        if self._trainings == 1 and reached.arm == "plain":
-            called = "scanning"
-        elif self._trainings > 1 and reached.arm != "repeated":
+    def _begin(self, progress: TrainingProgress) -> None:
+        self._training = progress.arm, progress.seed
+        name = _training_name(progress)
+        if self._trainings == 1 and progress.arm == "plain":
+            name = "scanning"
+        elif self._trainings > 1 and progress.arm != "repeated":
             self._begun += 1
-            called += f" ({self._begun} of {self._trainings})"
-        self._progress.reset(self._task, total=reached.total, description=called)
+            name += f" ({self._begun} of {self._trainings})"
+        self._progress.reset(self._task, total=progress.total, description=name)
 
-    def _draw(self, reached: TrainingProgress, glimpse: Glimpse) -> None:
+    def _draw(self, progress: TrainingProgress, glimpse: Glimpse) -> None:
         magnitudes = list(glimpse.magnitudes.values())
         threshold = _threshold(self._policy, magnitudes)
-        said = [f"loss {glimpse.loss:.4g}"]
+        parts = [f"loss {glimpse.loss:.4g}"]
         if threshold is not None:
             low = sum(value is not None and value < threshold for value in magnitudes)
-            said.append(f"{low} of {len(magnitudes)} layers below {short(threshold)}")
-        line = Text(f"{', '.join(said)} ({self._at})", no_wrap=True, overflow="ellipsis")
-        self._progress.update(self._task, completed=reached.done)
+            parts.append(f"{low} of {len(magnitudes)} layers below {short(threshold)}")
+        line = Text(f"{', '.join(parts)} ({self._at})", no_wrap=True, overflow="ellipsis")
+        self._progress.update(self._task, completed=progress.done)
         self._live.update(Group(self._progress, line, Profile(magnitudes, threshold, self._of)), refresh=True)
 
 
@@ -124,13 +126,13 @@ def _threshold(policy: Policy, magnitudes: Sequence[float | None]) -> float | No
     return None
 
 
-def _called(reached: TrainingProgress) -> str:
+def _training_name(progress: TrainingProgress) -> str:
     arms = {"plain": "without branches", "supervised": "with branches", "repeated": "again, with branches"}
-    return arms[reached.arm] + ("" if reached.seed is None else f", seed {reached.seed}")
+    return arms[progress.arm] + ("" if progress.seed is None else f", seed {progress.seed}")
 
 
-def _iteration(reached: TrainingProgress) -> str:
-    recorded = reached.probe.recorded
-    if recorded < reached.done:
-        return f"iteration {reached.done}; gradients of iteration {recorded}"
-    return f"iteration {reached.done}"
+def _iteration(progress: TrainingProgress) -> str:
+    recorded = progress.probe.recorded
+    if recorded < progress.done:
+        return f"iteration {progress.done}; gradients of iteration {recorded}"
+    return f"iteration {progress.done}"

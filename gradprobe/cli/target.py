@@ -11,14 +11,15 @@ from typing import Any, NoReturn
 import click
 from torch import Tensor, nn
 
-from gradprobe.cli.data import DataOptions, find_data
-from gradprobe.cli.user_modules import import_module, optional, public, run_user, split_target
+from gradprobe.cli.data import find_data
+from gradprobe.cli.options import Options
+from gradprobe.cli.user_modules import first_defined, import_module, public_names, run_user, split_target
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.network.layers import no_such_name
 from gradprobe.network.losses import LossFunction
 from gradprobe.network.tensors import main_tensor
-from gradprobe.prove.training import is_classified
+from gradprobe.prove.accuracy import is_classified
 
 EXPECTED = (
     "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "
@@ -39,6 +40,7 @@ class Target:
         optimizer: ``model -> Optimizer``, or None for the default.
         held_out: Batches to take the accuracy on, or None.
         data: Where the data come from, in words.
+        synthetic: Whether the data are made up.
     """
 
     name: str
@@ -49,35 +51,47 @@ class Target:
     optimizer: OptimizerFactory | None
     held_out: Source | None
     data: str
+    synthetic: bool = False
 
 
-def load_target(spec: str, options: DataOptions) -> Target:
+def load_target(spec: str, options: Options) -> Target:
     """Import a target and find its model, data, loss and optimizer.
 
     Raises:
-        click.UsageError: It cannot be used as it is; the message says what was expected and what to do.
-        TargetError: Its own code raised.
+        click.UsageError: If it cannot be used as it is; the message says what was expected and what to do.
+        TargetError: If its own code raised.
     """
     where, attribute = split_target(spec)
     module = import_module(where)
     name = attribute or _find_model(module, where)
-    found = getattr(module, name, None)
-    if found is None and hasattr(module, name):
-        raise click.UsageError(f"{where}: `{name}` is None: {EXPECTED}")
-    if found is None:
-        raise click.UsageError(f"{where}: {no_such_name('attribute', name, public(module))}")
-    build = None if isinstance(found, nn.Module) else _factory(found, name, where)
-    model = build() if build else found
-    batches, held_out, data = find_data(module, model, options, where)
-    loss = optional(module, ("loss", "criterion"))
-    optimizer = optional(module, ("optimizer",))
-    for name, value in (("loss", loss), ("optimizer", optimizer)):
-        if value is not None and not callable(value):
-            expected = "(output, target) -> scalar" if name == "loss" else "model -> torch.optim.Optimizer"
-            raise click.UsageError(
-                f"{where}: expected `{name}` to be a function {expected}, got {_name(type(value))}"
-            )
-    return Target(spec, model, build, batches, loss or DefaultLoss(), optimizer, held_out, data)
+    value = getattr(module, name, None)
+    if value is None:
+        problem = f"`{name}` is None: {EXPECTED}"
+        missing = no_such_name("attribute", name, public_names(module))
+        raise click.UsageError(f"{where}: {problem if hasattr(module, name) else missing}")
+    build = None if isinstance(value, nn.Module) else _factory(value, name, where)
+    model = build() if build else value
+    data = find_data(module, model, options, where)
+    loss = first_defined(module, ("loss", "criterion"))
+    optimizer = first_defined(module, ("optimizer",))
+    _check_callable(loss, f"{where}: expected `loss` to be a function (output, target) -> scalar")
+    _check_callable(optimizer, f"{where}: expected `optimizer` to be a function model -> torch.optim.Optimizer")
+    return Target(
+        name=spec,
+        model=model,
+        build=build,
+        batches=data.batches,
+        loss_fn=loss or DefaultLoss(),
+        optimizer=optimizer,
+        held_out=data.held_out,
+        data=data.source,
+        synthetic=data.synthetic,
+    )
+
+
+def _check_callable(value: Any, expected: str) -> None:
+    if value is not None and not callable(value):
+        raise click.UsageError(f"{expected}, got {_name(type(value))}")
 
 
 class DefaultLoss:
@@ -90,26 +104,27 @@ class DefaultLoss:
         >>> loss = DefaultLoss()
         >>> loss(torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor(1.3863)
-        >>> loss.__name__
-        'cross entropy (mean)'
+        >>> loss.__name__, loss.reduction
+        ('cross entropy', 'mean')
     """
 
     def __init__(self) -> None:
         self.__name__ = "default"
+        self.reduction: str | None = None
 
     def __call__(self, output: Any, target: Any) -> Tensor:
         """The loss, by what the output and the target look like."""
         own = getattr(output, "loss", None)
         if isinstance(own, Tensor):
-            self.__name__ = "the model's own"
+            self.__name__, self.reduction = "the model's own", None
             return own
         scores = output if isinstance(output, Tensor) else main_tensor(output)
         target = target.get("labels") if isinstance(target, dict) else target
         if scores is not None and is_classified(scores, target):
-            self.__name__ = "cross entropy (mean)"
+            self.__name__, self.reduction = "cross entropy", "mean"
             return _cross_entropy(scores, target)
         if scores is not None and isinstance(target, Tensor) and scores.shape == target.shape:
-            self.__name__ = "mean squared error (mean)"
+            self.__name__, self.reduction = "mean squared error", "mean"
             return nn.functional.mse_loss(scores, target.to(scores.dtype))
         return _no_default(scores, target)
 
@@ -121,7 +136,7 @@ def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
         count = scores.shape[1]
         raise ValueError(
             f"{str(error).rstrip('.')}: an output of shape {tuple(scores.shape)} has the classes 0 to {count - 1} "
-            f"(made-up data has so many with --classes {count})"
+            f"(for synthetic data: --classes {count})"
         ) from error
 
 
@@ -140,12 +155,15 @@ def _find_model(module: ModuleType, where: str) -> str:
     for name in ("model", "build_model"):
         if hasattr(module, name):
             return name
-    instances = {name: value for name, value in public(module).items() if isinstance(value, nn.Module)}
-    losses = {name for name in ("loss", "criterion") if name in instances}
-    instances = {name: value for name, value in instances.items() if name not in losses}
+    names = public_names(module)
+    instances = {
+        name: value
+        for name, value in names.items()
+        if isinstance(value, nn.Module) and name not in ("loss", "criterion")
+    }
     classes = {
         name: value
-        for name, value in public(module).items()
+        for name, value in names.items()
         if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
     }
     ready = {name: value for name, value in classes.items() if not _required(value)}
@@ -162,7 +180,7 @@ def _find_model(module: ModuleType, where: str) -> str:
 
 
 def _required(call: Any) -> list[str]:
-    """Names of the arguments that have no default."""
+    """Names of the arguments without a default."""
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):
@@ -171,18 +189,18 @@ def _required(call: Any) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
 
 
-def _factory(found: Any, name: str, where: str) -> Callable[[], nn.Module]:
-    if not callable(found):
-        raise click.UsageError(f"{where}: `{name}` is no model: {EXPECTED}, got {_name(type(found))}")
-    required = _required(found)
+def _factory(value: Any, name: str, where: str) -> Callable[[], nn.Module]:
+    if not callable(value):
+        raise click.UsageError(f"{where}: `{name}` is no model: {EXPECTED}, got {_name(type(value))}")
+    required = _required(value)
     if required:
         raise click.UsageError(
             f"{where}: `{name}` needs {', '.join(required)}. Define `build_model()` in it that passes them"
         )
-    return lambda: _built(found, name, where)
+    return lambda: _build(value, name, where)
 
 
-def _built(build: Callable[[], Any], name: str, where: str) -> nn.Module:
+def _build(build: Callable[[], Any], name: str, where: str) -> nn.Module:
     model = run_user(build, f"{where}: `{name}` failed while the model was built")
     if not isinstance(model, nn.Module):
         raise click.UsageError(

@@ -1,4 +1,4 @@
-"""The user's own modules: a file or a name in, a module out, and what goes wrong in their code told as theirs."""
+"""The user's own modules: a file or a name in, a module out, and errors in it with the user's own traceback."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from gradprobe.prove import engines
+from gradprobe.prove import jobs
 from gradprobe.tracebacks import own_frames
 
-_NAME = "__gradprobe_target__"  # of the module that a file becomes
+_NAME = "__gradprobe_target__"  # of the module that is made from a file
 
 
 class TargetError(Exception):
@@ -24,7 +24,7 @@ class TargetError(Exception):
 
 
 def split_target(spec: str) -> tuple[str, str | None]:
-    """Where a module is, and the attribute of it that is meant, if one is.
+    """Where a module is, and the attribute of it, if one is named.
 
     Example:
         >>> split_target("model.py:net"), split_target("package.module")
@@ -40,8 +40,8 @@ def import_module(where: str) -> ModuleType:
     """The module in a file, or of a name.
 
     Raises:
-        click.UsageError: There is none.
-        TargetError: It raised while it was imported.
+        click.UsageError: If there is none.
+        TargetError: If it raised while it was imported.
     """
     return _import_file(where) if where.endswith(".py") else _import_named(where)
 
@@ -49,11 +49,10 @@ def import_module(where: str) -> ModuleType:
 def _import_file(where: str) -> ModuleType:
     path = Path(where)
     if not path.is_file():
-        near = [found.name for found in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise click.UsageError(
-            f"{where}: no such file" + (f"; there is {', '.join(sorted(near)[:5])}" if near else "")
-        )
-    # as `python model.py` would: its neighbours can be imported
+        near = sorted(file.name for file in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = f"; there is {', '.join(near[:5])}" if near else ""
+        raise click.UsageError(f"{where}: no such file{hint}")
+    # as `python model.py` does, so that it can import its neighbours
     sys.path.insert(0, str(path.parent.resolve()))
     spec = importlib.util.spec_from_file_location(_NAME, path)
     assert spec is not None
@@ -79,37 +78,37 @@ def _import_named(where: str) -> ModuleType:
 
 
 def run_user(call: Callable[[], Any], what: str) -> Any:
-    """Make a call into the user's code; what it raises becomes a `TargetError` that says what failed."""
+    """Make a call into the user's code; what it raises becomes a `TargetError` that begins with ``what``."""
     try:
         return call()
     except (click.ClickException, KeyboardInterrupt):
         raise
     except SystemExit as error:
-        hint = "guard what trains with `if __name__ == '__main__':`"
+        hint = "guard the training with `if __name__ == '__main__':`"
         raise TargetError(f"{what}: it called sys.exit({error.code!r}); {hint}") from error
     except Exception as error:
-        raise TargetError(f"{what}\n{user_code(error)}") from error
+        raise TargetError(f"{what}\n{user_traceback(error)}") from error
 
 
-def user_code(error: BaseException) -> str:
-    """An error as its author wants to see it: the traceback without our frames and those of libraries."""
+def user_traceback(error: BaseException) -> str:
+    """An error with its traceback, without the frames of gradprobe and of libraries."""
     frames = own_frames(error)
     head = ["Traceback (of your code):\n", *traceback.format_list(frames)] if frames else []
     return "".join([*head, *traceback.format_exception_only(type(error), error)]).rstrip()
 
 
 def pickle_target_by_value() -> None:
-    """Let what a target's file defines travel to other processes, which do not have that file as a module."""
+    """Let other processes unpickle what a target's file defines: they cannot import that file by its name."""
     module = sys.modules.get(_NAME)
     if module is not None:
-        engines.pickle_by_value(module)
+        jobs.pickle_by_value(module)
 
 
-def public(module: ModuleType) -> dict[str, Any]:
-    """What a module defines, by name, without what begins with an underscore."""
+def public_names(module: ModuleType) -> dict[str, Any]:
+    """The attributes of a module by name, without those that begin with an underscore."""
     return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
-def optional(module: ModuleType, names: tuple[str, ...]) -> Any:
-    """The first of these that a module defines, or None."""
+def first_defined(module: ModuleType, names: tuple[str, ...]) -> Any:
+    """The first of these attributes that a module has and that is not None, or None."""
     return next((value for name in names if (value := getattr(module, name, None)) is not None), None)

@@ -1,4 +1,4 @@
-"""Where people train: callbacks for Lightning and transformers, a function for Accelerate, and their loggers.
+"""Callbacks for Lightning and transformers, a function for Accelerate, and the loggers of all of them.
 
-Each is one line of the user's code and an extra of its own; nothing here is imported unasked.
+Each takes one line in the user's code and is an extra of its own; ``import gradprobe`` imports none of them.
 """

@@ -1,4 +1,4 @@
-"""Accelerate: ``probe(accelerator, model, optimizer)`` behind ``accelerator.prepare``."""
+"""Accelerate: ``probe(accelerator, model, optimizer)`` after ``accelerator.prepare``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def probe(
         The probe, with ``history``, ``placement`` and ``folder``.
 
     Raises:
-        ValueError: The model cannot be probed; the message says why.
+        ValueError: If the model cannot be probed; the message says why.
 
     Example:
         >>> import tempfile, torch
@@ -51,17 +51,17 @@ def probe(
         >>> recording.history.aggregate("output")[""]  # of a mean over 8 numbers
         np.float64(0.125)
     """
-    several = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    # users give their trackers explicit steps, which must not be smaller than those seen: ours must not count
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    # rows=False: Weights & Biases drops what the user later logs at a smaller step than the last row of ours
     return Settings(iterations, **settings).attach(
-        model, [bare(one) for one in several], lambda: _writers(accelerator), rows=False
+        model, [bare(one) for one in optimizers], lambda: _writers(accelerator), rows=False
     )
 
 
 def _writers(accelerator: Accelerator) -> Iterator[Any]:
     for tracker in accelerator.trackers:
-        behind = tracker.tracker
-        yield behind if knows(behind) else _as_function(tracker)
+        client = tracker.tracker
+        yield client if knows(client) else _as_function(tracker)
 
 
 def _as_function(tracker: Any) -> Any:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from gradprobe.integrations.recording import Recorder, Settings, bare
 from gradprobe.measure.ranks import wrapper
+from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.layers import named_layers
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ else:
 
 
 class GradprobeCallback(Settings, Callback):
-    """Records the first iterations, writes the run, logs it to the trainer's loggers, and is gone.
+    """Records the first iterations, writes the run, logs it to the trainer's loggers, and takes its hooks off.
 
-    If all parameters of the LightningModule are in one of its modules, as in ``self.net``, that is the network:
-    its layers have their names in it, and the placement is one for ``gradprobe.supervise(self.net, ...)``. Else
-    the network is the LightningModule.
+    If all parameters of the LightningModule are in one of its modules, for instance ``self.net``, that module is
+    the network: layers are named as in it, and the placement is for ``gradprobe.supervise(self.net, ...)``.
+    Otherwise the network is the LightningModule.
 
     Args:
         iterations: Length of the window.
@@ -49,7 +50,7 @@ class GradprobeCallback(Settings, Callback):
     recording: Recorder | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach: the optimizers are there, and no batch was seen."""
+        """Attach: the optimizers exist, and no batch was trained on."""
         network = _network(pl_module)
         self.recording = self.attach(
             network,
@@ -60,31 +61,28 @@ class GradprobeCallback(Settings, Callback):
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what there is, if the window is not full."""
+        """Write what was recorded, if the window is not full."""
         if self.recording is not None:
             self.recording.detach()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what there is, without waiting for other ranks."""
+        """Write what was recorded, without waiting for other ranks."""
         if self.recording is not None:
             self.recording.__exit__(type(exception), exception, None)
 
 
 def _facts(trainer: Trainer) -> dict[str, Any]:
-    seed, around = os.environ.get("PL_GLOBAL_SEED"), trainer.strategy.model
-    found = {"seed": None if seed is None else int(seed), "wrapper": around and wrapper(around)}
-    return {name: value for name, value in found.items() if value is not None}
+    seed, model = os.environ.get("PL_GLOBAL_SEED"), trainer.strategy.model
+    facts = {"seed": None if seed is None else int(seed), "wrapper": model and wrapper(model)}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _network(module: nn.Module) -> nn.Module:
-    parameters = {id(parameter) for parameter in module.parameters()}
-    alike = [
-        child for child in module.children() if {id(parameter) for parameter in child.parameters()} == parameters
-    ]
-    return alike[0] if len(alike) == 1 and named_layers(module) else module
+    parameters = set(map(id, module.parameters()))
+    complete = [child for child in module.children() if set(map(id, child.parameters())) == parameters]
+    return complete[0] if len(complete) == 1 and named_layers(module) else module
 
 
-def _optimizers_of(network: nn.Module, optimizers: Sequence[Any]) -> list[Optimizer]:
-    own = {id(parameter) for parameter in network.parameters()}
-    groups = [(optimizer, optimizer.param_groups) for optimizer in optimizers]
-    return [o for o, found in groups if any(id(p) in own for group in found for p in group["params"])]
+def _optimizers_of(network: nn.Module, optimizers: Sequence[Optimizer]) -> list[Optimizer]:
+    own = set(map(id, network.parameters()))
+    return [optimizer for optimizer in optimizers if own & parameter_ids(optimizer)]

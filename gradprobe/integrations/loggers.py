@@ -1,6 +1,6 @@
-"""A history in the logger that the user has anyway: TensorBoard, Weights & Biases, MLflow, or a function.
+"""Log a history to the logger that the user has anyway: TensorBoard, Weights & Biases, MLflow, or a function.
 
-Each is told apart by what it can do, so that none of them has to be installed.
+A logger is recognised by the methods it has, so that none of them has to be installed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label
 
 Scalar = tuple[str, float, int]
-_BATCH = 1000  # metrics that an MLflow store takes at once
+_BATCH = 1000  # metrics that an MLflow store takes at once (its REST API, log-batch)
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a logger is told.
+    """What a logger gets.
 
     Attributes:
         scalars: Name, value and iteration, in the order of the iterations.
         placement: The decision, in words.
-        pictures: Gives the figures, as files; they are drawn when a logger asks for them.
+        pictures: Returns the files of the figures, which are drawn only when a logger asks for them.
     """
 
     scalars: tuple[Scalar, ...]
@@ -59,22 +59,23 @@ def log_to(
     """Log every layer's magnitude at every iteration, the figures and the decision.
 
     The scalars are called ``gradprobe/mean |dL/d output|/LAYER``; MLflow, which allows no ``|`` in a name, gets
-    ``gradprobe/mean abs dL/d output/LAYER``. What no gradient arrived at is left out; NaN and inf are logged.
+    ``gradprobe/mean abs dL/d output/LAYER``. Layers that no gradient arrived at are left out; NaN and inf are
+    logged.
 
     Args:
         history: The record.
         writer: A TensorBoard ``SummaryWriter``, a Weights & Biases run, ``mlflow`` itself, one of its runs or an
             ``MlflowClient``, a Lightning logger, or any function ``(name, value, step)``, which gets the scalars.
-        placement: The decision to log and to draw; `gradprobe.place` makes it if there is none.
+        placement: The decision to log and to draw; that of `gradprobe.place` by default.
         run_id: The run, for an ``MlflowClient``.
-        rows: Give each iteration a step of its own in Weights & Biases, drawn over ``gradprobe/iteration``. That
-            moves the run's step on, and later ``run.log(..., step=)`` with a smaller step would be dropped: with
-            False the step stays, the iterations go into a table and their medians into the summary.
-        pictures: Figures that are drawn already.
+        rows: In Weights & Biases, log each iteration as a step, drawn over ``gradprobe/iteration``. That advances
+            the run's step, and a later ``run.log(..., step=)`` with a smaller step would be dropped. With False
+            the step stays, the iterations go into a table and their medians into the summary.
+        pictures: Files of figures that are drawn already.
 
     Raises:
-        TypeError: The writer is none of these.
-        ValueError: There is no MLflow run or no Weights & Biases run to log to.
+        TypeError: If the writer is none of these.
+        ValueError: If there is no MLflow run or no Weights & Biases run to log to.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
@@ -82,24 +83,24 @@ def log_to(
         >>> log_to(GradientHistory(tidy(rows), {}, (Layer("conv", 0, "Conv2d", 9),), (), None), print)
         gradprobe/mean |dL/d output|/conv 2e-09 0
     """
-    tell = _recipient(writer, run_id, rows)
-    if tell is None:
+    send = _sender(writer, run_id, rows)
+    if send is None:
         raise TypeError(
             "expected a SummaryWriter, a wandb run, mlflow, an MLflow run or client, a Lightning logger or a "
             f"function (name, value, step), got {type(writer).__name__}"
         )
     placement = placement or place(history)
     with tempfile.TemporaryDirectory() as folder:
-        draw = partial(_drawn, folder, history, placement) if pictures is None else lambda: pictures
-        tell(Message(tuple(_scalars(history)), str(placement), draw))
+        draw = partial(_draw, folder, history, placement) if pictures is None else lambda: pictures
+        send(Message(tuple(_scalars(history)), str(placement), draw))
 
 
 def knows(writer: Any) -> bool:
-    """Whether `log_to` takes it."""
-    return _recipient(writer, "", True) is not None
+    """Whether `log_to` can log to this writer."""
+    return _sender(writer, "", True) is not None
 
 
-def _drawn(folder: str, history: GradientHistory, placement: Placement) -> list[Path]:
+def _draw(folder: str, history: GradientHistory, placement: Placement) -> list[Path]:
     from gradprobe.show.plots import save_figures
 
     return save_figures(folder, history, placement)
@@ -112,7 +113,8 @@ def _scalars(history: GradientHistory) -> Iterator[Scalar]:
         yield name, float(row["mean_abs"]), int(row["iteration"])
 
 
-def _recipient(writer: Any, run_id: str | None, rows: bool) -> Callable[[Message], None] | None:
+def _sender(writer: Any, run_id: str | None, rows: bool) -> Callable[[Message], None] | None:
+    """The function that sends a message to this writer, or None if its kind is not known."""
     if isinstance(writer, ModuleType):
         return _of_module(writer, rows)
     if hasattr(writer, "add_scalar"):
@@ -136,15 +138,15 @@ def _of_module(module: ModuleType, rows: bool) -> Callable[[Message], None] | No
         return None
     run = module.active_run() if module.__name__ == "mlflow" else module.run
     if run is None:
-        begin = {"mlflow": "mlflow.start_run()", "wandb": "wandb.init()"}[module.__name__]
-        raise ValueError(f"{module.__name__} has no active run to log to: call {begin} first")
-    return _recipient(run, None, rows)
+        start = {"mlflow": "mlflow.start_run()", "wandb": "wandb.init()"}[module.__name__]
+        raise ValueError(f"{module.__name__} has no active run to log to: call {start} first")
+    return _sender(run, None, rows)
 
 
 def _of_logger(logger: Any, rows: bool) -> Callable[[Message], None]:
-    """What is behind a Lightning logger, or the logger itself where we do not know that."""
-    behind = _recipient(logger.experiment, getattr(logger, "run_id", None), rows)
-    return behind or partial(_to_logger, logger)
+    """Send to the client of a Lightning logger, or through the logger itself if the client's kind is not known."""
+    send = _sender(logger.experiment, getattr(logger, "run_id", None), rows)
+    return send or partial(_to_logger, logger)
 
 
 def _to_function(function: Callable[[str, float, int], Any], message: Message) -> None:
@@ -173,27 +175,27 @@ def _to_tensorboard(writer: Any, message: Message) -> None:
 def _to_wandb(run: Any, rows: bool, message: Message) -> None:
     import wandb
 
-    found: dict[str, Any] = {f"gradprobe/{path.stem}": wandb.Image(str(path)) for path in message.pictures()}
+    values: dict[str, Any] = {f"gradprobe/{path.stem}": wandb.Image(str(path)) for path in message.pictures()}
     if rows:
         run.define_metric("gradprobe/iteration")
         run.define_metric("gradprobe/*", step_metric="gradprobe/iteration")
-        for iteration, values in message.by_iteration():
-            run.log({"gradprobe/iteration": iteration, **values})
+        for iteration, scalars in message.by_iteration():
+            run.log({"gradprobe/iteration": iteration, **scalars})
     else:
         names = list(dict.fromkeys(name for name, _, _ in message.scalars))
-        table: list[Iterable[Any]] = [[at, *map(values.get, names)] for at, values in message.by_iteration()]
-        found["gradprobe/iterations as a table"] = wandb.Table(["iteration", *names], table)
+        table: list[Iterable[Any]] = [[at, *map(scalars.get, names)] for at, scalars in message.by_iteration()]
+        values["gradprobe/iterations as a table"] = wandb.Table(["iteration", *names], table)
         run.summary.update(_medians(message))
-    run.log(found, commit=False)
+    run.log(values, commit=False)
     run.summary["gradprobe/placement"] = message.placement
 
 
 def _medians(message: Message) -> dict[str, float]:
-    """Of each scalar over the iterations; one that is not finite counts as infinitely large, as elsewhere."""
-    values: dict[str, list[float]] = {}
+    """Of each scalar over the iterations; a value that is not finite counts as inf, as in `GradientHistory`."""
+    series: dict[str, list[float]] = {}
     for name, value, _ in message.scalars:
-        values.setdefault(name, []).append(value if np.isfinite(value) else np.inf)
-    return {name: float(np.median(found)) for name, found in values.items()}
+        series.setdefault(name, []).append(value if np.isfinite(value) else np.inf)
+    return {name: float(np.median(values)) for name, values in series.items()}
 
 
 def _to_mlflow(client: Any, run_id: str | None, message: Message) -> None:
@@ -201,7 +203,7 @@ def _to_mlflow(client: Any, run_id: str | None, message: Message) -> None:
         raise ValueError("an MlflowClient may write to any run: say which one with run_id=")
     from mlflow.entities import Metric
 
-    now, names = int(time.time() * 1000), _allowed([name for name, _, _ in message.scalars])
+    now, names = int(time.time() * 1000), _mlflow_names([name for name, _, _ in message.scalars])
     metrics = [Metric(names[name], value, now, iteration) for name, value, iteration in message.scalars]
     for first in range(0, len(metrics), _BATCH):
         client.log_batch(run_id, metrics=metrics[first : first + _BATCH])
@@ -210,20 +212,21 @@ def _to_mlflow(client: Any, run_id: str | None, message: Message) -> None:
     client.log_text(run_id, message.placement, "gradprobe/placement.txt")
 
 
-def _allowed(names: Sequence[str]) -> dict[str, str]:
-    """Names that MLflow takes; two layers never share one.
+def _mlflow_names(names: Sequence[str]) -> dict[str, str]:
+    """For each name one that MLflow accepts; no two are the same.
 
     Example:
-        >>> list(_allowed(["gradprobe/mean |dL/d output|/a[0]", "gradprobe/mean |dL/d output|/a_0_"]).values())
-        ['gradprobe/mean abs dL/d output/a_0_', 'gradprobe/mean abs dL/d output/a_0_ 2']
+        >>> list(_mlflow_names(["mean |dL/d output|/a[0]", "mean |dL/d output|/a_0_"]).values())
+        ['mean abs dL/d output/a_0_', 'mean abs dL/d output/a_0_ 2']
     """
-    given: dict[str, str] = {}
-    taken: set[str] = set()
+    accepted: dict[str, str] = {}
+    used: set[str] = set()
     for name in dict.fromkeys(names):
-        clean = re.sub(r"[^/\w.\- ]", "_", re.sub(r"\|(.*?)\|", r"abs \1", name, count=1))
+        clean = candidate = re.sub(r"[^/\w.\- ]", "_", re.sub(r"\|(.*?)\|", r"abs \1", name, count=1))
         number = 1
-        while (candidate := clean if number == 1 else f"{clean} {number}") in taken:
+        while candidate in used:
             number += 1
-        taken.add(candidate)
-        given[name] = candidate
-    return given
+            candidate = f"{clean} {number}"
+        used.add(candidate)
+        accepted[name] = candidate
+    return accepted

@@ -1,4 +1,4 @@
-"""A probe in a training that somebody else's loop runs: it ends by itself, then decides, writes and logs."""
+"""A probe for a training loop that is not the user's own: it ends by itself, then decides, writes and logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -21,25 +20,24 @@ from gradprobe.measure.probe import GradientProbe
 from gradprobe.network.layers import unwrap
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.runs.folder import check_free, free_folder
+from gradprobe.runs.folder import RUNS, check_free, free_folder, is_first_rank
 from gradprobe.runs.run import save
 
-RUNS = Path("gradprobe_runs")
 Writers = Callable[[], Iterable[Any]]
 _log = logging.getLogger("gradprobe")
 
 
 @dataclass(eq=False)
 class Settings:
-    """What to record and where it goes: the same for every trainer.
+    """What to record and where to put it: the same for every trainer.
 
     Attributes:
         iterations: Length of the window.
         out: Folder of the run; by default a free one in ``gradprobe_runs``, named after the model's class.
         force: Replace an existing run there.
         policy: How layers are flagged; CNDS' rule by default.
-        writers: Where to log, see `gradprobe.integrations.loggers.log_to`: None takes whatever the trainer logs
-            to, an empty list logs nowhere.
+        writers: Where to log, see `gradprobe.integrations.loggers.log_to`. None: to whatever the trainer logs to;
+            an empty list: nowhere.
         of: See `gradprobe.GradientProbe`.
         stats: See `gradprobe.GradientProbe`.
         layers: See `gradprobe.GradientProbe`.
@@ -72,43 +70,43 @@ class Settings:
         Args:
             model: The model, wrapped or not.
             optimizers: Those whose steps end the iterations, as torch made them.
-            writers: Gives what the trainer logs to, asked when the record is complete.
-            name: What to call it; the class of the model by default.
+            writers: Returns what the trainer logs to; called when the record is complete.
+            name: What to call the run; the class of the model by default.
             facts: What the trainer knows of the conditions, such as the seed.
             rows: See `gradprobe.integrations.loggers.log_to`.
 
         Raises:
-            FileExistsError: There is a run already, and it may not be replaced.
-            ValueError: The model cannot be probed, or the policy looks at what is not recorded.
+            FileExistsError: If there is a run already, and it may not be replaced.
+            ValueError: If the model cannot be probed, or the policy looks at what is not recorded.
         """
         name = name or type(unwrap(model)).__name__
         folder = Path(self.out) if self.out is not None else free_folder(RUNS, name)
-        if _first_rank():
+        if is_first_rank():
             check_free(folder, force=self.force)
-        given = self.writers
-        recording = Recorder(
+        own = self.writers
+        recorder = Recorder(
             model,
             optimizers,
             self,
             folder=folder,
-            writers=writers if given is None else lambda: given,
+            writers=writers if own is None else lambda: own,
             rows=rows,
             conditions={"target": name, **(facts or {}), **self.conditions},
         )
-        looked_at = getattr(self.policy, "of", recording.of[0])
-        if looked_at not in recording.of:
-            raise ValueError(f"the policy looks at of={looked_at!r}, but only {list(recording.of)} is recorded")
-        return recording.__enter__()
+        looked_at = getattr(self.policy, "of", recorder.of[0])
+        if looked_at not in recorder.of:
+            raise ValueError(f"the policy looks at of={looked_at!r}, but only {list(recorder.of)} is recorded")
+        return recorder.__enter__()
 
 
 class Recorder(GradientProbe):
-    """A probe that, when its window is full or the training ends, decides, writes the run and logs it. Once.
+    """A probe that, when its window is full or the training ends, decides, writes the run and logs it, once.
 
-    Made by `Settings.attach`. What goes wrong in writing and logging is said, and training goes on.
+    Made by `Settings.attach`. An error in writing or logging becomes a warning, and the training goes on.
 
     Attributes:
         folder: Where the run goes.
-        placement: The decision, or None as long as there is none.
+        placement: The decision, or None before there is one.
     """
 
     def __init__(
@@ -138,29 +136,29 @@ class Recorder(GradientProbe):
     def __enter__(self) -> Recorder:
         if not self._attached:
             super().__enter__()
-            # a loop that is left early says so to nobody: what was recorded is written at the end of the process
-            atexit.register(self._left)
+            # a loop may be left early without a call: then what was recorded is written when the process ends
+            atexit.register(self._at_exit)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         attached = self._attached
-        super().__exit__(kind, error, trace)  # comes to `detach`, but not after an error
+        super().__exit__(kind, error, trace)  # calls `detach`, but not after an error
         if attached and kind is not None:
             self._conclude()
 
     def detach(self) -> None:
-        """Take every hook off, decide, write and log. Happens by itself when the window is full."""
+        """Take every hook off, decide, write and log. Called by the probe itself when the window is full."""
         if self._attached:
             super().detach()
             self._conclude()
 
-    def _left(self) -> None:
+    def _at_exit(self) -> None:
         self.__exit__(SystemExit, None, None)
 
     def _conclude(self) -> None:
-        atexit.unregister(self._left)
+        atexit.unregister(self._at_exit)
         if not self.recorded:
             _log.warning("gradprobe recorded nothing: no optimizer step was seen")
             return
@@ -168,44 +166,40 @@ class Recorder(GradientProbe):
             ended = f"the training ended after {self.recorded} of {self.iterations} iterations"
             self._given["stopped"] = ended
         history = self.history
-        self.placement = self._decided(history)
-        if _first_rank():
+        self.placement = self._decide(history)
+        if is_first_rank():
             self._write(history, self.placement)
 
-    def _decided(self, history: GradientHistory) -> Placement:
+    def _decide(self, history: GradientHistory) -> Placement:
         default = ThresholdPolicy(of=self.of[0])
         try:
             return place(history, self._settings.policy or default)
         except Exception as error:
-            _log.warning("gradprobe could not ask the policy, so CNDS' rule decides: %s", error)
+            _log.warning("gradprobe could not apply the policy, so CNDS' rule decides: %s", error)
             return place(history, default)
 
     def _write(self, history: GradientHistory, placement: Placement) -> None:
-        with _training_goes_on(f"write the run to {self.folder}"):
+        with _errors_logged(f"write the run to {self.folder}"):
             save(self.folder, history, placement, force=self._settings.force)
             _log.info("%s\nrun written to %s", placement, self.folder)
         pictures = sorted(self.folder.glob("*.png")) or None
-        with _training_goes_on("log the run"):
+        with _errors_logged("log the run"):
             for writer in self._writers():
-                with _training_goes_on(f"log the run to {type(writer).__name__}"):
+                with _errors_logged(f"log the run to {type(writer).__name__}"):
                     log_to(history, writer, placement, rows=self._rows, pictures=pictures)
 
 
 @contextlib.contextmanager
-def _training_goes_on(what: str) -> Iterator[None]:
-    """Say what could not be done, whatever it is: a training is worth more than its record."""
+def _errors_logged(action: str) -> Iterator[None]:
+    """Turn any error into a warning: no record is worth the end of a training."""
     try:
         yield
     except Exception as error:
-        _log.warning("gradprobe could not %s: %s", what, error)
+        _log.warning("gradprobe could not %s: %s", action, error)
 
 
 def bare(optimizer: Any) -> Any:
-    """The optimizer that torch made, inside the one that a trainer wrapped around it."""
+    """The optimizer of torch inside the one that a trainer wrapped around it."""
     while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-def _first_rank() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

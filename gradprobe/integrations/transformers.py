@@ -21,9 +21,9 @@ else:
 
 
 class GradprobeCallback(Settings, TrainerCallback):
-    """Records the first iterations, writes the run, logs it to what ``report_to`` names, and is gone.
+    """Records the first iterations, writes the run, logs it to what ``report_to`` names, and takes its hooks off.
 
-    TensorBoard, Weights & Biases and MLflow are known; anything else is given as ``writers=``.
+    TensorBoard, Weights & Biases and MLflow are supported; anything else can be passed as ``writers=``.
 
     Args:
         iterations: Length of the window.
@@ -44,13 +44,13 @@ class GradprobeCallback(Settings, TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Attach: model and optimizer are prepared, and no batch was seen."""
-        if self.recording is not None:  # an earlier training that ended with an error
+        """Attach: model and optimizer are prepared, and no batch was trained on."""
+        if self.recording is not None:  # of an earlier training that ended with an error
             self.recording.__exit__(RuntimeError, None, None)
         if args.n_gpu > 1:
             raise ValueError(
-                "the Trainer would wrap the model in DataParallel, which copies it in every forward, where no "
-                "hook can follow: use one device, or launch with torchrun"
+                "the Trainer would wrap the model in DataParallel, whose copies have no hooks: use one device, or "
+                "launch with torchrun"
             )
         optimizers = [bare(kwargs["optimizer"])]
         self.recording = self.attach(kwargs["model"], optimizers, _writers(args), facts={"seed": args.seed})
@@ -58,24 +58,24 @@ class GradprobeCallback(Settings, TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write what there is, if the window is not full."""
+        """Write what was recorded, if the window is not full."""
         if self.recording is not None:
             self.recording.detach()
 
 
 def _writers(args: TrainingArguments) -> Writers:
-    """What the trainer reports to; its own callbacks, which come before ours, have begun their runs."""
+    """What the trainer reports to; its own callbacks run before this one and have started their runs."""
     names = args.report_to or ()
     runs = [_active(name) for name in ("wandb", "mlflow") if name in names]
-    shown = os.getenv("TENSORBOARD_LOGGING_DIR") or str(args.output_dir)
-    folder = _newest(Path(shown).expanduser()) if "tensorboard" in names else None
+    logs = os.getenv("TENSORBOARD_LOGGING_DIR") or str(args.output_dir)
+    folder = _newest(Path(logs).expanduser()) if "tensorboard" in names else None
 
     def writers() -> Iterator[Any]:
         yield from (run for run in runs if run is not None)
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # the trainer keeps its writer to itself: a second file in the same folder is shown as the same run
+            # the trainer's writer is private: a second file in the same folder is shown as the same run
             with contextlib.closing(SummaryWriter(str(folder))) as writer:
                 yield writer
 
@@ -83,7 +83,7 @@ def _writers(args: TrainingArguments) -> Writers:
 
 
 def _active(name: str) -> Any:
-    """The run of the trainer, which may be over when the record is complete."""
+    """The trainer's run, which may have ended by the time the record is complete."""
     module: Any = importlib.import_module(name)
     return module.run if name == "wandb" else module.active_run()
 

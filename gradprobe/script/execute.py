@@ -17,14 +17,14 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, cast
 
-INTERRUPTED = 130
-_OURS = str(Path(__file__).parents[1]) + os.sep
+INTERRUPTED = 130  # the exit code of a shell's command after Ctrl-C
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 class Stopped(SystemExit):
     """Ends a script whose gradients are recorded.
 
-    A kind of ``SystemExit``, because threads, asyncio and the trainers let that pass without a word.
+    A kind of ``SystemExit``, because threads, asyncio and the trainers let that pass without a message.
     """
 
 
@@ -64,8 +64,8 @@ class Ending:
 
     Attributes:
         code: The exit code that ``python`` would give; 130 after Ctrl-C.
-        words: The same in words, behind "the script".
-        stopped: It was ended by `Stopped`.
+        words: The same in words: what follows "the script".
+        stopped: Whether `Stopped` ended it.
     """
 
     code: int
@@ -74,13 +74,13 @@ class Ending:
 
 
 def execute(script: Script) -> Ending:
-    """Run a script to its end: its own ``__main__``, arguments and import path; its own traceback where it fails.
+    """Run a script to its end, with its own ``__main__``, arguments and import path.
 
-    What the script replaces in ``sys`` of these, and of the streams and ``sys.exit``, is put back. Threads that
-    the interpreter would wait for are waited for.
+    If it fails, its own traceback is printed. What it replaces of ``sys.argv``, ``sys.path``, the streams,
+    ``sys.exit`` and ``sys.excepthook`` is put back. Threads that the interpreter would wait for are waited for.
 
     Raises:
-        SystemExit: In a process that the script has forked, so that it ends here.
+        SystemExit: In a process that the script has forked, so that this process ends here.
 
     Example:
         >>> import tempfile
@@ -136,7 +136,7 @@ def _first_on_path(script: Script) -> str:
 
 
 def _holds_main(script: Script) -> bool:
-    """Whether it is a folder or an archive, which ``python`` looks into for a ``__main__.py``."""
+    """Whether it is a folder or an archive, in which ``python`` looks for a ``__main__.py``."""
     return Path(script.target).is_dir() or zipfile.is_zipfile(script.target)
 
 
@@ -151,32 +151,32 @@ def _ending(script: Script) -> Ending:
     except Stopped:
         return Ending(0, "was stopped", stopped=True)
     except SystemExit as error:
-        code = _code(error)
+        code = _exit_code(error)
         return Ending(code, f"ended with exit code {code}" if code else "ended")
     except KeyboardInterrupt as error:
-        _show(error)
+        _print_traceback(error)
         return Ending(INTERRUPTED, "was interrupted")
     except BaseException as error:
-        _show(error)
+        _print_traceback(error)
         return Ending(1, f"failed ({type(error).__name__})")
 
 
 def _start(script: Script) -> None:
     if script.module or _holds_main(script):
-        # what `python -m` itself calls: its messages, its frames in a traceback
+        # the function that `python -m` itself calls, for the same messages and the same frames in a traceback
         run = cast(Any, runpy)._run_module_as_main
         run(script.target if script.module else "__main__", script.module)
         return
     file = str(Path.cwd() / script.target)
-    with io.open_code(file) as opened:
-        code = compile(opened.read(), file, "exec", dont_inherit=True)
-    space = vars(sys.modules["__main__"])
-    space.update(__file__=file, __loader__=SourceFileLoader("__main__", file), __cached__=None)
-    exec(code, space)
+    with io.open_code(file) as stream:
+        code = compile(stream.read(), file, "exec", dont_inherit=True)
+    namespace = vars(sys.modules["__main__"])
+    namespace.update(__file__=file, __loader__=SourceFileLoader("__main__", file), __cached__=None)
+    exec(code, namespace)
 
 
-def _code(error: SystemExit) -> int:
-    """The exit code, as the interpreter finds it; anything but a number is a message."""
+def _exit_code(error: SystemExit) -> int:
+    """The exit code that the interpreter takes; anything but a number is a message, which is printed."""
     if error.code is None:
         return 0
     if isinstance(error.code, int):
@@ -185,31 +185,42 @@ def _code(error: SystemExit) -> int:
     return 1
 
 
-def _show(error: BaseException) -> None:
-    """Hand an uncaught error to ``sys.excepthook``, as the interpreter would, without our frames in it."""
-    for told in _chain(error):
-        told.__traceback__ = _without_ours(told.__traceback__)
+def is_gradprobe_file(file: str) -> bool:
+    """Whether a file is one of gradprobe's own.
+
+    Example:
+        >>> is_gradprobe_file(__file__), is_gradprobe_file("train.py")
+        (True, False)
+    """
+    return file.startswith(_PACKAGE)
+
+
+def _print_traceback(error: BaseException) -> None:
+    """Hand an uncaught error to ``sys.excepthook``, as the interpreter would, without gradprobe's frames in it."""
+    for link in _chain(error):
+        link.__traceback__ = _without_gradprobe(link.__traceback__)
     sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
+    """The error, its causes, and the errors that were being handled."""
+    chain: list[BaseException] = []
     ahead: list[BaseException | None] = [error]
     while ahead:
-        told = ahead.pop()
-        if told is not None and all(told is not other for other in found):
-            found.append(told)
-            ahead += [told.__cause__, told.__context__]
-    return found
+        link = ahead.pop()
+        if link is not None and all(link is not other for other in chain):
+            chain.append(link)
+            ahead += [link.__cause__, link.__context__]
+    return chain
 
 
-def _without_ours(trace: types.TracebackType | None) -> types.TracebackType | None:
+def _without_gradprobe(trace: types.TracebackType | None) -> types.TracebackType | None:
     steps = []
     while trace is not None:
         steps.append(trace)
         trace = trace.tb_next
-    kept: types.TracebackType | None = None
+    remaining: types.TracebackType | None = None
     for step in reversed(steps):
-        if not step.tb_frame.f_code.co_filename.startswith(_OURS):
-            kept = types.TracebackType(kept, step.tb_frame, step.tb_lasti, step.tb_lineno)
-    return kept
+        if not is_gradprobe_file(step.tb_frame.f_code.co_filename):
+            remaining = types.TracebackType(remaining, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return remaining

@@ -1,4 +1,4 @@
-"""What the frames of a running script tell: its own names for things, and the lines it is at."""
+"""Read from the frames of a running script its own names for things, and the lines it is at."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 from torch import nn
 from torch.optim import Optimizer
 
 from gradprobe.network.layers import unwrap
+from gradprobe.script.execute import is_gradprobe_file
 from gradprobe.script.source import Site, SourceLine, built_at
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def script_frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """The frames of the script itself, innermost first: not those of libraries, nor ours."""
-    ours = str(Path(__file__).parents[1])
+    """The frames of the script itself, innermost first: not those of libraries or of gradprobe."""
     while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(("<", ours, *_LIBRARIES)) and "site-packages" not in file:
+        if not _is_foreign(frame.f_code.co_filename):
             yield frame
         if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
             return
         frame = frame.f_back
 
 
-def composer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer | None:
+def _is_foreign(file: str) -> bool:
+    return file.startswith(("<", *_LIBRARIES)) or "site-packages" in file or is_gradprobe_file(file)
+
+
+def outer_optimizer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer | None:
     """The optimizer in whose constructor this one is built: it steps by letting this one step."""
     while frame is not None and frame.f_code.co_name == "__init__":
         this = frame.f_locals.get("self")
@@ -39,36 +43,34 @@ def composer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer | None:
     return None
 
 
-def named(model: nn.Module, frames: Iterable[FrameType]) -> Site | None:
+def site_of(model: nn.Module, frames: Iterable[FrameType]) -> Site | None:
     """The script's name for a model, and where it is assigned; outer functions first, where it is built."""
-    found: Site | None = None
+    first: Site | None = None
     for frame in reversed(list(frames)):
-        for name in _names(model, frame):
+        for name in _local_names(model, frame):
             built = built_at(source(frame), file_name(frame), name, frame.f_lineno)
             if built is not None:
                 return Site(name, built)
-            found = found or Site(name)
-    return found
+            first = first or Site(name)
+    return first
 
 
 def names_of(model: nn.Module, frame: FrameType) -> list[str]:
     """What the code of a frame can call a model by: variables, attributes of ``self`` and global names."""
-    bare = unwrap(model)
-    outer = [(name, value) for name, value in frame.f_globals.items() if name not in frame.f_locals]
-    return _names(model, frame) + [
-        name for name, value in outer if issubclass(type(value), nn.Module) and unwrap(value) is bare
-    ]
+    names = [name for name, value in frame.f_globals.items() if name not in frame.f_locals and _is(value, model)]
+    return _local_names(model, frame) + names
 
 
-def _names(model: nn.Module, frame: FrameType) -> list[str]:
-    bare, known = unwrap(model), list(frame.f_locals.items())
-    known += [
-        (f"{name}.{part}", value)
-        for name, owner in known
-        for part, value in getattr(owner, "__dict__", {}).items()
-        if name == "self" and isinstance(part, str)
-    ]
-    return [name for name, value in known if issubclass(type(value), nn.Module) and unwrap(value) is bare]
+def _local_names(model: nn.Module, frame: FrameType) -> list[str]:
+    attributes = getattr(frame.f_locals.get("self"), "__dict__", {})
+    values = dict(frame.f_locals) | {f"self.{name}": value for name, value in attributes.items()}
+    return [name for name, value in values.items() if _is(value, model)]
+
+
+def _is(value: object, model: nn.Module) -> bool:
+    """Whether a value is the model, wrapped or not."""
+    # type() and not isinstance(), for which a lazy proxy would create the object that it stands for
+    return issubclass(type(value), nn.Module) and unwrap(cast(nn.Module, value)) is unwrap(model)
 
 
 def source(frame: FrameType) -> str:
@@ -77,10 +79,10 @@ def source(frame: FrameType) -> str:
 
 
 def file_name(frame: FrameType) -> str:
-    """The name of that file."""
+    """The name of the file that a frame runs."""
     return Path(frame.f_code.co_filename).name
 
 
-def place_of(frame: FrameType) -> SourceLine:
+def current_line(frame: FrameType) -> SourceLine:
     """The line that a frame is at."""
     return SourceLine(file_name(frame), frame.f_lineno)

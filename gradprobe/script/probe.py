@@ -15,7 +15,7 @@ from gradprobe.network.layers import unwrap
 
 
 class FollowingProbe(GradientProbe):
-    """A probe whose optimizers come, and take each other's place, while it is attached.
+    """A probe whose optimizers may be added and replaced while it is attached.
 
     Example:
         >>> import torch
@@ -32,7 +32,7 @@ class FollowingProbe(GradientProbe):
     def __init__(self, model: nn.Module, iterations: int = 50) -> None:
         super().__init__(model, iterations=iterations)
         self.called = False
-        self._ever: list[Optimizer] = []
+        self._followed: list[Optimizer] = []
         self._zeroed: list[Part] = []
 
     def _attach(self) -> None:
@@ -49,38 +49,38 @@ class FollowingProbe(GradientProbe):
         return self._attached
 
     def follow(self, optimizer: Optimizer) -> None:
-        """From now on its steps end the iterations, instead of those of others over the same parameters."""
+        """From now on this optimizer's steps end the iterations, not those of others of the same parameters."""
         if not self._attached or any(optimizer is own for own in self.optimizers):
             return
-        held = parameter_ids(optimizer)
-        self.optimizers = (*(own for own in self.optimizers if not held & parameter_ids(own)), optimizer)
+        parameters = parameter_ids(optimizer)
+        self.optimizers = (*(own for own in self.optimizers if not parameters & parameter_ids(own)), optimizer)
         self._stepped &= set(map(id, self.optimizers))
-        if all(optimizer is not known for known in self._ever):
-            self._ever.append(optimizer)
+        if all(optimizer is not known for known in self._followed):
+            self._followed.append(optimizer)
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
             self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
 
     def leave(self, optimizer: Optimizer) -> None:
-        """Its steps end no iterations any more."""
+        """The steps of this optimizer end no iterations any more."""
         self.optimizers = tuple(own for own in self.optimizers if own is not optimizer)
 
     def zeroed(self, parameters: set[int]) -> None:
-        """Gradients were set to zero: what came by before is no part of the loss that the next step minimises.
+        """Gradients were set to zero: earlier backward passes are not of the loss that the next step minimises.
 
-        So in the discriminator of a GAN, which the generator's loss passes through as well.
+        This happens in the discriminator of a GAN, which the generator's loss passes through as well.
         """
-        held = set().union(*map(parameter_ids, self.optimizers))
-        if self._attached and held and held <= parameters and not self._stepped:
-            counted = self._passes.micro_batches
+        own = set().union(*map(parameter_ids, self.optimizers))
+        if self._attached and own and own <= parameters and not self._stepped:
+            micro_batches = self._passes.micro_batches
             self._zeroed = self._passes.take() or self._zeroed
-            self._passes.micro_batches = counted
+            self._passes.micro_batches = micro_batches
 
     def _take(self) -> list[Part]:
-        # zeroed behind the backward pass, and stepped with nothing: there was a gradient all the same
+        # zeroed after the backward pass, and stepped with nothing: there was a gradient all the same
         zeroed = [] if self._passes.count else self._zeroed
         self._zeroed = []
         return super()._take() + zeroed
 
     def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
-        if any(optimizer is own for own in self.optimizers):  # one that was followed once still has its hook
+        if any(optimizer is own for own in self.optimizers):  # one that was followed earlier still has its hook
             super()._step_of(optimizer, skipped)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What comes of a recorded script: for each model a placement, the lines to add, and a run on disk."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gradprobe.decide.policies import Policy
-    from gradprobe.record.placement import Placement
+import pandas as pd
+
+from gradprobe.decide.findings import findings
+from gradprobe.decide.policies import Policy, place
+from gradprobe.record.placement import Placement
+from gradprobe.runs.folder import check_free, free_folder
+from gradprobe.runs.run import save
+from gradprobe.script.advice import advise
 from gradprobe.script.run import RecordedModel, RecordedScript
+from gradprobe.show import tables
 
 
 @dataclass(frozen=True)
 class Result:
-    """One model's record, decision and advice, and the folder that it is kept in."""
+    """One model of a script.
 
-    record: RecordedModel
+    Attributes:
+        model: What was recorded of it.
+        placement: The decision.
+        advice: The lines to add to the script.
+        folder: Where its run is.
+    """
+
+    model: RecordedModel
     placement: Placement
     advice: str
     folder: Path
@@ -27,7 +39,7 @@ class Result:
 def conclude(
     recording: RecordedScript, policy: Policy, folder: Path, shown: Path, *, timings: dict[str, float], force: bool
 ) -> list[Result]:
-    """Decide for each record, say what to add, and write the runs.
+    """Decide for each model, say what to add, and write the runs.
 
     Args:
         recording: What was recorded.
@@ -35,45 +47,31 @@ def conclude(
         folder: Where the run goes; of several models each has a folder of its own beside it, NAME-MODEL.
         shown: The same, as the user wrote it.
         timings: To keep with the runs.
-        force: Replace existing runs; otherwise a run that is there already is left, and a number added.
+        force: Replace existing runs; otherwise the name of a folder that is taken gets a number.
     """
-    from gradprobe.decide.policies import place
-    from gradprobe.runs.run import save
-    from gradprobe.script.advice import advise
-
     results = []
-    for one in recording.records:
-        suffix = f"-{one.name}" if len(recording.records) > 1 else ""
-        placement = place(one.history, policy)
-        where = _free(folder.with_name(folder.name + suffix), force)
-        save(where, one.history, placement, timings=timings, force=force)
-        results.append(
-            Result(
-                one,
-                placement,
-                advise(placement, one.site, str(shown.with_name(where.name))),
-                shown.with_name(where.name),
-            )
-        )
+    for model in recording.models:
+        suffix = f"-{model.name}" if len(recording.models) > 1 else ""
+        placement = place(model.history, policy)
+        written = _free(folder.with_name(folder.name + suffix), force)
+        save(written, model.history, placement, timings=timings, force=force)
+        as_shown = shown.with_name(written.name)
+        results.append(Result(model, placement, advise(placement, model.site, str(as_shown)), as_shown))
     return results
 
 
 def findings_by_model(results: Sequence[Result]) -> dict[str, list[str]]:
-    """What is wrong, by kind, and the layers it is found in, behind the model's name where there are several."""
-    from gradprobe.decide import findings as diagnosis
-
-    found: dict[str, list[str]] = {}
+    """What is wrong, by kind, and the layers that have it, after the model's name where there are several."""
+    combined: dict[str, list[str]] = {}
     for result in results:
-        before = f"{result.record.name}: " if len(results) > 1 else ""
-        for kind, layers in diagnosis.findings(result.record.history, result.placement).items():
-            found.setdefault(kind, []).extend(f"{before}{layer}" for layer in layers)
-    return found
+        prefix = f"{result.model.name}: " if len(results) > 1 else ""
+        for kind, layers in findings(result.model.history, result.placement).items():
+            combined.setdefault(kind, []).extend(f"{prefix}{layer}" for layer in layers)
+    return combined
 
 
 def _free(folder: Path, force: bool) -> Path:
-    """The folder, or one with a number behind it where it is taken: no record is lost for its name."""
-    from gradprobe.runs.folder import check_free, free_folder
-
+    """The folder, or one with a number after its name where it is taken: no record is lost for its name."""
     try:
         check_free(folder, force=force)
     except FileExistsError:
@@ -83,26 +81,20 @@ def _free(folder: Path, force: bool) -> Path:
 
 def as_json(results: Sequence[Result]) -> str:
     """One JSON object: for each model what ``scan`` gives, its folder and the advice."""
-    from gradprobe.show import tables as report
-
-    found = {
-        result.record.name: {
-            **json.loads(report.as_json(result.record.history, result.placement)),
+    by_name = {
+        result.model.name: {
+            **json.loads(tables.as_json(result.model.history, result.placement)),
             "folder": str(result.folder),
             "advice": result.advice.splitlines(),
         }
         for result in results
     }
-    return json.dumps(found, indent=2, allow_nan=False)
+    return json.dumps(by_name, indent=2, allow_nan=False)
 
 
 def as_csv(results: Sequence[Result]) -> str:
     """One row for each layer of each model."""
-    import pandas as pd
-
-    from gradprobe.show.tables import result_frame
-
-    frames = [result_frame(result.record.history, result.placement) for result in results]
+    frames = [tables.result_frame(result.model.history, result.placement) for result in results]
     for frame, result in zip(frames, results, strict=True):
-        frame.insert(0, "model", result.record.name)
+        frame.insert(0, "model", result.model.name)
     return str(pd.concat(frames).to_csv(index=False, lineterminator="\n"))

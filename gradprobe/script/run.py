@@ -16,7 +16,7 @@ from gradprobe.script.execute import Ending, Script, Stopped, execute, replaced
 
 if TYPE_CHECKING:
     from gradprobe.record.history import GradientHistory
-    from gradprobe.script.session import Session
+    from gradprobe.script.session import Attachment, Session
     from gradprobe.script.source import Site
 
 _OPTIMIZER = "torch.optim.optimizer"
@@ -29,7 +29,7 @@ class RecordedModel:
     Attributes:
         name: What the script calls the model.
         history: The record.
-        site: Where the script does what.
+        site: Where the script builds the model and its optimizer, and computes its loss.
     """
 
     name: str
@@ -43,13 +43,13 @@ class RecordedScript:
 
     Attributes:
         ending: How it ended.
-        records: One for each model of which something was recorded.
+        models: Those of which something was recorded.
         sentences: What was not recorded, and why.
         rank: Number of this process among those that train together; only 0 reports.
     """
 
     ending: Ending
-    records: tuple[RecordedModel, ...]
+    models: tuple[RecordedModel, ...]
     sentences: tuple[str, ...]
     rank: int
 
@@ -68,13 +68,13 @@ def record_script(
 
     Args:
         script: What to run.
-        iterations: Length of the window. When every model's is full the script is stopped behind the
+        iterations: Length of the window. When the windows of all models are full, the script is stopped after the
             optimizer's step, by an exception that its ``finally`` and ``with`` blocks see.
         keep_going: Let it train on instead, without hooks.
         on_full: With ``keep_going``: called with the recording as soon as it is complete.
 
     Returns:
-        The recording; where the script was left to go on, with how it ended.
+        The recording. With ``keep_going``, too, its ending is that of the whole script.
 
     Example:
         >>> import tempfile
@@ -85,10 +85,10 @@ def record_script(
         hello
         ('the script ended before it built an optimizer in this process',)
     """
-    running = _ScriptRecorder(script, iterations, keep_going, on_full)
-    with running.noting_optimizers():
+    recorder = _ScriptRecorder(script, iterations, keep_going, on_full)
+    with recorder.following_optimizers():
         ending = execute(script)
-        return running.recording(ending)
+        return recorder.recording(ending)
 
 
 class _ScriptRecorder:
@@ -98,19 +98,19 @@ class _ScriptRecorder:
         self.script, self.iterations = script, iterations
         self.keep_going, self.on_full = keep_going, on_full
         self.session: Session | None = None
-        self._worked = os.times().children_user
+        self._children_before = os.times().children_user
 
     @contextlib.contextmanager
-    def noting_optimizers(self) -> Iterator[None]:
-        """Tell the session of every optimizer that is built, from the moment on that torch is imported."""
+    def following_optimizers(self) -> Iterator[None]:
+        """Give the session every optimizer that is built, from the import of torch on."""
         with contextlib.ExitStack() as stack:
-            noting = functools.partial(self._note_optimizers, stack)
+            patch = functools.partial(self._patch_optimizer, stack)
             if _OPTIMIZER in sys.modules:
-                noting()
+                patch()
             else:
-                finder = _Imported(_OPTIMIZER, noting)
-                sys.meta_path.insert(0, finder)
-                stack.callback(finder.remove)
+                hook = _ImportHook(_OPTIMIZER, patch)
+                sys.meta_path.insert(0, hook)
+                stack.callback(hook.remove)
             stack.callback(self._end)
             yield
 
@@ -118,25 +118,22 @@ class _ScriptRecorder:
         if self.session is not None:
             self.session.end()
 
-    def _note_optimizers(self, stack: contextlib.ExitStack) -> None:
+    def _patch_optimizer(self, stack: contextlib.ExitStack) -> None:
         optimizer = sys.modules[_OPTIMIZER].Optimizer
         original = optimizer.__init__
 
         @functools.wraps(original)
         def init(this: Any, *args: Any, **kwargs: Any) -> None:
             original(this, *args, **kwargs)
-            self._opened().built(this, sys._getframe(1))
+            if self.session is None:
+                from gradprobe.script.session import Session
+
+                self.session = Session(self.iterations, self._on_full)
+            self.session.optimizer_built(this, sys._getframe(1))
 
         stack.enter_context(replaced(optimizer, "__init__", init))
 
-    def _opened(self) -> Session:
-        if self.session is None:
-            from gradprobe.script.session import Session
-
-            self.session = Session(self.iterations, self._full)
-        return self.session
-
-    def _full(self) -> None:
+    def _on_full(self) -> None:
         if not self.keep_going:
             raise Stopped(0)
         assert self.session is not None
@@ -145,84 +142,76 @@ class _ScriptRecorder:
             try:
                 self.on_full(self.recording(Ending(0, "trains on", stopped=True)))
             except Exception as error:  # a full disk does not end the training
-                self.session.unseen.append(f"the run could not be kept: {error}")
+                self.session.refusals.append(f"the run could not be written: {error}")
 
     def recording(self, ending: Ending) -> RecordedScript:
-        """What was recorded until now; nothing is recorded behind it."""
+        """What was recorded until now; nothing is recorded after this call."""
         session = self.session
         if session is None:
-            children = _children_worked(self._worked)
+            children = _work_of_children(self._children_before)
             why = f"the script {ending.words} before it built an optimizer in this process{children}"
             return RecordedScript(ending, (), (why,), int(os.environ.get("RANK", 0)))
         session.close(alone=ending.code != 0)
-        records, sentences = [], list(session.unseen)
+        models, sentences = [], list(session.refusals)
         for name, attachment in _named(session):
             recorded, wanted = attachment.probe.recorded, attachment.probe.iterations
             if not recorded:
                 sentences.append(f"the script {ending.words} before an optimizer of {name} stepped")
                 continue
-            history = _described(attachment.history, self.script, ending, recorded, wanted)
+            conditions = {"target": " ".join([Path(self.script.target).name, *self.script.args])}
             if recorded < wanted:
-                sentences.append(f"{name}: {history.conditions['stopped']}")
-            records.append(RecordedModel(name, history, attachment.site))
-        return RecordedScript(ending, tuple(records), tuple(sentences), session.rank)
+                conditions["stopped"] = f"the script {ending.words} after {recorded} of {wanted} iterations"
+                sentences.append(f"{name}: {conditions['stopped']}")
+            history = attachment.history
+            history = replace(history, conditions={**history.conditions, **conditions})
+            models.append(RecordedModel(name, history, attachment.site))
+        return RecordedScript(ending, tuple(models), tuple(sentences), session.rank)
 
 
-def _named(session: Session) -> Iterator[tuple[str, Any]]:
-    """The attachments with a name for each, those of the script where they can be told."""
-    taken: dict[str, int] = {}
+def _named(session: Session) -> Iterator[tuple[str, Attachment]]:
+    """The attachments with a name for each: the script's own if it is known, else that of the class."""
+    counts: dict[str, int] = {}
     for attachment in session.attachments:
         name = (attachment.site.model or type(attachment.model).__name__).removeprefix("self.")
-        taken[name] = taken.get(name, 0) + 1
-        yield (name if taken[name] == 1 else f"{name}-{taken[name]}"), attachment
+        counts[name] = counts.get(name, 0) + 1
+        yield (name if counts[name] == 1 else f"{name}-{counts[name]}"), attachment
 
 
-def _described(
-    history: GradientHistory, script: Script, ending: Ending, recorded: int, wanted: int
-) -> GradientHistory:
-    found: dict[str, Any] = {"target": " ".join([Path(script.target).name, *script.args])}
-    if recorded < wanted:
-        found["stopped"] = f"the script {ending.words} after {recorded} of {wanted} iterations"
-    return replace(history, conditions={**history.conditions, **found})
-
-
-def _children_worked(before: float) -> str:
+def _work_of_children(before: float) -> str:
+    """A hint if child processes worked, in which the models may be: their optimizers cannot be followed."""
     seconds = os.times().children_user - before
     if seconds < 1:
         return ""
     return (
-        f" (its child processes, which worked {seconds:.0f} s, are not seen: start each of them with gradprobe, "
-        "for instance by torchrun ... -m gradprobe run)"
+        f" (its child processes, which worked {seconds:.0f} s, are not recorded: start each of them with "
+        "gradprobe, for instance by torchrun ... -m gradprobe run)"
     )
 
 
-class _Imported:
+class _ImportHook:
     """Calls a function when a module has just been imported, once."""
 
     def __init__(self, name: str, call: Callable[[], None]) -> None:
         self._name, self._call = name, call
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Find the module as the others would, and have the call follow its execution."""
+        """Find the module as the other finders would, and make the call right after its execution."""
         if name != self._name:
             return None
         self.remove()
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             loader: Any = spec.loader
-            run = loader.exec_module
+            execute_module = loader.exec_module
 
             def exec_module(module: Any) -> None:
-                run(module)
+                execute_module(module)
                 self._call()
 
             loader.exec_module = exec_module
         return spec
 
     def remove(self) -> None:
-        """Look out no longer."""
+        """Take this finder off ``sys.meta_path``."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
-
-
-# what is shown and kept -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a script's source tells: where its model is built and its loss is computed. Nothing is run."""
+"""Read from a script's source where its model is built and its loss is computed. Nothing is run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _WRAPPERS = (
     "script",
 )
 
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
 
 @dataclass(frozen=True)
 class SourceLine:
@@ -26,7 +28,7 @@ class SourceLine:
     Attributes:
         file: Its name.
         line: Its number.
-        text: What stands there, in one line.
+        text: The statement there, on one line.
     """
 
     file: str
@@ -34,8 +36,8 @@ class SourceLine:
     text: str = ""
 
     def __str__(self) -> str:
-        said = f"line {self.line} of {self.file}"
-        return f"{said}, `{self.text}`" if self.text else said
+        where = f"line {self.line} of {self.file}"
+        return f"{where}, `{self.text}`" if self.text else where
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Loss:
         place: The line.
         function: What computes it from two arguments, as source; None: the model does so itself.
         arguments: The arguments as source: what the model returns and the target, or what it returns alone; empty
-            where what the model returns cannot be told.
+            if it is not clear what the model returns.
         joint: The loss as a function of these two, where the call does more with them than pass them on.
     """
 
@@ -62,9 +64,9 @@ class Site:
 
     Attributes:
         model: What the script calls the model.
-        built: Where it is assigned, before anything is wrapped around it; None if that cannot be told.
+        built: Where it is assigned, before anything is wrapped around it; None if that is not clear.
         optimizer: Where its optimizer is built, or where the library is called that builds it.
-        loss: Where its loss is computed, if that can be told.
+        loss: Where its loss is computed; None if that is not clear.
         part: Name of the part of the model that is called, where the model itself never is (``LightningModule``).
     """
 
@@ -81,14 +83,14 @@ def built_at(source: str, file: str, name: str, before: int) -> SourceLine | Non
     Example:
         >>> source = "model = Net()\nmodel = model.to(device)\nmodel = DDP(model)\noptimizer = SGD(model)"
         >>> built_at(source, "train.py", "model", 4)
-        Place(file='train.py', line=2, text='model = model.to(device)')
+        SourceLine(file='train.py', line=2, text='model = model.to(device)')
     """
-    found = [
+    assignments = [
         node
         for node in _statements(source, before)
-        if name in _targets(node) and (node.end_lineno or node.lineno) <= before and not _wraps(node)
+        if name in _targets(node) and _last_line(node) <= before and not _wraps(node)
     ]
-    return _place(file, found[-1], last=True) if found else None
+    return _source_line(file, assignments[-1], _last_line(assignments[-1])) if assignments else None
 
 
 def loss_at(source: str, file: str, step: int, models: Collection[str]) -> Loss | None:
@@ -102,8 +104,8 @@ def loss_at(source: str, file: str, step: int, models: Collection[str]) -> Loss 
 
     Example:
         >>> source = "loss = F.nll_loss(model(x), y)\nscaler.scale(loss / 4).backward()\nscaler.step(optimizer)"
-        >>> found = loss_at(source, "train.py", 3, ["model"])
-        >>> found.function, found.arguments
+        >>> loss = loss_at(source, "train.py", 3, ["model"])
+        >>> loss.function, loss.arguments
         ('F.nll_loss', ('model(x)', 'y'))
         >>> source = "out = model(x)\nloss = F.nll_loss(out.log_softmax(1), y)\nloss.backward()\noptimizer.step()"
         >>> loss_at(source, "train.py", 4, ["model"]).joint
@@ -117,14 +119,14 @@ def loss_at(source: str, file: str, step: int, models: Collection[str]) -> Loss 
     names = _differentiated(backward)
     for node in reversed(statements):
         if node.lineno <= backward.lineno and isinstance(node, ast.Assign) and names & set(_targets(node)):
-            found = _loss(node, file, statements, models)
-            if found is not None:
-                return found
+            loss = _loss(node, file, statements, models)
+            if loss is not None:
+                return loss
     return None
 
 
 def _loss(node: ast.Assign, file: str, statements: Sequence[ast.stmt], models: Collection[str]) -> Loss | None:
-    value, place = node.value, _place(file, node)
+    value, place = node.value, _source_line(file, node, node.lineno)
     if isinstance(value, ast.Attribute) and value.attr == "loss":
         return Loss(place, None, (ast.unparse(value.value),))
     if not isinstance(value, ast.Call) or len(value.args) != 2 or value.keywords:
@@ -136,8 +138,8 @@ def _loss(node: ast.Assign, file: str, statements: Sequence[ast.stmt], models: C
     arguments = (ast.unparse(output), ast.unparse(target))
     if output is prediction:
         return Loss(place, function, arguments)
-    taken = {part.id for part in ast.walk(value) if isinstance(part, ast.Name)}
-    names = [_name(output, "out", taken), _name(target, "y", taken)]
+    used = {part.id for part in ast.walk(value) if isinstance(part, ast.Name)}
+    names = [_parameter_name(output, "out", used), _parameter_name(target, "y", used)]
     changed = ast.unparse(_Replaced(output, names[0]).visit(prediction))
     return Loss(place, function, arguments, f"lambda {', '.join(names)}: {function}({changed}, {names[1]})")
 
@@ -154,23 +156,23 @@ def _output(
         setting = next((one for one in reversed(before) if name in _stored(one)), None)
         return setting is not None and _targets(setting) == [name] and calls(getattr(setting, "value", None))
 
-    found = [
+    outputs = [
         node
         for node in ast.walk(value)
         if isinstance(node, ast.expr) and (calls(node) or (isinstance(node, ast.Name) and has_output(node.id)))
     ]
     inside = list(ast.walk(prediction))
-    same = len({ast.unparse(node) for node in found}) == 1 and not any(map(calls, found[1:]))
-    return found[0] if same and all(node in inside for node in found) else None
+    same = len({ast.unparse(node) for node in outputs}) == 1 and not any(map(calls, outputs[1:]))
+    return outputs[0] if same and all(node in inside for node in outputs) else None
 
 
-def _name(node: ast.expr, otherwise: str, taken: set[str]) -> str:
-    """A parameter's name: what is passed for it where that is a name, or one that means nothing else there."""
-    if isinstance(node, ast.Name):
-        return node.id
-    while otherwise in taken:
-        otherwise += "_"
-    return otherwise
+def _parameter_name(argument: ast.expr, default: str, used: set[str]) -> str:
+    """The argument's own name if it is one, else the default with underscores until it is not used yet."""
+    if isinstance(argument, ast.Name):
+        return argument.id
+    while default in used:
+        default += "_"
+    return default
 
 
 class _Replaced(ast.NodeTransformer):
@@ -184,7 +186,7 @@ class _Replaced(ast.NodeTransformer):
 
 
 def _stored(node: ast.stmt) -> set[str]:
-    """The names that a statement gives a value, the statements in it aside."""
+    """The names that a statement assigns; those that statements nested in it assign do not count."""
     if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
         parts: list[ast.AST] = [node]
     else:
@@ -195,7 +197,7 @@ def _stored(node: ast.stmt) -> set[str]:
 
 
 def _differentiated(node: ast.stmt) -> set[str]:
-    """The names in what ``backward`` is called on or with, if a simple statement does so."""
+    """The names in what ``backward`` is called on or with, if this is a simple statement that calls it."""
     if not isinstance(node, (ast.Expr, ast.Assign)):
         return set()
     for call in ast.walk(node):
@@ -212,7 +214,7 @@ def _statements(source: str, line: int) -> Iterator[ast.stmt]:
     except (SyntaxError, ValueError):
         return
     while True:
-        inner = [node for node in _within(tree) if isinstance(node, _FUNCTIONS) and _around(node, line)]
+        inner = [node for node in _within(tree) if isinstance(node, _FUNCTIONS) and _encloses(node, line)]
         if not inner:
             break
         tree = inner[0]
@@ -222,19 +224,16 @@ def _statements(source: str, line: int) -> Iterator[ast.stmt]:
     )
 
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 def _within(tree: ast.AST) -> Iterator[ast.AST]:
-    """What is in a function or module, functions in it included, but not what is in those."""
+    """The nodes of a function or module, nested functions included, but not the nodes of these."""
     for child in ast.iter_child_nodes(tree):
         yield child
         if not isinstance(child, _FUNCTIONS):
             yield from _within(child)
 
 
-def _around(node: ast.stmt, line: int) -> bool:
-    return node.lineno <= line <= (node.end_lineno or node.lineno)
+def _encloses(node: ast.stmt, line: int) -> bool:
+    return node.lineno <= line <= _last_line(node)
 
 
 def _targets(node: ast.stmt) -> list[str]:
@@ -248,13 +247,16 @@ def _wraps(node: ast.stmt) -> bool:
     return isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] in _WRAPPERS
 
 
-def _place(file: str, node: ast.stmt, last: bool = False) -> SourceLine:
-    line = (node.end_lineno or node.lineno) if last else node.lineno
+def _last_line(node: ast.stmt) -> int:
+    return node.end_lineno or node.lineno
+
+
+def _source_line(file: str, node: ast.stmt, line: int) -> SourceLine:
     return SourceLine(file, line, shorten_text(ast.unparse(node)))
 
 
 def shorten_text(text: str, width: int = 80) -> str:
-    """A statement in one line.
+    """A statement cut to a width.
 
     Example:
         >>> shorten_text("model = Net(a, b, c)", 12)

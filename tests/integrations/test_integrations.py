@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gradprobe as gp
 from gradprobe.integrations.loggers import log_to
-from gradprobe.integrations.recording import RUNS, Settings
+from gradprobe.integrations.recording import Settings
 from gradprobe.network.hooks import Hook
 from gradprobe.record.history import GradientHistory, Layer, tidy
+from gradprobe.runs.folder import RUNS
 
 # what the trainers and clients warn about among themselves is not ours to mend
 pytestmark = pytest.mark.filterwarnings("default")
@@ -114,7 +115,7 @@ def assert_series(found, expected, rel=1e-6):
 
 def test_a_function_gets_every_value_that_arrived(history):
     got = []
-    history.log_to(lambda name, value, step: got.append((name, step, value)))
+    log_to(history, lambda name, value, step: got.append((name, step, value)))
     for layer, series in SERIES.items():
         assert_series([(step, value) for name, step, value in got if name == f"{OUTPUT}/{layer}"], series)
     assert len(got) == sum(map(len, SERIES.values()))
@@ -132,7 +133,7 @@ def test_tensorboard_reads_back_what_was_logged(history, tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(tmp_path)) as writer:
-        history.log_to(writer)
+        log_to(history, writer)
     read = events(tmp_path)
     assert sorted(read.Tags()["scalars"]) == sorted(f"{OUTPUT}/{layer}" for layer in SERIES)
     for layer, series in SERIES.items():
@@ -183,7 +184,7 @@ def wandb(monkeypatch, tmp_path):
 def test_weights_and_biases_reads_back_what_was_logged(history, tmp_path, wandb):
     with wandb.init(project="p") as run:
         run.log({"mine": 1})
-        history.log_to(run)
+        log_to(history, run)
         run.log({"mine": 2})
         assert run.summary["gradprobe/placement"] == str(gp.place(history))
     rows = wandb_rows(tmp_path)
@@ -198,7 +199,7 @@ def test_weights_and_biases_reads_back_what_was_logged(history, tmp_path, wandb)
 def test_weights_and_biases_keeps_its_step_if_asked(history, tmp_path, wandb):
     with wandb.init(project="p") as run:
         run.log({"mine": 1}, step=3)
-        history.log_to(run, rows=False)
+        log_to(history, run, rows=False)
         assert run.step in (3, 4)
         run.log({"mine": 2}, step=4)
         assert run.summary[f"{OUTPUT}/(root)"] == 2e-9
@@ -245,7 +246,7 @@ def test_mlflow_reads_back_what_was_logged(given, history, mlflow_store):
     with mlflow_store.start_run() as run:
         run_id = run.info.run_id
         writer = {"module": mlflow_store, "run": run, "client": client}[given]
-        history.log_to(writer, run_id=run_id if given == "client" else None)
+        log_to(history, writer, run_id=run_id if given == "client" else None)
     # neither | nor brackets may be in a name, and two layers must not become one
     names = {"(root)": "_root_", "[0]": "_0_", "_0_": "_0_ 2"}
     assert set(client.get_run(run_id).data.metrics) == {
@@ -269,13 +270,13 @@ def test_more_metrics_than_a_store_takes_at_once(mlflow_store):
 
 def test_what_cannot_be_logged_to_is_refused(history, mlflow_store):
     with pytest.raises(TypeError, match=r"expected a SummaryWriter, .*, got dict"):
-        history.log_to({})
+        log_to(history, {})
     with pytest.raises(TypeError, match="got module"):
-        history.log_to(np)
+        log_to(history, np)
     with pytest.raises(ValueError, match=r"call mlflow\.start_run"):
-        history.log_to(mlflow_store)
+        log_to(history, mlflow_store)
     with pytest.raises(ValueError, match="say which one with run_id="):
-        history.log_to(mlflow_store.MlflowClient())
+        log_to(history, mlflow_store.MlflowClient())
 
 
 # Lightning ----------------------------------------------------------------------------------------------------
@@ -769,7 +770,7 @@ def test_a_policy_that_looks_at_what_is_not_recorded_is_refused_before_the_train
 
 def test_a_policy_that_fails_does_not_end_the_training(tmp_path, said):
     recording = recorded(tmp_path, [], policy=lambda history: 1 / 0)
-    assert "gradprobe could not ask the policy, so CNDS' rule decides: division by zero" in said()
+    assert "gradprobe could not apply the policy, so CNDS' rule decides: division by zero" in said()
     assert_written(tmp_path / "run", recording)
 
 

@@ -506,7 +506,7 @@ def test_an_existing_run_is_not_replaced():
 def edited(source, advice):
     """Do to a script what the advice says."""
     lines, said = source.splitlines(), advice[advice.index("What to add") :].splitlines()
-    built = int(next(line for line in said if "behind line" in line).split()[2])
+    built = int(next(line for line in said if "after line" in line).split()[2])
     replaced = int(next(line for line in said if "in place of line" in line).split()[4])
     code = [line.strip() for line in said if line.startswith("    ")]
 
@@ -555,7 +555,7 @@ def test_a_change_that_cannot_be_moved_is_said_in_words():
     Path("plain.py").symlink_to(SCRIPTS / "plain.py")
     said = inside("--iterations", 2, "train.py").stdout
     assert 'loss = gp.DeepSupervisionLoss(loss_fn, weight=0.3, schedule="constant")(model(x), y)' in said
-    assert "belongs into loss_fn" in said
+    assert "belongs in loss_fn" in said
 
 
 def test_a_model_and_an_optimizer_on_one_line_are_to_be_split():

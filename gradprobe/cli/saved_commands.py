@@ -1,0 +1,189 @@
+"""The commands that read saved runs and need no model: ``place``, ``plot``, ``report`` and ``diff``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradprobe.cli import inputs, outputs
+from gradprobe.cli.options import ALL, FAIL_ON, FORMAT, POLICY, POSITIVE, Options, fail_on
+from gradprobe.cli.parameters import Finite, RunFolder
+from gradprobe.cli.terminal import errors_as_sentences
+from gradprobe.record.quantities import QUANTITIES
+from gradprobe.runs.folder import RUNS, free_folder
+
+if TYPE_CHECKING:
+    from gradprobe.runs.difference import Difference
+    from gradprobe.runs.run import Run
+
+
+@click.command()
+@click.argument("run", type=RunFolder())
+@POLICY
+@FORMAT
+@ALL
+@FAIL_ON
+@click.option("--save", "keep", is_flag=True, help="Write the new placement into the run.")
+def place(run: Path, keep: bool, **values: Any) -> None:
+    """Decide again from a saved run; the model is not needed."""
+    options = Options(**values)
+    with errors_as_sentences():
+        from gradprobe.decide import policies
+        from gradprobe.decide.findings import findings
+        from gradprobe.runs.run import save
+
+        saved = inputs.saved_run(run)
+        placement = policies.place(saved.history, inputs.policy(options))
+        if keep:
+            if saved.comparison is not None or saved.arms is not None:
+                raise click.UsageError(
+                    f"{run} holds a comparison of its own placement, which is not rewritten: leave --save out, or "
+                    "compare again"
+                )
+            save(run, saved.history, placement, timings=saved.timings, force=True)
+        outputs.show(saved.history, placement, None, options)
+        outputs.exit_if_found(findings(saved.history, placement), options.fail_on)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=RunFolder())
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the figures.  [default: the run's own; of several runs a new one]",
+)
+@click.option("--of", type=click.Choice(QUANTITIES), help="What to draw.  [default: output]")
+@click.option(
+    "--threshold",
+    type=POSITIVE,
+    help="Magnitude to mark.  [default: that of the run's placement]",
+)
+@click.option(
+    "--suffix", type=click.Choice(["png", "pdf", "svg"]), default="png", show_default=True, help="Kind of file."
+)
+@click.option(
+    "--size",
+    "width",
+    type=click.Choice(["screen", "column", "page"]),
+    default="screen",
+    show_default=True,
+    help="For print: one column (3.4 inches) or the whole width (7 inches) of a paper.",
+)
+def plot(
+    runs: Sequence[Path], out: Path | None, of: str | None, threshold: float | None, suffix: str, width: str
+) -> None:
+    """Draw the figures again from saved runs; several runs are drawn side by side.
+
+    Of a run that holds a comparison, paper.png has the two figures of the CNDS paper alone.
+    """
+    with errors_as_sentences():
+        from gradprobe.show.plots import save_figures, save_side_by_side
+
+        saved = [inputs.saved_run(run) for run in runs]
+        # the figures of several runs must not replace those of the first one
+        folder = out or (runs[0] if len(runs) == 1 else free_folder(RUNS, "side-by-side"))
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(saved) == 1:
+            [run] = saved
+            files = save_figures(
+                folder,
+                run.history,
+                run.placement,
+                run.comparison,
+                arms=run.arms,
+                of=of,
+                threshold=threshold,
+                suffix=suffix,
+                width=width,
+            )
+        else:
+            histories = [(str(name), run.history) for name, run in zip(runs, saved, strict=True)]
+            files = save_side_by_side(folder, histories, of=of, threshold=threshold, suffix=suffix, width=width)
+        for file in files:
+            click.echo(file)
+
+
+@click.command()
+@click.argument("run", type=RunFolder())
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: report.html in the run]",
+)
+@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+def report(run: Path, out: Path | None, show: bool) -> None:
+    """Write a saved run as one HTML file that needs nothing else; the model is not needed."""
+    with errors_as_sentences():
+        from gradprobe.show.page import write_page
+
+        saved = inputs.saved_run(run)
+        file = out or run / "report.html"
+        try:
+            write_page(file, saved.history, saved.placement, saved.comparison, arms=saved.arms, run=str(run))
+        except OSError as error:
+            raise click.UsageError(f"{file} cannot be written: {error.strerror}; choose another --out") from error
+        click.echo(file)
+        if show:
+            click.launch(str(file))
+
+
+@click.command()
+@click.argument("first", metavar="RUN", type=RunFolder())
+@click.argument("second", metavar="RUN", type=RunFolder())
+@click.option(
+    "--factor",
+    type=Finite(min=1, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="How many times larger or smaller a magnitude has to be to count.",
+)
+@click.option(
+    "--of",
+    type=click.Choice(QUANTITIES),
+    help="What to compare.  [default: what the second was decided by]",
+)
+@FORMAT
+@fail_on("new in the second run")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for figures of both runs side by side.")
+def diff(
+    first: Path,
+    second: Path,
+    factor: float,
+    of: str | None,
+    form: str,
+    fail_on: tuple[str, ...],
+    out: Path | None,
+) -> None:
+    """Say which layers changed from one saved run to another, and what else is different."""
+    with errors_as_sentences():
+        from gradprobe.runs.compare_runs import compare_runs
+
+        runs = inputs.saved_run(first), inputs.saved_run(second)
+        try:
+            difference = compare_runs(*runs, of=of, factor=factor)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        if out is not None:
+            _draw_both(out, runs, difference)
+        if form == "json":
+            click.echo(json.dumps(difference.to_dict(), indent=2, allow_nan=False))
+        elif form == "csv":
+            click.echo(difference.frame.to_csv(index=False, lineterminator="\n"), nl=False)
+        else:
+            click.echo(str(difference))
+        outputs.exit_if_found(difference.new, fail_on, "newly ")
+
+
+def _draw_both(out: Path, runs: tuple[Run, Run], difference: Difference) -> None:
+    from gradprobe.show.plots import save_side_by_side
+
+    if out.is_file() or (out / "run.json").exists():
+        raise click.UsageError(f"{out} is {'a file' if out.is_file() else 'a run'}: choose another folder")
+    histories = {name: run.history for name, run in zip(difference.names, runs, strict=True)}
+    threshold = runs[1].placement.threshold
+    for file in save_side_by_side(out, histories, of=difference.of, threshold=threshold):
+        click.echo(f"figure written to {file}", err=True)

@@ -1,0 +1,268 @@
+"""The commands that take a TARGET: ``scan``, ``compare`` and ``points``; and ``demo``, which has its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradprobe.cli import inputs, outputs
+from gradprobe.cli.options import (
+    ALL,
+    ARMS_OPTIONS,
+    BRANCH,
+    COUNT,
+    DATA,
+    FAIL_ON,
+    FORMAT,
+    OUT,
+    POLICY_OR_TRIALS,
+    Options,
+)
+from gradprobe.cli.parameters import PythonFile
+from gradprobe.cli.terminal import console, errors_as_sentences, prints_to_stderr, progress_display
+from gradprobe.record.text import counted
+
+if TYPE_CHECKING:
+    from gradprobe.cli.progress import Display
+    from gradprobe.cli.target import Target
+    from gradprobe.decide.policies import Policy
+    from gradprobe.record.history import GradientHistory
+    from gradprobe.record.placement import Placement
+
+TARGET = click.argument("target", type=PythonFile())
+
+
+@click.command()
+@TARGET
+@click.option(
+    "--iterations", type=COUNT, default=Options.iterations, show_default=True, help="Iterations to record."
+)
+@POLICY_OR_TRIALS
+@BRANCH
+@DATA
+@OUT
+@FAIL_ON
+def scan(target: str, **values: Any) -> None:
+    """Measure every layer's gradient over the first iterations and say where supervision belongs."""
+    options = Options(**values)
+    with errors_as_sentences():
+        folder = inputs.run_folder(options, target)
+        _scan(inputs.prepare_target(target, options), folder, options)
+
+
+def _scan(target: Target, folder: Path, options: Options) -> None:
+    from gradprobe.decide.policies import place
+    from gradprobe.measure.scan import Interrupted
+    from gradprobe.measure.scan import scan as scan_model
+    from gradprobe.runs.run import Run
+
+    policy = inputs.policy_or_trials(options)
+    started = time.perf_counter()
+    history: GradientHistory | None = None
+    interrupted: KeyboardInterrupt | None = None
+    task = f"scanning {target.name}: {options.iterations} iterations"
+    with progress_display(options, policy, task) as display, prints_to_stderr():
+        try:
+            history = scan_model(
+                target.model,
+                target.batches,
+                target.loss_fn,
+                options.iterations,
+                optimizer=target.optimizer,
+                conditions=inputs.conditions(target, options),
+                on_iteration=display,
+            )
+            placement = _decide(target, history, policy, options, display)
+        except Interrupted as error:
+            interrupted = error
+            history = history or error.history  # in a later round the first record is complete, and stays
+            placement = place(history, policy)
+    timings = outputs.timings("scan", started, display)
+    outputs.finish(Run(folder, history, placement, timings=timings), options, interrupted)
+
+
+def _decide(
+    target: Target, history: GradientHistory, policy: Policy | None, options: Options, display: Display | None
+) -> Placement:
+    """The placement: by the policy or by trials, and once more with the branches in place for ``--repeat``."""
+    from gradprobe.decide.policies import place
+    from gradprobe.prove.repeat import place_repeatedly
+
+    if policy is None:
+        return inputs.place_by_trials(target, options.iterations, options, display, history)
+    if not options.repeat:
+        return place(history, policy)
+    return place_repeatedly(
+        target.model,
+        target.batches,
+        target.loss_fn,
+        options.iterations,
+        policy=policy,
+        branch=options.branch,
+        weight=options.weight,
+        optimizer=target.optimizer,
+        seed=options.seed,
+        history=history,
+        on_iteration=display,
+    )
+
+
+@click.command()
+@TARGET
+@click.option("--iterations", type=COUNT, default=300, show_default=True, help="Length of each training.")
+@click.option(
+    "--window",
+    type=COUNT,
+    default=Options.window,
+    show_default=True,
+    help="Iterations whose gradients are recorded.",
+)
+@click.option(
+    "--seeds", type=COUNT, default=Options.seeds, show_default=True, help="How many seeds, from --seed on."
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["cnds", "dsn", "linear", "constant"]),
+    default=Options.schedule,
+    show_default=True,
+    help="How the weight of the branches falls over the training.",
+)
+@ARMS_OPTIONS
+@POLICY_OR_TRIALS
+@BRANCH
+@DATA
+@OUT
+@FAIL_ON
+def compare(target: str, **values: Any) -> None:
+    """Train with and without deep supervision and say whether it helped; or with --arms, which arm to use."""
+    options = Options(**values)
+    with errors_as_sentences():
+        inputs.check_arms_options(options)
+        folder = inputs.run_folder(options, target, suffix="-compare")
+        prepared = inputs.prepare_target(target, options)
+        if options.arms is None:
+            _compare(prepared, folder, options)
+        else:
+            _compare_arms(prepared, folder, options.arms, options)
+
+
+def _compare(target: Target, folder: Path, options: Options) -> None:
+    from gradprobe.decide.policies import place
+    from gradprobe.measure.scan import Interrupted
+    from gradprobe.prove.compare import compare as compare_trainings
+    from gradprobe.runs.run import Run
+
+    policy = inputs.policy_or_trials(options)
+    started = time.perf_counter()
+    interrupted, comparison = None, None
+    task = f"comparing {target.name}: {counted(options.seeds, 'seed')}, {options.iterations} iterations each"
+    with progress_display(options, policy, task, 2 * options.seeds) as display, prints_to_stderr():
+        try:
+            tried = None if policy else inputs.place_by_trials(target, options.window, options, display)
+            comparison = compare_trainings(
+                target.build or target.model,
+                target.batches,
+                target.loss_fn,
+                placement=tried,
+                policy=policy,
+                repeat=options.repeat,
+                iterations=options.iterations,
+                window=options.window,
+                seeds=range(options.seed, options.seed + options.seeds),
+                optimizer=target.optimizer,
+                held_out=target.held_out,
+                branch=options.branch,
+                weight=options.weight,
+                schedule=options.schedule,
+                conditions=inputs.conditions(target, options),
+                on_iteration=display,
+            )
+            history, placement = comparison.plain, comparison.placement
+        except Interrupted as error:
+            interrupted, history, placement = error, error.history, place(error.history, policy)
+    timings = outputs.timings("compare", started, display)
+    outputs.finish(Run(folder, history, placement, comparison, timings), options, interrupted)
+
+
+def _compare_arms(target: Target, folder: Path, arms: tuple[str, ...], options: Options) -> None:
+    from gradprobe.cli.user_modules import pickle_target_by_value
+    from gradprobe.prove.compare_arms import compare_arms
+    from gradprobe.runs.run import Run
+
+    engine = options.engine or ("processes" if options.jobs else "serial")
+    if engine != "serial":
+        pickle_target_by_value()
+    started = time.perf_counter()
+    count = f"{len(arms)} arms, {counted(options.seeds, 'seed')}"
+    task = f"comparing {target.name}: {count}, {options.iterations} iterations each"
+    with progress_display(options, None, task) as display, prints_to_stderr():
+        result = compare_arms(
+            target.build or target.model,
+            target.batches,
+            target.loss_fn,
+            arms,
+            iterations=options.iterations,
+            window=options.window,
+            seeds=range(options.seed, options.seed + options.seeds),
+            optimizer=target.optimizer,
+            held_out=target.held_out,
+            branch=options.branch,
+            weight=options.weight,
+            schedule=options.schedule,
+            engine=engine,
+            jobs=options.jobs,
+            conditions=inputs.conditions(target, options),
+            on_training=None if display is None else display.part,
+        )
+    timings = outputs.timings("compare", started, display)
+    outputs.finish_arms(Run(folder, result.plain, result.placement, None, timings, result), result, options)
+
+
+@click.command()
+@click.option("--iterations", type=COUNT, default=500, show_default=True, help="Length of each training.")
+@click.option("--seeds", type=COUNT, default=2, show_default=True, help="How many seeds.")
+@OUT
+def demo(**values: Any) -> None:
+    """Show all of it on CNDS-8 and real handwritten digits: measure, decide, insert, compare."""
+    options = Options(**values)
+    with errors_as_sentences():
+        folder = inputs.run_folder(options, "demo")
+        from gradprobe.cli.demo import demo_target
+
+        _compare(demo_target(), folder, options)
+
+
+@click.command()
+@TARGET
+@DATA
+@FORMAT
+@ALL
+def points(target: str, **values: Any) -> None:
+    """Show where branches can be put: each supervision point, the layers it serves, and why others have none."""
+    options = Options(**values)
+    with errors_as_sentences():
+        prepared = inputs.prepare_target(target, options)
+        from gradprobe.measure.batches import Batches, to_device
+        from gradprobe.network.layers import named_modules
+        from gradprobe.network.survey import points as find_points
+        from gradprobe.show import tables
+        from gradprobe.show.points_tree import points_tree
+
+        model = prepared.model
+        parameter = next(model.parameters(), None)
+        with prints_to_stderr():
+            batch, _ = next(Batches(prepared.batches).stream())
+            if parameter is not None:
+                batch = to_device(batch, parameter.device)
+            served = find_points(model, batch)
+        if options.form == "json":
+            click.echo(json.dumps(tables.points_record(served), indent=2))
+        elif options.form == "csv":
+            click.echo(tables.points_csv(served), nl=False)
+        else:
+            kinds = {name: type(module).__name__ for name, module in named_modules(model)}
+            console().print(points_tree(served, kinds, every_module=options.every_layer))
