@@ -21,14 +21,14 @@ class CompanionObjective(DeepSupervisionLoss):
     The joint loss is ``L0 + sum of alpha_m(t) * [ ||w_m||^2 + l_m - gamma ]_+`` with ``l_m`` the squared hinge
     loss of branch ``m`` and, by default, ``alpha_m(t) = alpha_m * 0.1 * (1 - t/N)``.
 
-    Taken literally: ``||w_m||^2`` is the sum of squares of all of the branch's parameters but the biases, without
-    a factor 1/2, and where a branch's objective falls to gamma it is 0 and has no gradient. In the paper a branch
-    is one linear classifier; a deeper branch has all its weights in the sum. Not taken over: ``||w||^2`` of the
-    output layer, which is the optimizer's weight decay, and the sum over the batch: `squared_hinge` is a mean.
+    As in the paper, ``||w_m||^2`` is the sum of squares of all parameters of the branch but the biases, without a
+    factor 1/2, and where a branch's objective falls to gamma it is 0 and has no gradient. There a branch is one
+    linear classifier; of a deeper branch all weights are in the sum. Unlike in the paper, ``||w||^2`` of the
+    output layer is left to the optimizer's weight decay, and `squared_hinge` is the mean over the batch.
 
     Args:
-        net: The supervised network; ``net.branches`` is read at every call, so that a branch removed later is
-            gone here too. It does not become a part of the criterion: no parameters, no state.
+        net: The supervised network; ``net.branches`` is read at every call, so a branch may be removed later. It
+            does not become a part of the criterion: no parameters, no state.
         loss_fn: ``(output, target) -> scalar`` for the main output; None: the model computes its own.
         alpha: ``alpha_m``: one for all branches, or one for each in forward order.
         gamma: The threshold.
@@ -39,7 +39,7 @@ class CompanionObjective(DeepSupervisionLoss):
         map_target: As for `DeepSupervisionLoss`.
 
     Raises:
-        TypeError: ``net`` has no branches.
+        TypeError: If ``net`` has no branches.
         ValueError: As for `DeepSupervisionLoss`.
 
     Example:
@@ -69,7 +69,7 @@ class CompanionObjective(DeepSupervisionLoss):
         super().__init__(
             loss_fn, weight, schedule, total, weights=weights, map_target=map_target, drop_after=drop_after
         )
-        # in a tuple, where nn.Module does not take it for a part of this one
+        # in a tuple, where nn.Module does not look for submodules
         self._net = (net,)
         self.gamma = gamma
         self.companion = companion or squared_hinge
@@ -83,8 +83,8 @@ class CompanionObjective(DeepSupervisionLoss):
                 f"{len(prediction.auxiliary)}: pass the criterion the network that made the prediction"
             )
         pairs = self._with_targets(prediction, target if self.map_target else labels_of(target))
-        for branch, (made, goal) in zip(branches, pairs, strict=True):
-            yield F.relu(squared_norm(branch) + self.companion(made, labels_of(goal)) - self.gamma)
+        for branch, (scores, labels) in zip(branches, pairs, strict=True):
+            yield F.relu(squared_norm(branch) + self.companion(scores, labels_of(labels)) - self.gamma)
 
 
 def _branches(net: nn.Module) -> list[nn.Module]:

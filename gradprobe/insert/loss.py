@@ -1,17 +1,16 @@
-"""The joint loss of deep supervision, its schedules and the weights of its branches."""
+"""The joint loss of deep supervision, and the weights of its branches."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gradprobe.insert.loss_inputs import loss_like, resized
+from gradprobe.insert.loss_inputs import loss_like, resized_target
 from gradprobe.insert.model_loss import OWN_LOSSES, branch_loss, is_own, labels_of, matching_losses, own_loss
+from gradprobe.insert.schedules import SCHEDULES, check_schedule
 from gradprobe.network.losses import LossFunction, loss_name
 from gradprobe.network.tensors import main_tensor
 from gradprobe.record.points import Point
@@ -28,54 +27,6 @@ class SupervisedOutput(NamedTuple):
     auxiliary: tuple[Any, ...]
 
 
-def cnds(initial: float, t: int, total: int) -> float:
-    """CNDS' recursive decay: ``a_0 = initial``, ``a_t = a_(t-1) * (1 - t/N)``; ``t`` epoch, ``N`` epochs.
-
-    Example:
-        >>> f"{cnds(0.3, 20, 60):.4f}"  # where linear decay would still give .20
-        '0.0056'
-    """
-    return initial * math.prod(max(0.0, 1 - step / total) for step in range(1, t + 1))
-
-
-def dsn(initial: float, t: int, total: int) -> float:
-    """DSN's decay: ``initial * 0.1 * (1 - t/N)`` (Lee et al. 2015, arXiv 1409.5185, section 3).
-
-    Example:
-        >>> f"{dsn(1.0, 20, 80):.3f}"
-        '0.075'
-    """
-    return 0.1 * linear(initial, t, total)
-
-
-def linear(initial: float, t: int, total: int) -> float:
-    """Linear decay: ``initial * (1 - t/N)``.
-
-    Example:
-        >>> f"{linear(0.3, 20, 60):.2f}"
-        '0.20'
-    """
-    return initial * max(0.0, 1 - t / total)
-
-
-def constant(initial: float, t: int, total: int) -> float:
-    """No decay; the released training file of CNDS' authors has a constant 0.4.
-
-    Example:
-        >>> constant(0.4, 20, 60)
-        0.4
-    """
-    return initial
-
-
-SCHEDULES: dict[str, Callable[[float, int, int], float]] = {
-    "cnds": cnds,
-    "dsn": dsn,
-    "linear": linear,
-    "constant": constant,
-}
-
-
 def branch_weights(
     weights: str | Sequence[float], count: int, points: Sequence[Point] | None = None
 ) -> tuple[float, ...]:
@@ -90,7 +41,7 @@ def branch_weights(
         points: For ``"depth"``: the branches' points, such as ``placement.points``.
 
     Raises:
-        ValueError: No such weights, a negative one, or not one for each branch.
+        ValueError: If the weights do not exist, one is negative, or there is not one for each branch.
 
     Example:
         >>> branch_weights("halving", 2)
@@ -143,13 +94,14 @@ class DeepSupervisionLoss(nn.Module):
     A model that computes its own loss (``transformers``: labels in, ``.loss`` out) keeps it as ``L0``. That is so
     without ``loss_fn``, and where ``loss_fn`` returns that very loss. A branch then has the same function of its
     prediction and the labels; the target is the labels, or a mapping that has them as ``labels``. Which function
-    it is, is found out from the model's loss, output and labels (see `gradprobe.insert.model_loss.OWN_LOSSES`): tried in
-    every batch until only one candidate fits, usually the first batch, then remembered and not checked again.
-    Under ``torch.compile(fullgraph=True)`` call the criterion once outside, since finding out reads values.
+    that is follows from the model's loss, output and labels: the candidates in
+    `gradprobe.insert.model_loss.OWN_LOSSES` are tried in every batch until only one fits, usually in the first;
+    that one is not checked again. Under ``torch.compile(fullgraph=True)`` call the criterion once outside first,
+    since this reads values.
 
     Where a branch's weight is 0, its loss stays in the graph, so that DistributedDataParallel still sees its
     parameters, but no gradient is sent back: its parameters have none (zeros under DistributedDataParallel), and
-    what is inf or NaN in it harms nothing. To save its forward pass as well there is ``net.remove()``.
+    an inf or NaN in it does no harm. ``net.remove()`` saves its forward pass as well.
 
     Args:
         loss_fn: ``(output, target) -> scalar``; used for the main output and for every branch. None: the model
@@ -161,12 +113,14 @@ class DeepSupervisionLoss(nn.Module):
         points: For ``weights="depth"``: the branches' points, such as ``placement.points``.
         map_target: ``(target, prediction, index) -> target`` for the branch of that index, in forward order.
             Without it the target goes to every branch as it is, unless the main output has its spatial size and
-            the prediction another: then it is resized to the prediction, see `gradprobe.insert.loss_inputs.resized`.
-        drop_after: From this many steps on the branches' weight is 0 (the DSN authors drop their heads so).
+            the prediction another: then it is resized to the prediction, see
+            `gradprobe.insert.loss_inputs.resized_target`.
+        drop_after: From this many steps on the branches' weight is 0 (as the DSN authors drop their heads).
 
     Raises:
-        TypeError: A ``loss_fn`` or ``map_target`` that cannot be called.
-        ValueError: No such schedule or weights, a negative one, points missing, or a total missing or below 1.
+        TypeError: If ``loss_fn`` or ``map_target`` cannot be called.
+        ValueError: If the schedule or the weights do not exist, a number is negative, the points are missing, or
+            the total is missing or below 1.
 
     Example:
         >>> criterion = DeepSupervisionLoss(nn.functional.mse_loss, weight=0.5, schedule="linear", total=2)
@@ -193,7 +147,7 @@ class DeepSupervisionLoss(nn.Module):
         drop_after: int | None = None,
     ) -> None:
         super().__init__()
-        _check_schedule(weight, schedule, total, drop_after)
+        check_schedule(weight, schedule, total, drop_after)
         branch_weights(weights, len(points or ()) if isinstance(weights, str) else len(weights), points)
         for name, function in (("loss_fn", loss_fn), ("map_target", map_target)):
             if function is not None and not callable(function):
@@ -206,22 +160,22 @@ class DeepSupervisionLoss(nn.Module):
         self.drop_after = drop_after
         self.weights = weights if isinstance(weights, str) else tuple(weights)
         self.points = points
-        self._own = tuple(OWN_LOSSES)
+        self._own_losses = tuple(OWN_LOSSES)
         self.epoch = 0
 
     @property
-    def __name__(self) -> str:  # what `loss_name` calls it in a record
+    def __name__(self) -> str:  # for `loss_name`
         return f"{loss_name(self.loss_fn)} + {self.initial:g} x branches"
 
     @property
     def epoch(self) -> int:
-        """How many steps have ended: epochs, or iterations if that is what `step` is called for."""
+        """How many epochs have ended, or iterations if `step` is called after each of those."""
         return self._epoch
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        # for a compiled step, which a Python number would have compiled again for every epoch
+        # a tensor for compiled steps: with a Python number they would be compiled again in every epoch
         self._compiled_weight = torch.tensor(self.weight, dtype=torch.float64, device="cpu")
         self._off = self.weight == 0
 
@@ -246,19 +200,23 @@ class DeepSupervisionLoss(nn.Module):
     def _branch_losses(self, prediction: SupervisedOutput, target: Any, main: Tensor) -> Iterator[Tensor]:
         output = prediction.output
         if not is_own(main, output):
-            for made, goal in self._with_targets(prediction, target):
-                yield loss_like(self.loss_fn, output, made, goal)
+            for predicted, branch_target in self._with_targets(prediction, target):
+                yield loss_like(self.loss_fn, output, predicted, branch_target)
             return
-        if len(self._own) > 1:
-            self._own = matching_losses(self._own, output, target, main)
-        for made, goal in self._with_targets(prediction, target if self.map_target else labels_of(target)):
-            yield branch_loss(self._own[0], made, goal)
+        if len(self._own_losses) > 1:
+            self._own_losses = matching_losses(self._own_losses, output, target, main)
+        labels = target if self.map_target else labels_of(target)
+        for predicted, branch_target in self._with_targets(prediction, labels):
+            yield branch_loss(self._own_losses[0], predicted, branch_target)
 
     def _with_targets(self, prediction: SupervisedOutput, target: Any) -> Iterator[tuple[Any, Any]]:
+        """The prediction of each branch, and its target."""
         main = main_tensor(prediction.output)
-        for index, made in enumerate(prediction.auxiliary):
-            goal = self.map_target(target, made, index) if self.map_target else resized(target, made, main)
-            yield made, goal
+        for index, predicted in enumerate(prediction.auxiliary):
+            if self.map_target:
+                yield predicted, self.map_target(target, predicted, index)
+            else:
+                yield predicted, resized_target(target, predicted, main)
 
     def forward(self, prediction: Any, target: Any) -> Tensor:
         """The joint loss, a scalar.
@@ -272,19 +230,19 @@ class DeepSupervisionLoss(nn.Module):
         weights = branch_weights(self.weights, len(auxiliary), self.points) if auxiliary else ()
         compiling = torch.compiler.is_compiling()
         off = self._off if compiling else self.weight == 0
-        weighed: Tensor | None = None
+        weighted: Tensor | None = None
         for weight, loss in zip(weights, auxiliary, strict=True):
             if off or not weight:
                 main = _Unweighted.apply(main, loss)  # type: ignore[no-untyped-call]
             else:
                 loss = loss if weight == 1 else weight * loss
-                weighed = loss if weighed is None else weighed + loss
-        if weighed is None:
+                weighted = loss if weighted is None else weighted + loss
+        if weighted is None:
             return main
-        return main + (self._compiled_weight.to(weighed.dtype) if compiling else self.weight) * weighed
+        return main + (self._compiled_weight.to(weighted.dtype) if compiling else self.weight) * weighted
 
     def get_extra_state(self) -> dict[str, int]:
-        """The epoch, so that a resumed training goes on with the right weight."""
+        """The epoch, so that a resumed training continues with the right weight."""
         return {"epoch": self.epoch}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -293,7 +251,7 @@ class DeepSupervisionLoss(nn.Module):
 
 
 class _Unweighted(torch.autograd.Function):
-    """The main loss; the other one is in its graph, but gets no gradient, not even zeros to multiply NaN with."""
+    """The main loss; the branch's is in its graph, but gets no gradient, not even zeros to multiply a NaN with."""
 
     @staticmethod
     def forward(ctx: Any, main: Tensor, loss: Tensor) -> Tensor:
@@ -302,14 +260,3 @@ class _Unweighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
-
-
-def _check_schedule(weight: Any, schedule: str, total: int | None, drop_after: int | None) -> None:
-    if schedule not in SCHEDULES:
-        raise ValueError(f"expected schedule= out of {list(SCHEDULES)}, got {schedule!r}")
-    if not (isinstance(weight, Real) and float(weight) >= 0):
-        raise ValueError(f"expected a weight of at least 0, got {weight!r}")
-    if schedule != "constant" and (total is None or total < 1):
-        raise ValueError(f"schedule={schedule!r} needs total=, the number of steps, at least 1; got {total!r}")
-    if drop_after is not None and not drop_after >= 0:
-        raise ValueError(f"expected drop_after= to be a number of steps, at least 0; got {drop_after!r}")

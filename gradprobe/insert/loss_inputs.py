@@ -1,4 +1,4 @@
-"""What a loss function gets for a branch: a target of its size, and a container like the trunk's."""
+"""The arguments of a loss function for a branch: a target of its size, and a container like the trunk's."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gradprobe.network.tensors import main_place, part_at, parts
+from gradprobe.insert.branches.base import resized
+from gradprobe.network.tensors import main_path, part_at, parts
 
 
-def resized(target: Any, prediction: Any, main: Tensor | None = None) -> Any:
+def resized_target(target: Any, prediction: Any, main: Tensor | None = None) -> Any:
     """A target of the spatial size of a branch's prediction ``(N, K, *S)``.
 
     Integers and bools by the nearest pixel centre (``"nearest-exact"``), floats linearly, as in nnU-Net (Isensee
-    et al. 2021). Left as it is, the same object: a target of that size, one that is no tensor or has no spatial
-    dimensions (or more than three), and one that the main output does not match either, since such a loss function
-    brings the two together itself.
+    et al. 2021). The target is returned as it is if it has that size, is no tensor, has no spatial dimensions (or
+    more than three), or if the main output does not match it either, since such a loss function brings the two
+    together itself.
 
     Args:
         target: ``(N, *S')`` or ``(N, C, *S')``.
@@ -28,7 +28,7 @@ def resized(target: Any, prediction: Any, main: Tensor | None = None) -> Any:
         main: The trunk's main output, ``(N, K, *S')``; None: not compared.
 
     Example:
-        >>> resized(torch.tensor([[0, 1, 2, 3, 4, 5]]), torch.zeros(1, 7, 2))
+        >>> resized_target(torch.tensor([[0, 1, 2, 3, 4, 5]]), torch.zeros(1, 7, 2))
         tensor([[1, 4]])
     """
     if not isinstance(target, Tensor) or not isinstance(prediction, Tensor):
@@ -45,25 +45,22 @@ def resized(target: Any, prediction: Any, main: Tensor | None = None) -> Any:
     if not target.is_floating_point():
         return _nearest(target, size)
     channels = target if target.dim() == prediction.dim() else target.unsqueeze(1)
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-    return F.interpolate(channels, size=size, mode=mode, align_corners=False).reshape(
-        *target.shape[: -len(size)], *size
-    )
+    return resized(channels, size).reshape(*target.shape[: -len(size)], *size)
 
 
 def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
-    # torch's interpolate takes no integers, and through float32 a label above 2^24 would change
-    for dim, made in enumerate(size, target.dim() - len(size)):
-        index = (2 * torch.arange(made, device=target.device) + 1) * target.shape[dim] // (2 * made)
+    # torch's interpolate takes no integers, and in float32 a label above 2^24 would change
+    for dim, length in enumerate(size, target.dim() - len(size)):
+        index = (2 * torch.arange(length, device=target.device) + 1) * target.shape[dim] // (2 * length)
         target = target.index_select(dim, index)
     return target
 
 
 def loss_like(loss_fn: Callable[[Any, Any], Tensor], output: Any, prediction: Any, target: Any) -> Tensor:
-    """The loss of a branch's prediction by a function that was written for the trunk's output.
+    """The loss of a branch's prediction, by a function that was written for the trunk's output.
 
     Raises:
-        TypeError: The function needs the loss that the model computed itself, and a branch has none.
+        TypeError: If the function needs the loss that the model computed itself, since a branch has none.
 
     Example:
         >>> loss_fn = lambda output, target: (output["scores"] - target).square().mean()
@@ -86,39 +83,39 @@ def loss_like(loss_fn: Callable[[Any, Any], Tensor], output: Any, prediction: An
 def stand_in(output: Any, prediction: Any) -> Any:
     """A copy of the trunk's output with the prediction as its main tensor, and without the model's own loss.
 
-    The output is not changed. Where it is a tensor, or the prediction is none, the prediction stands for itself.
+    The output is not changed. If it is a tensor, or the prediction is not one, this is the prediction itself.
 
     Example:
         >>> stand_in({"loss": torch.tensor(0.5), "scores": torch.ones(2, 3)}, torch.zeros(1))
         {'scores': tensor([0.])}
     """
-    place = main_place(output)
-    if not place or not isinstance(prediction, Tensor):
+    path = main_path(output)
+    if not path or not isinstance(prediction, Tensor):
         return prediction
-    return _without_loss(_replaced(output, place, prediction))
+    return _without_loss(_replaced(output, path, prediction))
 
 
-def _replaced(output: Any, place: tuple[Any, ...], value: Any) -> Any:
-    if not place:
+def _replaced(output: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
         return value
-    return _with_part(output, place[0], _replaced(part_at(output, place[0]), place[1:], value))
+    return _with_part(output, path[0], _replaced(part_at(output, path[0]), path[1:], value))
 
 
 def _with_part(output: Any, key: Any, value: Any) -> Any:
     if is_dataclass(output) and not isinstance(output, type):
         return replace(output, **{key: value})
     if isinstance(output, Mapping):
-        return _changed(output, key, value)
+        return _with_entry(output, key, value)
     values = [value if index == key else part for index, part in parts(output)]
     return getattr(type(output), "_make", type(output))(values)
 
 
-def _changed(output: Mapping[Any, Any], key: Any, value: Any) -> MutableMapping[Any, Any]:
+def _with_entry(output: Mapping[Any, Any], key: Any, value: Any) -> MutableMapping[Any, Any]:
     if type(output) is dict or not isinstance(output, MutableMapping):
         return {**output, key: value}
-    made = copy.copy(output)  # which torch.compile cannot do
-    made[key] = value
-    return made
+    changed = copy.copy(output)  # torch.compile cannot do this, so not for a dict
+    changed[key] = value
+    return changed
 
 
 def _without_loss(output: Any) -> Any:
@@ -132,7 +129,7 @@ def _without_loss(output: Any) -> Any:
 
 
 def _loss_key(output: Any) -> Any:
-    """Where a container has the loss that the model computed: ``loss``, or a scalar as the first of a tuple."""
+    """The key of the loss that the model computed: ``loss``, or 0 if a tuple begins with a scalar; else None."""
     if not isinstance(output, (tuple, list)):
         return "loss" if any(key == "loss" and value is not None for key, value in parts(output)) else None
     names = getattr(output, "_fields", None)

@@ -1,8 +1,8 @@
 """The loss that a model computes itself, and which function of its output and the labels that is.
 
-Models such as those of ``transformers`` take the labels in and give their loss out. To supervise a branch by
-the same function, that function is found out from what it gave: the candidates in `OWN_LOSSES` are tried on the
-model's own output and labels until only one of them reproduces the model's loss.
+Models such as those of ``transformers`` take the labels and return their loss. To supervise a branch by the same
+function, that function is recognised by its value: the candidates in `OWN_LOSSES` are tried on the model's own
+output and labels until only one of them reproduces the model's loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OwnLoss = Callable[[Tensor, Tensor], "Tensor | None"]
 LABELS = ("labels", "label", "targets", "target")
 IGNORED = -100
 TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
-# what summing in another order may change; two candidates that are this close are both kept for the next batch
+# what summing in another order may change; of two candidates this close both are kept for the next batch
 ROUNDING = 1e-5
 REMEDY = "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output"
 
@@ -33,10 +33,10 @@ def own_loss(output: Any, target: Any) -> Tensor:
 
     Args:
         output: What the model returned.
-        target: Not looked at; here so that this is a loss function like any other.
+        target: Not used; here so that this is a loss function like any other.
 
     Raises:
-        TypeError: The output holds no such scalar.
+        TypeError: If the output holds no such scalar.
 
     Example:
         >>> own_loss({"loss": torch.tensor(0.5), "logits": torch.ones(2, 3)}, None)
@@ -67,7 +67,7 @@ def labels_of(target: Any) -> Tensor:
     """The labels: the target itself, or what a mapping has under ``labels``, ``label``, ``targets`` or ``target``.
 
     Raises:
-        TypeError: There are none.
+        TypeError: If there are none.
 
     Example:
         >>> labels_of({"input_ids": torch.zeros(2, 8), "labels": torch.tensor([1, 0])})
@@ -75,10 +75,12 @@ def labels_of(target: Any) -> Tensor:
     """
     if isinstance(target, Tensor):
         return target
-    found = [target[name] for name in LABELS if name in target] if isinstance(target, Mapping) else []
-    if found and isinstance(found[0], Tensor):
-        return found[0]
-    what = f"a mapping with {sorted(map(str, target))}" if isinstance(target, Mapping) else type(target).__name__
+    what = type(target).__name__
+    if isinstance(target, Mapping):
+        labels = next((target[name] for name in LABELS if name in target), None)
+        if isinstance(labels, Tensor):
+            return labels
+        what = f"a mapping with {sorted(map(str, target))}"
     raise TypeError(
         f"the model computes its own loss; for the branches the target has to be a tensor of labels or a mapping "
         f"with one of {list(LABELS)}, got {what}: pass the labels (or the batch) as target, or {REMEDY}"
@@ -95,11 +97,11 @@ def matching_losses(candidates: tuple[str, ...], output: Any, target: Any, loss:
         candidates: Names out of `OWN_LOSSES`.
         output: What the model returned.
         target: The labels, or a mapping with them.
-        loss: The model's own loss. One that is not finite tells nothing, and leaves all whose shapes fit.
+        loss: The model's own loss. If it is not finite, all candidates whose shapes fit are left.
 
     Raises:
-        ValueError: None does.
-        TypeError: The output has no tensor, or the target no labels.
+        ValueError: If none of them reproduces it.
+        TypeError: If the output has no tensor, or the target no labels.
 
     Example:
         >>> scores, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
@@ -124,8 +126,8 @@ def matching_losses(candidates: tuple[str, ...], output: Any, target: Any, loss:
 
 @torch.no_grad()
 def _values(candidates: tuple[str, ...], scores: Tensor, labels: Tensor) -> dict[str, float]:
-    found = {name: OWN_LOSSES[name](scores, labels) for name in candidates}
-    fitting = {name: value.double() for name, value in found.items() if value is not None}
+    losses = {name: OWN_LOSSES[name](scores, labels) for name in candidates}
+    fitting = {name: value.double() for name, value in losses.items() if value is not None}
     # one wait for the device, not one for each candidate
     return dict(zip(fitting, torch.stack(list(fitting.values())).tolist(), strict=True)) if fitting else {}
 
@@ -139,7 +141,7 @@ def _none_fits(own: float, scores: Tensor, labels: Tensor) -> str:
     return (
         f"the model's own loss is {own:.6g}, and none of {list(OWN_LOSSES)} gives that from its output "
         f"{tuple(scores.shape)} and labels {tuple(labels.shape)} (class weights, label smoothing or further "
-        f"terms, such as a router loss, do that), so the branches' loss is not known: {REMEDY}"
+        f"terms, such as a router loss, can be why), so the branches' loss is not known: {REMEDY}"
     )
 
 
@@ -147,8 +149,8 @@ def branch_loss(name: str, prediction: Any, target: Any) -> Tensor:
     """The model's own loss function, by its name in `OWN_LOSSES`, of a branch's prediction.
 
     Raises:
-        ValueError: The prediction is no tensor of a shape that suits the labels.
-        TypeError: The target has no labels.
+        ValueError: If the prediction is no tensor, or its shape does not suit the labels.
+        TypeError: If the target has no labels.
 
     Example:
         >>> branch_loss("mean squared error", torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0]))
@@ -176,7 +178,7 @@ def _classes_first(scores: Tensor, labels: Tensor) -> Tensor | None:
 
 def _classes_last(scores: Tensor, labels: Tensor) -> Tensor | None:
     """``(N, T, V)`` and ``(N, T)``."""
-    # two dimensions are left to _classes_first, with which this would tie for ever
+    # two dimensions are left to _classes_first: both would fit in every batch
     if scores.dim() < 3 or scores.shape[:-1] != labels.shape:
         return None
     return _cross_entropy(scores.flatten(0, -2), labels.flatten())
@@ -200,13 +202,13 @@ def _upsampled(scores: Tensor, labels: Tensor) -> Tensor | None:
 def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor | None:
     if labels.is_floating_point() or labels.is_complex():
         return None
-    # whatever is no class is a label to ignore (-100, 255); on a GPU it would otherwise end the process
-    known = (labels >= 0) & (labels < scores.shape[1])
-    return F.cross_entropy(_wide(scores), labels.long().where(known, IGNORED), ignore_index=IGNORED)
+    # a label that is not a class (-100, 255) is one to ignore; on a GPU it would otherwise end the process
+    is_class = (labels >= 0) & (labels < scores.shape[1])
+    return F.cross_entropy(_wide(scores), labels.long().where(is_class, IGNORED), ignore_index=IGNORED)
 
 
 def _paired(loss: Callable[[Tensor, Tensor], Tensor], scores: Tensor, labels: Tensor) -> Tensor | None:
-    """A value for each score, up to dimensions of 1."""
+    """One label for each score, up to dimensions of 1."""
     if scores.squeeze().shape != labels.squeeze().shape:
         return None
     scores = _wide(scores)

@@ -53,7 +53,7 @@ def part_at(output: Any, key: Any) -> Any:
     return output[key] if isinstance(output, (Mapping, tuple, list)) else getattr(output, key)
 
 
-def main_place(output: Any) -> tuple[Any, ...] | None:
+def main_path(output: Any) -> tuple[Any, ...] | None:
     """Where the main tensor is in a network's output: the keys, indices and field names to it, outermost first.
 
     Returns:
@@ -61,7 +61,7 @@ def main_place(output: Any) -> tuple[Any, ...] | None:
 
     Example:
         >>> import torch
-        >>> main_place({"losses": [torch.tensor(0.5)], "out": (None, torch.ones(2, 3))})
+        >>> main_path({"losses": [torch.tensor(0.5)], "out": (None, torch.ones(2, 3))})
         ('out', 1)
     """
     if isinstance(output, Tensor):
@@ -69,9 +69,9 @@ def main_place(output: Any) -> tuple[Any, ...] | None:
     for key, value in parts(output):
         if isinstance(value, Tensor) and not value.dim():
             continue
-        place = main_place(value)
-        if place is not None:
-            return (key, *place)
+        path = main_path(value)
+        if path is not None:
+            return (key, *path)
     return None
 
 
@@ -83,8 +83,8 @@ def main_tensor(output: Any) -> Tensor | None:
         >>> main_tensor({"loss": torch.tensor(0.5), "logits": torch.ones(2, 3)}).shape
         torch.Size([2, 3])
     """
-    place = main_place(output)
-    return None if place is None else reduce(part_at, place, output)
+    path = main_path(output)
+    return None if path is None else reduce(part_at, path, output)
 
 
 def main_output(output: Any) -> Tensor | list[Tensor] | None:

@@ -536,9 +536,9 @@ def test_a_function_of_both_shapes_wins():
         ("shared", (2, 7, 4), (2, 7, 9), {"head": nn.Linear(4, 8)}, r"9 numbers, got Linear\("),
         ("shared", (2, 7, 4), (2, 7, 9), {"head": nn.ReLU()}, r"9 numbers, got ReLU\("),
         ("shared", (2, 4, 5, 5), (2, 9, 5, 5), {"head": nn.Conv2d(4, 9, 3)}, r"9 numbers, got Conv2d\("),
-        ("shared", (2, 7, 4), (2, 7, 9), {"head": nn.Conv2d(4, 9, 1)}, r"Conv2d\(.* cannot be put on such"),
-        ("shared", (2, 4), (2, 7, 9), {"head": nn.Linear(4, 9)}, r"Linear\(.* cannot be put on such"),
-        ("shared", (2, 4, 5, 5), (2, 9, 5, 5, 5), {"head": nn.Linear(4, 9)}, "cannot be put on such"),
+        ("shared", (2, 7, 4), (2, 7, 9), {"head": nn.Conv2d(4, 9, 1)}, r"Conv2d\(.* cannot be applied to such"),
+        ("shared", (2, 4), (2, 7, 9), {"head": nn.Linear(4, 9)}, r"Linear\(.* cannot be applied to such"),
+        ("shared", (2, 4, 5, 5), (2, 9, 5, 5, 5), {"head": nn.Linear(4, 9)}, "cannot be applied to such"),
     ],
 )
 def test_shapes_that_no_branch_suits_are_named_with_the_way_out(kind, point, output, arguments, why):

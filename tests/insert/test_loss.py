@@ -14,10 +14,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from gradprobe import DeepSupervisionLoss, SupervisedOutput
 from gradprobe.insert.companion import CompanionObjective, squared_hinge, squared_norm
-from gradprobe.insert.loss import SCHEDULES, branch_weights
-from gradprobe.insert.loss_inputs import resized, stand_in
+from gradprobe.insert.loss import branch_weights
+from gradprobe.insert.loss_inputs import resized_target, stand_in
 from gradprobe.insert.model_loss import OWN_LOSSES, branch_loss, labels_of, matching_losses, own_loss
-from gradprobe.network.tensors import main_place, main_tensor
+from gradprobe.insert.schedules import SCHEDULES
+from gradprobe.network.tensors import main_path, main_tensor
 from gradprobe.record.points import Point
 
 POINTS = [Point("a", (1, 2), 0, ("a",)), Point("b", (1, 2), 2, ("b",)), Point("c", (1, 2), 3, ("c",))]
@@ -239,19 +240,19 @@ def test_the_nearest_is_that_of_the_pixel_centres(dim):
     sizes, made = (7, 5, 6)[:dim], (3, 8, 4)[:dim]
     labels = torch.arange(2 * math.prod(sizes)).reshape(2, *sizes)
     expected = F.interpolate(labels[:, None].float(), size=made, mode="nearest-exact")[:, 0].long()
-    assert torch.equal(resized(labels, torch.zeros(2, 3, *made)), expected)
-    assert torch.equal(resized(labels[:, None], torch.zeros(2, 3, *made)), expected[:, None])
+    assert torch.equal(resized_target(labels, torch.zeros(2, 3, *made)), expected)
+    assert torch.equal(resized_target(labels[:, None], torch.zeros(2, 3, *made)), expected[:, None])
 
 
 def test_labels_of_any_size_and_bools_stay_exact():
     labels = torch.tensor([[2**60 + 1, 0]])
-    assert resized(labels, torch.zeros(1, 3, 4)).tolist() == [[2**60 + 1, 2**60 + 1, 0, 0]]
-    assert resized(labels > 0, torch.zeros(1, 3, 4)).tolist() == [[True, True, False, False]]
+    assert resized_target(labels, torch.zeros(1, 3, 4)).tolist() == [[2**60 + 1, 2**60 + 1, 0, 0]]
+    assert resized_target(labels > 0, torch.zeros(1, 3, 4)).tolist() == [[True, True, False, False]]
 
 
 def test_floats_without_channels_are_resized_linearly():
     depth = torch.arange(4.0).reshape(1, 4)
-    assert resized(depth, torch.zeros(1, 1, 2)).tolist() == [[0.5, 2.5]]
+    assert resized_target(depth, torch.zeros(1, 1, 2)).tolist() == [[0.5, 2.5]]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_floats_without_channels_are_resized_linearly():
     ],
 )
 def test_other_targets_are_left_as_they_are(target, prediction, main):
-    assert resized(target, prediction, main) is target
+    assert resized_target(target, prediction, main) is target
 
 
 def test_the_user_maps_the_targets():
@@ -371,7 +372,7 @@ def test_an_error_of_a_loss_function_of_its_own_is_not_reworded():
     ],
 )
 def test_where_the_main_tensor_is(output, place):
-    assert main_place(output) == place
+    assert main_path(output) == place
     assert main_tensor(output) is (None if place is None else SCORES)
 
 
@@ -546,10 +547,10 @@ def test_what_one_batch_leaves_open_is_decided_in_the_next():
     criterion = constant(None)
     uniform, labels = torch.zeros(2, 5, 3), torch.randint(3, (2, 5))
     criterion(SupervisedOutput(own_output(uniform, labels), (uniform,)), labels)
-    assert set(criterion._own) == {"cross entropy, classes last", "next-token cross entropy"}
+    assert set(criterion._own_losses) == {"cross entropy, classes last", "next-token cross entropy"}
     scores = torch.randn(2, 5, 3)
     criterion(SupervisedOutput(own_output(scores, labels), (scores,)), labels)
-    assert criterion._own == ("next-token cross entropy",)
+    assert criterion._own_losses == ("next-token cross entropy",)
 
 
 def test_a_loss_that_is_not_finite_is_no_error():
@@ -563,7 +564,7 @@ def test_what_is_found_once_is_not_looked_for_again(monkeypatch):
     scores, labels = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0])
     output = {"loss": F.cross_entropy(scores, labels), "scores": scores}
     first = criterion(SupervisedOutput(output, (scores,)), labels)
-    monkeypatch.setattr("gradprobe.insert.loss.narrowed", None)
+    monkeypatch.setattr("gradprobe.insert.loss.matching_losses", None)
     assert criterion(SupervisedOutput(output, (scores,)), labels) == first
 
 
@@ -816,5 +817,5 @@ def test_the_own_loss_is_found_in_a_compiled_step():
     net, criterion = Supervised(WRAPS["ModelOutput"]), constant(None)
     x, y = torch.randn(6, 4), torch.randint(3, (6,))
     compiled = torch.compile(lambda x, y: criterion(net(x, y), y), backend="eager")(x, y)
-    assert criterion._own == ("cross entropy",)
+    assert criterion._own_losses == ("cross entropy",)
     torch.testing.assert_close(compiled, criterion(net(x, y), y))

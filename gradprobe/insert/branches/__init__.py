@@ -1,7 +1,7 @@
 """The auxiliary classifiers: built from the recorded shapes of the point and of the network's output.
 
-Every branch computes on ``(N, C, *S)`` and gives ``(N, K, *R)`` (`layout` brings points there and predictions
-back). Which one is chosen follows from S, R and whether the point is a sequence of tokens:
+Every branch computes on ``(N, C, *S)`` and returns ``(N, K, *R)``; `layout` converts points and predictions. Which
+branch is chosen follows from S, R and whether the point is a sequence of tokens:
 
 =====================  ===============================  =========
 point                  output                           branch
@@ -54,7 +54,7 @@ BRANCHES: dict[str, type[ShapedBranch]] = {
 
 
 class ListBranch(Branch):
-    """One branch for each tensor of an output that is a list of them, as detection networks have it.
+    """One branch for each tensor of an output that is a list, as detection networks return it.
 
     Args:
         branches: In the order of the outputs.
@@ -75,7 +75,7 @@ class ListBranch(Branch):
 
         Args:
             point: In the recorded layout.
-            like: The trunk's outputs, whose sizes the predictions get; without them the recorded sizes.
+            like: The trunk's outputs: the predictions get their sizes; without them the recorded sizes.
         """
         likes = [None] * len(self.branches) if like is None else like
         return [branch(point, like=each) for branch, each in zip(self.branches, likes, strict=True)]
@@ -97,19 +97,19 @@ def build_branch(
         branch: ``"auto"``, a name out of `BRANCHES`, or a function of both shapes that returns a module.
         point_shape: Recorded shape of the point.
         output_shape: Recorded shape of the network's output, or a tuple of shapes if it is a list of tensors.
-        channels: Axis of the point's channels; None: as `gradprobe.insert.branches.layout.layouts` reads the shapes.
+        channels: Axis of the point's channels; None: as `gradprobe.insert.branches.layout.layouts` finds it.
         output_channels: The same for the output (for each, if there are several).
         head: The trunk's own last layer, for ``"shared"``; ``"auto"`` shares it from 4096 classes on.
-        activation: What the trunk's output comes out of, if the loss is for its range: ``"sigmoid"``,
-            ``"log_sigmoid"``, ``"tanh"``, ``"softmax"`` or ``"log_softmax"``. The branch gets it as well, except
-            ``"svm"``, which gives scores.
+        activation: The last function of the trunk's output, if it limits the range of values: ``"sigmoid"``,
+            ``"log_sigmoid"``, ``"tanh"``, ``"softmax"`` or ``"log_softmax"``. The branch ends in it as well,
+            except ``"svm"``, which returns scores.
 
     Returns:
         A `Branch`, to be called ``branch(point, like=output)``; or what the function returned.
 
     Raises:
-        TypeError: Neither a name nor a function, or a function that returns no module.
-        ValueError: No such branch, or these shapes do not suit it; the message says which came.
+        TypeError: If ``branch`` is neither a name nor a function, or the function returns no module.
+        ValueError: If there is no such branch, or the shapes do not suit it; the message has both.
 
     Example:
         >>> type(build_branch("auto", (8, 64, 14, 14), (8, 10))).__name__
@@ -119,48 +119,50 @@ def build_branch(
     """
     check_branch(branch)
     if isinstance(branch, str):
-        named = _named(branch, point_shape, output_shape, (channels, output_channels), head)
-        for part in named.modules():
+        built = _build_by_name(branch, point_shape, output_shape, (channels, output_channels), head)
+        for part in built.modules():
             if isinstance(part, ShapedBranch) and not isinstance(part, SVMBranch):
                 part.activation = activation
-        return named
-    built = branch(point_shape, output_shape)
-    if not isinstance(built, nn.Module):
-        raise TypeError(f"expected branch= to return a torch.nn.Module, got {type(built).__name__}")
-    return built
+        return built
+    returned = branch(point_shape, output_shape)
+    if not isinstance(returned, nn.Module):
+        raise TypeError(f"expected branch= to return a torch.nn.Module, got {type(returned).__name__}")
+    return returned
 
 
 def check_branch(branch: Any) -> None:
-    """Raise the sentence for a kind of branch that does not exist."""
+    """Raise ValueError if there is no branch of this name, TypeError if this is neither a name nor a function."""
     if isinstance(branch, str) and branch not in ("auto", *BRANCHES):
         raise ValueError(f"expected branch= out of {['auto', *BRANCHES]} or a function, got {branch!r}")
     if not isinstance(branch, str) and not callable(branch):
         raise TypeError(f"expected branch= to be a name or a function, got {type(branch).__name__}")
 
 
-def _named(
+def _build_by_name(
     name: str, point: Shape, output: OutputShape, axes: tuple[int | None, int | None], head: nn.Module | None
 ) -> Branch:
-    if _several(output):
-        return ListBranch([_named(name, point, shape, axes, head) for shape in output])
+    if _is_list(output):
+        return ListBranch([_build_by_name(name, point, shape, axes, head) for shape in output])
     shapes = point, cast("Shape", output)
-    kind = _auto(*layouts("auto", *shapes, *axes), head) if name == "auto" else name
-    own: dict[str, Any] = {"head": head} if kind == "shared" else {}
-    return BRANCHES[kind](*shapes, channels=axes[0], output_channels=axes[1], **own)
+    kind = _kind_for(*layouts("auto", *shapes, *axes), head) if name == "auto" else name
+    extra: dict[str, Any] = {"head": head} if kind == "shared" else {}
+    return BRANCHES[kind](*shapes, channels=axes[0], output_channels=axes[1], **extra)
 
 
-def _several(output: OutputShape) -> TypeGuard[tuple[Shape, ...]]:
+def _is_list(output: OutputShape) -> TypeGuard[tuple[Shape, ...]]:
     return bool(output) and not isinstance(output[0], int)
 
 
-def _auto(point: Layout, output: Layout, head: nn.Module | None) -> str:
-    dimensions, wanted = len(point.size), len(output.size)
-    if wanted <= min(1, dimensions) and outweighs(output, head):
+def _kind_for(point: Layout, output: Layout, head: nn.Module | None) -> str:
+    dimensions, output_dimensions = len(point.size), len(output.size)
+    if output_dimensions <= min(1, dimensions) and outweighs(output, head):
         return "shared"
-    if wanted == 0:
-        return "token" if point.is_sequence else "cnds" if cnds_fits(point) else "pooled"
-    if wanted == 1 and (point.is_sequence or dimensions in (2, 3)):
+    if output_dimensions == 0:
+        if point.is_sequence:
+            return "token"
+        return "cnds" if cnds_fits(point) else "pooled"
+    if output_dimensions == 1 and (point.is_sequence or dimensions in (2, 3)):
         return "token"
-    if class_tokens(point, output) is not None or dimensions == wanted <= 3:
+    if class_tokens(point, output) is not None or dimensions == output_dimensions <= 3:
         return "dense"
     return "pooled"

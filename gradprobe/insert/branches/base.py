@@ -1,4 +1,4 @@
-"""What all branches have in common: layouts on both sides, and the output's present size where there is one."""
+"""What branches have in common: the layouts of the point and the output, and predictions of the output's size."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class Branch(nn.Module):
-    """A branch that is called ``branch(point, like=output)`` with the trunk's present output.
+    """A branch that is called ``branch(point, like=output)``, with the trunk's output in this forward pass.
 
-    `gradprobe.SupervisedModel` calls every other module ``branch(point)``. Derive a module of your own from it to
-    get the output as well; it is there for its sizes, which change with the size of the input.
+    `gradprobe.SupervisedModel` calls every other module ``branch(point)``. Derive a module of your own from this
+    class to get the output as well, whose sizes change with the size of the input.
 
     Example:
         >>> import torch
@@ -38,10 +38,10 @@ class Branch(nn.Module):
 
 
 class ShapedBranch(Branch):
-    """A branch that computes on ``(N, C, *S)`` and gives ``(N, K, *R)``, whatever the layouts outside are.
+    """A branch that computes on ``(N, C, *S)`` and returns ``(N, K, *R)``, whatever the layouts outside are.
 
     Attributes:
-        activation: Name out of `ACTIVATIONS` of what the trunk's output has behind it as well, or None.
+        activation: Name out of `ACTIVATIONS` of the function that the trunk's output ends in as well, or None.
 
     Args:
         point_shape: Recorded shape of the point.
@@ -50,7 +50,7 @@ class ShapedBranch(Branch):
         output_channels: Axis of the output's channels, if known.
 
     Raises:
-        ValueError: The shapes do not suit the branch; the message says which came.
+        ValueError: If the shapes do not suit the branch; the message has both.
 
     Example:
         >>> import torch
@@ -82,19 +82,20 @@ class ShapedBranch(Branch):
 
         Args:
             point: In the recorded layout.
-            like: The trunk's output, whose size the prediction gets; without it the recorded size.
+            like: The trunk's output: the prediction gets its size; without it the recorded size.
         """
         size = self.output.size if like is None else self.output.size_of(like.shape)
-        prediction = self.predict(self.point.normal(point), size)
+        prediction = self.predict(self.point.to_channels_first(point), size)
         if self.activation is not None:
             prediction = ACTIVATIONS[self.activation](prediction)
-        return self.output.restored(prediction)
+        return self.output.from_channels_first(prediction)
 
     def predict(self, x: Tensor, size: Shape) -> Tensor:
         """Map ``(N, C, *S)`` to ``(N, K, *size)``."""
         raise NotImplementedError(f"{type(self).__name__}.predict")
 
     def _expect(self, fits: bool, why: str) -> None:
+        """Raise ValueError, with the shapes and the reason, if they do not suit the branch."""
         if not fits:
             raise ValueError(no_branch(self.kind, self.point.shape, self.output.shape, why))
 
@@ -129,7 +130,7 @@ def resized(x: Tensor, size: Shape) -> Tensor:
     """``(N, K, *S)`` interpolated linearly to another size of one to three dimensions.
 
     Raises:
-        ValueError: Another size of more dimensions.
+        ValueError: If the size is another one and has more dimensions.
 
     Example:
         >>> import torch
@@ -143,8 +144,8 @@ def resized(x: Tensor, size: Shape) -> Tensor:
     return F.interpolate(x, size=size, mode=_MODES[len(size)], align_corners=False)
 
 
-def laid_out(x: Tensor) -> Tensor:
-    """The same values, in memory as a compiled convolution takes them.
+def contiguous_if_compiling(x: Tensor) -> Tensor:
+    """The same values, contiguous in memory while compiling: a compiled convolution needs that.
 
     Inductor (torch 2.13, sizes dynamic) raises "cannot determine truth value of Relational" on a permutation, even
     an empty one, before a convolution. Eager convolutions take channels-last memory as it is, and faster.
@@ -152,12 +153,12 @@ def laid_out(x: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> x = torch.zeros(2, 4, 5, 8).movedim(3, 1)
-        >>> laid_out(x) is x
+        >>> contiguous_if_compiling(x) is x
         True
     """
     return x.contiguous() if torch.compiler.is_compiling() else x
 
 
 def normalisation(features: int) -> nn.Module:
-    """Layer normalisation over the channels; none over a single one, of which it would leave nothing."""
+    """Layer normalisation over the channels; none for a single channel, which it would make constant."""
     return nn.LayerNorm(features) if features > 1 else nn.Identity()

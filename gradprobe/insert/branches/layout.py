@@ -1,4 +1,4 @@
-"""Layouts: where a recorded shape has its batch and its channels, and the way to ``(N, C, *S)`` and back."""
+"""Layouts: which axes of a recorded shape are batch and channels, and conversion to ``(N, C, *S)`` and back."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Layout:
     Args:
         shape: As recorded.
         batch: Axis of the batch.
-        channels: Axis of the channels; None if there is none, for one number (or one map) each.
+        channels: Axis of the channels; None if there is none: one number (or one map) for each sample.
 
     Example:
         >>> import torch
         >>> layout = Layout((2, 4, 5, 3), channels=3)
-        >>> layout.features, layout.size, layout.normal(torch.zeros(2, 4, 5, 3)).shape
+        >>> layout.features, layout.size, layout.to_channels_first(torch.zeros(2, 4, 5, 3)).shape
         (3, (4, 5), torch.Size([2, 3, 4, 5]))
-        >>> layout.restored(torch.zeros(2, 7, 8, 9)).shape
+        >>> layout.from_channels_first(torch.zeros(2, 7, 8, 9)).shape
         torch.Size([2, 8, 9, 7])
     """
 
@@ -52,18 +52,18 @@ class Layout:
         """The lengths in another shape of the axes that are neither batch nor channels."""
         return tuple(length for axis, length in enumerate(shape) if axis not in (self.batch, self.channels))
 
-    def normal(self, tensor: Tensor) -> Tensor:
+    def to_channels_first(self, tensor: Tensor) -> Tensor:
         """A tensor of this layout as ``(N, C, *S)``."""
         if self.channels is None:
             return tensor.movedim(self.batch, 0).unsqueeze(1)
         return tensor.movedim((self.batch, self.channels), (0, 1))
 
-    def restored(self, tensor: Tensor) -> Tensor:
+    def from_channels_first(self, tensor: Tensor) -> Tensor:
         """A tensor ``(N, C, *S)`` in this layout."""
         if self.channels is None:
             return tensor.squeeze(1).movedim(0, self.batch)
         if (self.batch, self.channels) == (0, 1):
-            return tensor  # not even a view: fully_shard warns of those
+            return tensor  # not a view: fully_shard warns about views
         return tensor.movedim((0, 1), (self.batch, self.channels))
 
 
@@ -76,11 +76,11 @@ def layouts(
 ) -> tuple[Layout, Layout]:
     """The layouts of a point and of the network's output.
 
-    The batch comes first, unless only axis 1 of a three-dimensional shape agrees with the other's batch: then it
-    is sequence-first, as recurrent networks and `torch.nn.CTCLoss` have it. Channels that are not given are on
-    axis 1, in three dimensions on the last. Three-dimensional shapes of one length decide this for each other:
-    ``(N, 8, 50)`` to ``(N, 3, 50)`` is channels-first. ``(N, H, W)`` behind maps ``(N, C, h, w)`` that are the
-    same whole number of times smaller or larger on every axis is one map each, without channels.
+    The batch is axis 0, unless only axis 1 of a three-dimensional shape has the length of the other's batch: then
+    it is sequence-first, as in recurrent networks and `torch.nn.CTCLoss`. Channels whose axis is not known are on
+    axis 1, in three dimensions on the last. Where both shapes have three dimensions, a length in common decides:
+    ``(N, 8, 50)`` to ``(N, 3, 50)`` is channels-first. ``(N, H, W)`` after maps ``(N, C, h, w)`` that are the same
+    whole number of times smaller or larger on every axis is one map each, without channels.
 
     Args:
         kind: The branch's name, for the error.
@@ -90,7 +90,7 @@ def layouts(
         output_channels: Axis of the output's channels, if known.
 
     Raises:
-        ValueError: No batch in common, no axis of that number, or a point without channels.
+        ValueError: If there is no batch in common, no such axis, or the point has no channels.
 
     Example:
         >>> [layout.channels for layout in layouts("auto", (2, 8, 50), (2, 3, 50))]
@@ -98,14 +98,14 @@ def layouts(
         >>> [layout.batch for layout in layouts("auto", (50, 2, 8), (2, 3))]
         [1, 0]
     """
-    wrong = _wrong_axis(point_shape, channels) or _wrong_axis(output_shape, output_channels)
-    if len(point_shape) < 2 or not output_shape or wrong:
-        raise ValueError(no_branch(kind, point_shape, output_shape, wrong))
+    why = _why_no_axis(point_shape, channels) or _why_no_axis(output_shape, output_channels)
+    if len(point_shape) < 2 or not output_shape or why:
+        raise ValueError(no_branch(kind, point_shape, output_shape, why))
     channels = channels if channels is None else channels % len(point_shape)
     output_channels = output_channels if output_channels is None else output_channels % len(output_shape)
     batch, output_batch = _batches(kind, point_shape, output_shape, channels, output_channels)
     if channels is None:
-        channels = _point_channels(point_shape, output_shape, output_channels, batch + output_batch)
+        channels = _point_channels(point_shape, output_shape, output_channels, 1 in (batch, output_batch))
     point = Layout(point_shape, batch, channels)
     if output_channels is None:
         output_channels = _output_channels(point, output_shape)
@@ -113,7 +113,7 @@ def layouts(
 
 
 def no_branch(kind: str, point_shape: Shape, output_shape: Shape, why: str = "") -> str:
-    """The sentence for shapes that a branch does not suit: which came, why not, and the way out.
+    """The message for shapes that do not suit a branch: both shapes, the reason, and the way out.
 
     Example:
         >>> no_branch("cnds", (2, 3), (2, 5), "it takes a map to a vector")
@@ -126,19 +126,19 @@ def no_branch(kind: str, point_shape: Shape, output_shape: Shape, why: str = "")
 
 
 def grid(cells: int, size: Shape) -> Shape | None:
-    """The grid of so many cells that has the proportions of a map, or None if there is no such grid.
+    """The grid of this many cells with the proportions of a map, or None if there is no such grid.
 
     Example:
         >>> grid(196, (224, 224)), grid(8, (16, 32)), grid(197, (224, 224))
         ((14, 14), (2, 4), None)
     """
     scale = (cells / math.prod(size)) ** (1 / len(size))
-    found = tuple(max(1, round(length * scale)) for length in size)
-    return found if math.prod(found) == cells else None
+    lengths = tuple(max(1, round(length * scale)) for length in size)
+    return lengths if math.prod(lengths) == cells else None
 
 
 def class_tokens(point: Layout, output: Layout) -> int | None:
-    """How many tokens come before those that are a grid of the output's proportions, 0 or 1; None if none are.
+    """How many tokens (0 or 1) come before a grid of tokens with the output's proportions; None without a grid.
 
     Example:
         >>> class_tokens(*layouts("auto", (2, 197, 8), (2, 3, 224, 224)))
@@ -149,22 +149,24 @@ def class_tokens(point: Layout, output: Layout) -> int | None:
     return next((leading for leading in (0, 1) if grid(point.size[0] - leading, output.size)), None)
 
 
-def _wrong_axis(shape: Shape, axis: int | None) -> str:
+def _why_no_axis(shape: Shape, axis: int | None) -> str:
     fits = axis is None or 1 <= axis < len(shape) or -len(shape) < axis < 0
     return "" if fits else f"axis {axis} of {shape} cannot be the channels"
 
 
-def _batches(kind: str, point: Shape, output: Shape, channels: int | None, out: int | None) -> tuple[int, int]:
+def _batches(
+    kind: str, point: Shape, output: Shape, channels: int | None, output_channels: int | None
+) -> tuple[int, int]:
     axes = (0, 1) if len(point) == 3 and channels != 1 else (0,)
-    output_axes = (0, 1) if len(output) == 3 and out != 1 else (0,)
-    agreeing = [(axis, other) for other in output_axes for axis in axes if point[axis] == output[other]]
-    if not agreeing:
-        why = f"{point[0]} against {output[0]} along the batch"
-        raise ValueError(no_branch(kind, point, output, why))
-    return agreeing[0]
+    output_axes = (0, 1) if len(output) == 3 and output_channels != 1 else (0,)
+    for output_axis in output_axes:
+        for axis in axes:
+            if point[axis] == output[output_axis]:
+                return axis, output_axis
+    raise ValueError(no_branch(kind, point, output, f"{point[0]} against {output[0]} along the batch"))
 
 
-def _point_channels(point: Shape, output: Shape, output_channels: int | None, sequence_first: int) -> int:
+def _point_channels(point: Shape, output: Shape, output_channels: int | None, sequence_first: bool) -> int:
     if len(point) != 3:
         return 1
     if sequence_first or len(output) != 3:
@@ -184,6 +186,7 @@ def _output_channels(point: Layout, output: Shape) -> int | None:
 
 
 def _one_map(size: Shape, lengths: Shape) -> bool:
+    """Whether two sizes differ by the same whole factor on every axis."""
     if len(size) < 2 or len(size) != len(lengths):
         return False
     larger = {divmod(length, edge) for length, edge in zip(lengths, size, strict=True)}

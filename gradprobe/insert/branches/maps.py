@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradprobe.insert.branches.base import ShapedBranch, laid_out, resized
+from gradprobe.insert.branches.base import ShapedBranch, contiguous_if_compiling, resized
 from gradprobe.insert.branches.layout import Shape, class_tokens, grid
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -18,7 +18,7 @@ class DenseBranch(ShapedBranch):
     """Dense prediction: 3x3 conv-BN-ReLU to a quarter of the channels, 1x1 convolution, resized to the output.
 
     In one, two or three dimensions, with linear, bilinear or trilinear interpolation. Tokens that are a grid of
-    the output's proportions, with or without a class token before them, are laid out as that map first. Where the
+    the output's proportions, with or without a class token before them, are laid out as that map first. If the
     recorded map is a single position there is no batch normalisation, because in a batch of one it would have a
     single value per channel (GroupNorm fails in the same way where a group is a single channel).
 
@@ -28,7 +28,7 @@ class DenseBranch(ShapedBranch):
         **axes: ``channels`` and ``output_channels``, if known.
 
     Raises:
-        ValueError: No maps of the same number of dimensions, or tokens that are no such grid.
+        ValueError: If these are not maps of the same number of dimensions, nor tokens that are such a grid.
 
     Example:
         >>> import torch
@@ -58,7 +58,7 @@ class DenseBranch(ShapedBranch):
 
     def scores(self, x: Tensor, size: Shape) -> Tensor:
         """Map ``(N, C, *S)`` to ``(N, K, *S)``, tokens laid out in the proportions of ``size``."""
-        out: Tensor = self.conv(self.cbr(laid_out(as_map(x, self.leading, size))))
+        out: Tensor = self.conv(self.cbr(contiguous_if_compiling(as_map(x, self.leading, size))))
         return out
 
 
@@ -89,7 +89,7 @@ def as_map(x: Tensor, leading: int | None, size: Shape) -> Tensor:
     """Tokens ``(N, C, T)`` without the leading ones as a map of the proportions of ``size``; maps as they are.
 
     Raises:
-        ValueError: The tokens are no such grid.
+        ValueError: If the tokens are no such grid.
 
     Example:
         >>> import torch
@@ -99,7 +99,7 @@ def as_map(x: Tensor, leading: int | None, size: Shape) -> Tensor:
     if leading is None:
         return x
     cells = x[:, :, leading:]
-    # a range has no symbolic length: inductor cannot index with square roots, so every grid is compiled for itself
+    # the length of a range is not symbolic: inductor cannot index with square roots, so each grid is compiled anew
     shape = grid(len(range(cells.shape[2])), tuple(len(range(length)) for length in size))
     if shape is None:
         raise ValueError(

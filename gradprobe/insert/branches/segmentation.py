@@ -13,14 +13,14 @@ from gradprobe.insert.branches.maps import conv3x3_bn_relu
 class C1DeepSup(nn.Module):
     """The segmentation head with its auxiliary branch, as the source article has it.
 
-    3x3 conv-BN-ReLU and 1x1 conv on the last feature map, and the same on the last but one (deep
+    3x3 conv-BN-ReLU and 1x1 conv on the last feature map, and the same on the second to last (deep
     supervision). In training it returns the pair of log-softmaxes ``(output, auxiliary)``; for inference the
     softmax of the output, interpolated to ``segSize``.
 
     Args:
         num_class: Number of classes.
-        fc_dim: Channels of the last feature map; the last but one has half of them.
-        use_softmax: Inference whatever the train flag says.
+        fc_dim: Channels of the last feature map; the second to last has half of them.
+        use_softmax: Whether to return probabilities in training mode as well.
 
     Example:
         >>> import torch

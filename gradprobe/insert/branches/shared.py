@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradprobe.insert.branches.base import ShapedBranch, laid_out, normalisation, pooled_to, resized
+from gradprobe.insert.branches.base import ShapedBranch, contiguous_if_compiling, normalisation, pooled_to, resized
 from gradprobe.insert.branches.layout import Layout, Shape, class_tokens, no_branch
 from gradprobe.insert.branches.maps import as_map
 
-# Label sets are smaller and vocabularies larger. From here on a layer of its own from C channels has more weights
-# than a transformer block (12 C^2) up to C = 341, and every branch would need one.
+# Label sets are smaller and vocabularies larger. From here on a last layer of its own, which every branch would need,
+# has more weights than a transformer block (12 C^2) of up to C = 341 channels.
 VOCABULARY = 4096
 
 
@@ -19,9 +19,9 @@ class SharedBranch(ShapedBranch):
     """Layer norm, then the trunk's own last layer, as in DETR and in language models with early exits.
 
     (Carion et al. 2020, arXiv 2005.12872, "auxiliary decoding losses": "prediction FFNs share their parameters";
-    Schuster et al. 2022, arXiv 2207.07061.) Where the point has another number of channels than the layer takes,
-    a linear projection comes in between. The layer stays the trunk's: it is called as a module and learns from the
-    branch, but is no part of the branch's parameters, state dict or mode. Copy and pickle both together.
+    Schuster et al. 2022, arXiv 2207.07061.) If the point has another number of channels than the layer takes, a
+    linear projection comes in between. The layer stays the trunk's: it is called as a module and learns from the
+    branch, but does not belong to the branch's parameters, state dict or mode. Copy and pickle both together.
 
     Args:
         point_shape: ``(N, C)``, ``(N, T, C)`` or ``(N, C, *S)``.
@@ -31,7 +31,7 @@ class SharedBranch(ShapedBranch):
         **axes: ``channels`` and ``output_channels``, if known.
 
     Raises:
-        ValueError: No such layer, one that does not make K numbers, or shapes that do not suit it.
+        ValueError: If the head is no such layer or does not make K numbers, or the shapes do not suit it.
 
     Example:
         >>> import torch
@@ -48,22 +48,22 @@ class SharedBranch(ShapedBranch):
         self, point_shape: Shape, output_shape: Shape, *, head: nn.Module | None = None, **axes: Any
     ) -> None:
         super().__init__(point_shape, output_shape, **axes)
-        taken, made = _features(head)
-        if head is None or made != self.output.features:
-            why = "expected the trunk's last layer to be nn.Linear or a 1x1 convolution that makes"
-            why = f"{why} {self.output.features} numbers, got {head}"
+        in_features, out_features = _features(head)
+        if head is None or out_features != self.output.features:
+            expected = "expected the trunk's last layer to be nn.Linear or a 1x1 convolution that makes"
+            why = f"{expected} {self.output.features} numbers, got {head}"
             raise ValueError(no_branch(self.kind, point_shape, output_shape, why))
         self.leading = class_tokens(self.point, self.output)
-        self._expect(_suits(head, self.point, self.output), f"{head} cannot be put on such a point")
+        self._expect(_suits(head, self.point, self.output), f"{head} cannot be applied to such a point")
         self.norm = normalisation(self.point.features)
-        same = self.point.features == taken
-        self.project = nn.Identity() if same else nn.Linear(self.point.features, taken)
-        self._held = (head,)  # in a tuple, where nn.Module does not look for submodules
+        same = self.point.features == in_features
+        self.project = nn.Identity() if same else nn.Linear(self.point.features, in_features)
+        self._head = (head,)  # in a tuple, where nn.Module does not look for submodules
 
     @property
     def head(self) -> nn.Module:
         """The trunk's last layer."""
-        return self._held[0]
+        return self._head[0]
 
     def predict(self, x: Tensor, size: Shape) -> Tensor:
         """Map ``(N, C, *S)`` to ``(N, K, *size)``."""
@@ -77,14 +77,14 @@ class SharedBranch(ShapedBranch):
     def _scores(self, x: Tensor) -> Tensor:
         hidden = self.project(self.norm(x.movedim(1, -1)))
         if _is_conv(self.head):
-            scores: Tensor = self.head(laid_out(hidden.movedim(-1, 1)))
+            scores: Tensor = self.head(contiguous_if_compiling(hidden.movedim(-1, 1)))
         else:
             scores = self.head(hidden).movedim(-1, 1)
         return scores
 
 
 def outweighs(output: Layout, head: nn.Module | None) -> bool:
-    """Whether the trunk ends in a linear layer to a vocabulary, too large for every branch to have its own."""
+    """Whether the trunk ends in a linear layer to a vocabulary: too large for every branch to have its own."""
     return isinstance(head, nn.Linear) and head.out_features == output.features >= VOCABULARY
 
 
@@ -100,7 +100,7 @@ def _is_conv(head: nn.Module | None) -> bool:
 
 
 def _suits(head: Any, point: Layout, output: Layout) -> bool:
-    dimensions = len(output.size) or len(point.size)  # those of the map that the layer is put on
+    dimensions = len(output.size) or len(point.size)  # of the map that the layer is applied to
     if _is_conv(head) and len(head.kernel_size) != dimensions:
         return False
     if len(output.size) <= 1:

@@ -1,4 +1,4 @@
-"""The branch that answers for every token, or for a sequence."""
+"""The branch that predicts for every token, or for a whole sequence."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TokenBranch(ShapedBranch):
 
     Args:
         point_shape: ``(N, T, C)``, or a map ``(N, C, *S)``.
-        output_shape: ``(N, T, K)``, or ``(N, K)`` or ``(N,)`` for one answer for each sequence.
+        output_shape: ``(N, T, K)``, or ``(N, K)`` or ``(N,)`` for one prediction for each sequence.
         **axes: ``channels`` and ``output_channels``, if known.
 
     Raises:
-        ValueError: A point without positions, or an output that is no sequence.
+        ValueError: If the point has no positions, or the output is no sequence.
 
     Example:
         >>> import torch

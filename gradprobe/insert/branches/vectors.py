@@ -1,4 +1,4 @@
-"""Branches that make one vector out of a point: classification and regression, and the last resort."""
+"""Branches that make one vector of a point: classification, regression, and whatever nothing else suits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradprobe.insert.branches.base import ShapedBranch, averaged, laid_out, pooled_to, resized
+from gradprobe.insert.branches.base import ShapedBranch, averaged, contiguous_if_compiling, pooled_to, resized
 from gradprobe.insert.branches.layout import Layout, Shape
 
-MAX_FIRST_FC = 2**24  # beyond it the first FC of the CNDS branch outweighs most networks
+MAX_FIRST_FC = 2**24  # weights; with more the first FC of the CNDS branch would outweigh most networks
 
 
 class CNDSBranch(ShapedBranch):
@@ -26,7 +26,7 @@ class CNDSBranch(ShapedBranch):
         **axes: ``channels`` and ``output_channels``, if known.
 
     Raises:
-        ValueError: No image, or more than one vector.
+        ValueError: If the point is no image, or the output more than one vector.
 
     Example:
         >>> import torch
@@ -50,7 +50,7 @@ class CNDSBranch(ShapedBranch):
 
     def predict(self, x: Tensor, size: Shape) -> Tensor:
         """Map ``(N, C, H, W)`` to ``(N, classes)``."""
-        hidden = self.conv(self.pool(laid_out(pooled_to(x, self.point.size)))).flatten(1)
+        hidden = self.conv(self.pool(contiguous_if_compiling(pooled_to(x, self.point.size)))).flatten(1)
         hidden = self.dropout(F.relu(self.fc1(hidden)))
         hidden = self.dropout(F.relu(self.fc2(hidden)))
         out: Tensor = self.fc3(hidden)
@@ -66,7 +66,7 @@ class PooledBranch(ShapedBranch):
         **axes: ``channels`` and ``output_channels``, if known.
 
     Raises:
-        ValueError: The output has too many numbers.
+        ValueError: If the output has too many numbers.
 
     Example:
         >>> import torch
@@ -103,7 +103,7 @@ class SVMBranch(ShapedBranch):
         **axes: ``channels`` and ``output_channels``, if known.
 
     Raises:
-        ValueError: More than three dimensions, or more than one vector.
+        ValueError: If the point has more than three dimensions, or the output is more than one vector.
 
     Example:
         >>> import torch
@@ -137,6 +137,7 @@ def _cnds_features(point: Layout) -> int:
 
 
 def _affordable(size: Shape, weights_each: int) -> Shape:
+    """The size, with no length over an edge that keeps the layer below `MAX_FIRST_FC` weights."""
     edge = max(size, default=1)
     while edge > 1 and weights_each * math.prod(min(edge, length) for length in size) > MAX_FIRST_FC:
         edge -= 1
