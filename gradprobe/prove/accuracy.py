@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.batches import Batches, forward, to_device
-from gradprobe.measure.loop import shapes_told
+from gradprobe.measure.loop import shapes_in_errors
 from gradprobe.network.tensors import main_tensor
 
 
@@ -28,7 +28,7 @@ def accuracy(model: nn.Module, held_out: Batches) -> float:
         model.eval()
         with torch.no_grad():
             for inputs, target in (to_device(batch, device) for batch in held_out.once()):
-                with shapes_told(inputs, "held-out batch"):
+                with shapes_in_errors(inputs, "held-out batch"):
                     output = main_tensor(forward(model, inputs))
                 target = _labels(target)
                 if output is None or not is_classified(output, target):

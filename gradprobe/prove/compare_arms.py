@@ -60,8 +60,8 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
     """Train a network with several arms and say which one to use, and how sure that is.
 
     All arms of a seed have the same initial weights (before a remedy changes them), the same batches and the same
-    random numbers. Each training has one thread of torch: on a processor, all engines give the same result, bit for
-    bit. A policy decides once, on the first seed. An arm that does the same as another is not trained again. What
+    random numbers. Each training has one thread of torch: on a processor, all engines agree bit for bit. A policy
+    decides once, on the first seed. An arm that does the same as another is not trained again. What
     fails is tried once more; if it fails again the result says why. The rest is as in `gradprobe.compare`.
 
     Args:

@@ -24,7 +24,7 @@ from gradprobe.prove.training import Change, as_floats, prepared
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
-from gradprobe.verdict.judge import spread
+from gradprobe.verdict.judge import standard_error
 
 NAME = "auto, by short trials"
 NO_BRANCH, LAST, SECOND = "no branch", "the last point", "every second point"  # names of trials
@@ -74,7 +74,7 @@ class Trial:
         pairs = zip(self.losses[:length][-COMPARED:], other.losses[:length][-COMPARED:], strict=True)
         gains = [their_loss - my_loss for my_loss, their_loss in pairs]
         gain = sum(gains) / len(gains)
-        return gain > CLEAR * spread(gains) and gain > WORTH * abs(theirs)
+        return gain > CLEAR * standard_error(gains) and gain > WORTH * abs(theirs)
 
 
 def place_by_trials(
