@@ -69,7 +69,8 @@ class GradientHistory:
         output_shape: Shape of the network's main output tensor (of each, where it returns a list), or None.
         output_channels: Axis of the channels in it, where the layers show it.
         head: Name of the layer that makes the output, or None where none does.
-        activation: The activation that makes the output, if any: ``"sigmoid"``, ``"softmax"``, ``"log_softmax"``, ...
+        activation: What makes the output, if an activation does: ``"sigmoid"``,
+            ``"softmax"``, ``"log_softmax"``, ...
 
     Example:
         >>> rows = [(0, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]

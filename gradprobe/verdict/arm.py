@@ -12,11 +12,25 @@ from gradprobe.record.points import Point
 from gradprobe.record.text import few, shorten
 
 NONE = "none"
-# as in gradprobe.prove.remedies, which needs torch
+
+
+@dataclass(frozen=True)
+class RemedyText:
+    """A remedy in words: what changes in the network, and what to know before."""
+
+    change: str
+    caution: str
+
+
+_NEW_WEIGHTS = "It draws new weights, so it is only for a model trained from scratch."
+# those of gradprobe.prove.remedies, which needs torch
 REMEDIES = {
-    "kaiming": "He's initialisation",
-    "lsuv": "unit variance in every layer",
-    "normalised": "batch normalisation",
+    "kaiming": RemedyText("initial weights after He et al.", _NEW_WEIGHTS),
+    "lsuv": RemedyText("initial weights of unit variance", _NEW_WEIGHTS),
+    "normalised": RemedyText(
+        "batch normalisation after each layer",
+        "It puts batch normalisation after each layer, so the names of what is below them change.",
+    ),
 }
 POLICIES = {
     "cnds": "branches by the rule of CNDS, 1e-7",
@@ -76,7 +90,7 @@ class Arm:
         if names:
             return f"a branch after {names}" if len(self.points) == 1 else f"branches after {names}"
         if self.name not in POLICIES:
-            return REMEDIES.get(self.name, "as it is")
+            return REMEDIES[self.name].change if self.name in REMEDIES else "as it is"
         decided = f"advises {self.remedy}" if self.remedy else "no branch"
         return "not decided" if self.placement is None else decided
 

@@ -17,7 +17,7 @@ from gradprobe.record.html import block, paragraph, small, table, title
 from gradprobe.record.placement import Placement
 from gradprobe.verdict.arm import NONE, Arm
 from gradprobe.verdict.choice import Choice, Contest, choose_arm
-from gradprobe.verdict.judge import measure, spread
+from gradprobe.verdict.judge import arm_result, standard_error
 
 _MISSING = float("nan")
 
@@ -97,11 +97,11 @@ class ArmsComparison:
     def _numbers(self, name: str) -> dict[str, float]:
         if name not in set(self.frame["arm"]):
             return dict.fromkeys(_NUMBERS, _MISSING)
-        measured = measure(self.frame[self.frame["arm"] == name], self.conditions, self.held_out)
-        error = spread(measured.values) if len(measured.values) > 1 else _MISSING
-        found = self._contest.weigh(NONE, name) if name in self._contest.arms and name != NONE else None
-        differences = (found.difference, found.error) if found else (_MISSING, _MISSING)
-        return dict(zip(_NUMBERS, (measured.mean, error, *differences), strict=True))
+        result = arm_result(self.frame[self.frame["arm"] == name], self.conditions, self.held_out)
+        error = standard_error(result.values) if len(result.values) > 1 else _MISSING
+        pair = self._contest.judge_pair(NONE, name) if name in self._contest.arms and name != NONE else None
+        differences = (pair.difference, pair.error) if pair else (_MISSING, _MISSING)
+        return dict(zip(_NUMBERS, (result.mean, error, *differences), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the tables."""

@@ -1,4 +1,4 @@
-"""Whether a difference between two trainings is one: the honest half of a comparison. Plain numbers, no torch."""
+"""Whether a difference between two trainings is beyond the noise. Plain numbers, no torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from gradprobe.record.text import counted
 
 PLAIN_AND_SUPERVISED = ("plain", "supervised")
 VERDICTS = ("helped", "harmed", "no difference", "cannot tell", "nothing to compare")
-DOUBT = 0.05  # two-sided: 95 %
+SIGNIFICANCE = 0.05  # two-sided: 95 %
+SAME_BATCHES = (
+    "Give batches that can be gone through again alike (a list, or a function that seeds what it draws)."
+)
+SHARED_WEIGHTS = "All seeds began from the same weights: give a class or `build_model()` for weights of their own."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a comparison says of learning.
+    """What a comparison of two arms comes to.
 
     Attributes:
         verdict: One of `VERDICTS`.
@@ -39,19 +43,19 @@ NOTHING = Outcome("nothing to compare", 0.0, 0.0, ("No branch was placed, so the
 
 
 @dataclass(frozen=True)
-class Measured:
+class ArmResult:
     """How one arm fared.
 
     Attributes:
-        what: The quantity: ``"held-out accuracy"`` or ``"training loss"``.
-        values: The outcome, a number for each seed.
-        progress: What it gained over not training, a number for each seed.
+        held_out: Whether its values are accuracies on held-out data, else they are training losses.
+        values: How each seed ended.
+        progress: What each seed gained over not training.
         error: The noise that is left within one training.
         learnt: Whether it gained anything beyond that noise: in accuracy, on one of the seeds at least.
-        improving: Whether it still was gaining in the end.
+        improving: Whether it was still gaining in the end.
     """
 
-    what: str
+    held_out: bool
     values: tuple[float, ...]
     progress: tuple[float, ...]
     error: float
@@ -59,17 +63,22 @@ class Measured:
     improving: bool
 
     @property
+    def what(self) -> str:
+        """The quantity in words."""
+        return "held-out accuracy" if self.held_out else "training loss"
+
+    @property
     def mean(self) -> float:
-        """Of the outcome, over the seeds."""
+        """How it ended, the mean over the seeds."""
         return sum(self.values) / len(self.values)
 
 
 def judge(frame: pd.DataFrame, conditions: Mapping[str, Any]) -> Outcome:
     """Compare the main outputs of both arms, by held-out accuracy if it was taken, else by training loss.
 
-    A difference counts as one if it is significant over the seeds (paired, Student's t, 95 %), or if on every
-    seed one arm gained at least twice what the other did, and it exceeds the noise within a training either way.
-    A smaller difference on a single seed is no verdict: another seed may turn it round.
+    A difference counts if it exceeds the noise within a training and either is significant over the seeds (paired,
+    Student's t, 95 %) or one arm gained at least twice what the other did on every seed. A smaller difference on a
+    single seed is no verdict: another seed may reverse it.
 
     Args:
         frame: Columns ``seed, arm, iteration, loss, accuracy``.
@@ -83,14 +92,13 @@ def judge(frame: pd.DataFrame, conditions: Mapping[str, Any]) -> Outcome:
         >>> judge(frame, {"iterations": 40}).verdict
         'helped'
     """
-    weighed = weigh(frame, conditions, *PLAIN_AND_SUPERVISED)
-    sentences = _sentences(weighed, conditions)
-    return Outcome(weighed.verdict, weighed.difference, weighed.error, sentences)
+    pair = judge_pair(frame, conditions, *PLAIN_AND_SUPERVISED)
+    return Outcome(pair.verdict, pair.difference, pair.error, _sentences(pair, conditions))
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """Two arms beside each other.
+class PairOutcome:
+    """Two arms compared.
 
     Attributes:
         first: How the first fared.
@@ -101,15 +109,17 @@ class Weighed:
         significant: Whether the difference is beyond the spread over the seeds.
     """
 
-    first: Measured
-    second: Measured
+    first: ArmResult
+    second: ArmResult
     difference: float
     error: float
     verdict: str
     significant: bool
 
 
-def weigh(frame: pd.DataFrame, conditions: Mapping[str, Any], first: str, second: str, pairs: int = 1) -> Weighed:
+def judge_pair(
+    frame: pd.DataFrame, conditions: Mapping[str, Any], first: str, second: str, pairs: int = 1
+) -> PairOutcome:
     """Compare two arms over the seeds that both have; see `judge` for what counts.
 
     Args:
@@ -117,23 +127,23 @@ def weigh(frame: pd.DataFrame, conditions: Mapping[str, Any], first: str, second
         conditions: As for `judge`.
         first: Name of an arm.
         second: Name of another.
-        pairs: Out of how many pairs of arms this one was taken: the doubt is divided among them (Bonferroni).
+        pairs: How many pairs of arms are compared: the significance level is divided among them (Bonferroni).
     """
     seeds = set.intersection(*(set(frame.loc[frame["arm"] == arm, "seed"]) for arm in (first, second)))
     shared = frame[frame["seed"].isin(seeds)]
     held_out = bool(frame["accuracy"].notna().any())
-    one, other = (measure(shared[shared["arm"] == arm], conditions, held_out) for arm in (first, second))
+    one, other = (arm_result(shared[shared["arm"] == arm], conditions, held_out) for arm in (first, second))
     sign = 1 if held_out else -1
     differences = [sign * (b - a) for a, b in zip(one.values, other.values, strict=True)]
-    # few seeds may agree by luck: the error is never below what the noise within each training leaves
+    # few seeds may agree by chance, so the error is at least what the noise within each training gives
     within = math.hypot(one.error, other.error) / math.sqrt(len(differences))
-    error = max(spread(differences), within)
+    error = max(standard_error(differences), within)
     verdict, significant = _verdict(one, other, differences, error, conditions.get("same_batches", True), pairs)
-    return Weighed(one, other, sum(differences) / len(differences), error, verdict, significant)
+    return PairOutcome(one, other, sum(differences) / len(differences), error, verdict, significant)
 
 
 def _verdict(
-    first: Measured, second: Measured, differences: Sequence[float], error: float, same: bool, pairs: int
+    first: ArmResult, second: ArmResult, differences: Sequence[float], error: float, same: bool, pairs: int
 ) -> tuple[str, bool]:
     """The verdict, and whether the difference is significant over the seeds."""
     if not (same and (first.learnt or second.learnt)):
@@ -142,7 +152,7 @@ def _verdict(
     difference = sum(differences) / seeds
     if abs(difference) <= _noise(pairs) * error:
         return "no difference", False
-    significant = seeds > 1 and abs(difference) > student(seeds - 1, DOUBT / pairs) * error
+    significant = seeds > 1 and abs(difference) > critical_t(seeds - 1, SIGNIFICANCE / pairs) * error
     better, worse = (second, first) if difference > 0 else (first, second)
     doubled = all(more >= 2 * max(less, 0.0) for more, less in zip(better.progress, worse.progress, strict=True))
     if not (significant or doubled):
@@ -151,33 +161,33 @@ def _verdict(
 
 
 def _noise(pairs: int) -> float:
-    """Standard errors that a difference has to exceed in any case: 2 for one pair of arms, more for many."""
-    return max(2.0, NormalDist().inv_cdf(1 - DOUBT / pairs / 2))
+    """How many standard errors a difference has to exceed in any case: 2 for one pair of arms, more for many."""
+    return max(2.0, NormalDist().inv_cdf(1 - SIGNIFICANCE / pairs / 2))
 
 
 @functools.cache
-def student(freedom: int, doubt: float) -> float:
-    """The number that Student's t exceeds, on either side, with this probability.
+def critical_t(freedom: int, tails: float) -> float:
+    """The critical value of Student's t: its absolute value exceeds it with this probability.
 
     The finite sums for whole degrees of freedom are those of Abramowitz and Stegun, 26.7.3 and 26.7.4.
 
     Args:
         freedom: Degrees of freedom, at least 1.
-        doubt: The probability of both tails together.
+        tails: The probability of both tails together.
 
     Example:
-        >>> [round(student(freedom, 0.05), 3) for freedom in (1, 2, 10)]
+        >>> [round(critical_t(freedom, 0.05), 3) for freedom in (1, 2, 10)]
         [12.706, 4.303, 2.228]
     """
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if _inside(middle, freedom) > 1 - doubt else (middle, high)
+        low, high = (low, middle) if _probability_within(middle, freedom) > 1 - tails else (middle, high)
     return math.sqrt(freedom) * math.tan(low)
 
 
-def _inside(angle: float, freedom: int) -> float:
-    """The probability that Student's t is between -x and x, for x = sqrt(freedom) tan(angle)."""
+def _probability_within(angle: float, freedom: int) -> float:
+    """The probability that Student's t lies between -x and x, for x = sqrt(freedom) tan(angle)."""
     odd, sine, cosine = freedom % 2, math.sin(angle), math.cos(angle)
     total, term = 0.0, cosine if odd else 1.0
     for power in range(odd, freedom - 1, 2):
@@ -186,12 +196,12 @@ def _inside(angle: float, freedom: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def measure(rows: pd.DataFrame, conditions: Mapping[str, Any], held_out: bool) -> Measured:
+def arm_result(rows: pd.DataFrame, conditions: Mapping[str, Any], held_out: bool) -> ArmResult:
     """How one arm fared, by held-out accuracy or by training loss, from its rows."""
     return _accuracy(rows, conditions) if held_out else _loss(rows)
 
 
-def _accuracy(rows: pd.DataFrame, conditions: Mapping[str, Any]) -> Measured:
+def _accuracy(rows: pd.DataFrame, conditions: Mapping[str, Any]) -> ArmResult:
     size, chance = conditions["held_out"], conditions["chance"]
     taken = rows[rows["accuracy"].notna()]
     curves = [curve["accuracy"].tolist() for _, curve in taken.groupby("seed")]
@@ -201,22 +211,22 @@ def _accuracy(rows: pd.DataFrame, conditions: Mapping[str, Any]) -> Measured:
     earlier = sum(curve[max(0, len(curve) * 3 // 4 - 1)] for curve in curves) / len(curves)
     learnt = max(last) > chance + 3 * math.sqrt(chance * (1 - chance) / size)
     progress = tuple(value - chance for value in last)
-    return Measured("held-out accuracy", last, progress, error, learnt, mean - earlier > 2 * error)
+    return ArmResult(True, last, progress, error, learnt, mean - earlier > 2 * error)
 
 
-def _loss(rows: pd.DataFrame) -> Measured:
+def _loss(rows: pd.DataFrame) -> ArmResult:
     curves = [curve["loss"].tolist() for _, curve in rows.groupby("seed")]
-    tenth = min(len(curves[0]), max(5, len(curves[0]) // 10))  # fewer tell nothing of the noise
+    tenth = min(len(curves[0]), max(5, len(curves[0]) // 10))  # fewer would not show the noise
     quarter = max(tenth, len(curves[0]) // 4)
     starts = [_mean(curve[:tenth]) for curve in curves]
     before = [_mean(curve[-quarter:][:tenth]) for curve in curves]
     ends = tuple(_mean(curve[-tenth:]) for curve in curves)
-    error = max(1e-6, _mean([spread(curve[-tenth:]) for curve in curves]))
+    error = max(1e-6, _mean([standard_error(curve[-tenth:]) for curve in curves]))
     learnt = _mean(starts) - _mean(ends) > max(2 * error, 0.01)
     progress = tuple(
         start - end if math.isfinite(end) else -math.inf for start, end in zip(starts, ends, strict=True)
     )
-    return Measured("training loss", ends, progress, error, learnt, _mean(before) - _mean(ends) > 2 * error)
+    return ArmResult(False, ends, progress, error, learnt, _mean(before) - _mean(ends) > 2 * error)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -224,7 +234,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if all(map(math.isfinite, values)) else math.inf
 
 
-def spread(values: Sequence[float]) -> float:
+def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean; 0 where there are too few values, or not all are finite."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return 0.0
@@ -233,32 +243,28 @@ def spread(values: Sequence[float]) -> float:
     return math.sqrt(variance / len(values))
 
 
-def _sentences(weighed: Weighed, conditions: Mapping[str, Any]) -> tuple[str, ...]:
-    plain, supervised, error, verdict = weighed.first, weighed.second, weighed.error, weighed.verdict
+def _sentences(pair: PairOutcome, conditions: Mapping[str, Any]) -> tuple[str, ...]:
+    plain, supervised, error = pair.first, pair.second, pair.error
     seeds = counted(len(plain.values), "seed")
     numbers = (
         f"after {conditions['iterations']} iterations the {plain.what} of the main output is "
         f"{supervised.mean:.3g} with and {plain.mean:.3g} without (standard error {error:.2g}, {seeds})."
     )
     if not conditions.get("same_batches", True):
-        return (
-            f"The two trainings did not see the same batches, so this cannot tell: {numbers} Give batches that "
-            "can be gone through again alike (a list, or a function that seeds what it draws).",
-        )
+        return (f"The two trainings did not see the same batches, so this cannot tell: {numbers} {SAME_BATCHES}",)
     if not (plain.learnt or supervised.learnt):
         return (
             f"Neither network learnt, so this cannot tell: {numbers} Train longer (--iterations), or look at the "
             "learning rate, the initialisation or normalisation first.",
         )
-    said = {
+    sentence = {
         "helped": f"It helped: {numbers}",
         "harmed": f"It harmed: {numbers}",
         "no difference": f"It did not help beyond the noise: {numbers}",
         "cannot tell": f"One seed cannot tell: {numbers} Repeat with more (--seeds 3).",
-    }[verdict]
+    }[pair.verdict]
     more = "At least one of them was still improving: a longer run may turn out otherwise."
-    sentences = (said, more) if plain.improving or supervised.improving else (said,)
+    sentences = (sentence, more) if plain.improving or supervised.improving else (sentence,)
     if len(plain.values) > 1 and not conditions.get("own_weights", True):
-        alike = "All seeds began from the same weights: give a class or `build_model()` for weights of their own."
-        return (*sentences, alike)
+        return (*sentences, SHARED_WEIGHTS)
     return sentences
