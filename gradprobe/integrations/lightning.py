@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradprobe.integrations.recording import Recorder, Settings, bare
-from gradprobe.measure.ranks import wrapper
+from gradprobe.measure.ranks import wrapper_name
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.layers import named_layers
 
@@ -73,7 +73,7 @@ class GradprobeCallback(Settings, Callback):
 
 def _facts(trainer: Trainer) -> dict[str, Any]:
     seed, model = os.environ.get("PL_GLOBAL_SEED"), trainer.strategy.model
-    facts = {"seed": None if seed is None else int(seed), "wrapper": model and wrapper(model)}
+    facts = {"seed": None if seed is None else int(seed), "wrapper": model and wrapper_name(model)}
     return {name: value for name, value in facts.items() if value is not None}
 
 

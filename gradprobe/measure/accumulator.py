@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from gradprobe.measure import reduction
-from gradprobe.measure.reduction import PartialSumError, Reducer, is_plain, local
+from gradprobe.measure.reduction import PartialSumError, Reducer, is_plain, local_part
 
-Slot = tuple[str, str]  # (layer, of)
+Key = tuple[str, str]  # (layer, of)
 SUMS, SQUARES, ZEROS, NONFINITE, COUNT, PEAK = range(6)
 _SMALL = 8  # a gradient that this many times goes into the scratch can wait for others
 
 
-class Part(NamedTuple):
+class ReducedGradients(NamedTuple):
     """Rows of sums, as `gradprobe.measure.reduction.Reducer` makes them, and what they are of.
 
     Attributes:
@@ -27,12 +27,12 @@ class Part(NamedTuple):
         rows: Shape ``(rows, 5)``, or ``(rows, 1)`` for the sum alone.
     """
 
-    slots: tuple[Slot, ...]
+    slots: tuple[Key, ...]
     counts: tuple[int, ...]
     rows: Tensor
 
 
-class Collected:
+class Accumulator:
     """The gradients that came by, reduced; small ones are held until it is worth it, or until `flush`.
 
     What cannot be measured is refused, and training goes on.
@@ -42,24 +42,24 @@ class Collected:
         refused: Where to say what could not be measured, and why.
 
     Example:
-        >>> collected = Collected(Reducer(), {})
+        >>> collected = Accumulator(Reducer(), {})
         >>> collected.add(("fc", "weight"), torch.tensor([3.0, -4.0]))
         >>> collected.take()[0].rows
         tensor([[7., 5., 4., 0., 0.]])
     """
 
-    def __init__(self, reducer: Reducer, refused: dict[Slot, str]) -> None:
+    def __init__(self, reducer: Reducer, refused: dict[Key, str]) -> None:
         self._reducer = reducer
         self._refused = refused
-        self._parts: list[Part] = []
-        self._spoiled: set[Slot] = set()  # a part of them is missing, so the rest counts for nothing
-        self._held: dict[object, tuple[list[Slot], list[Tensor], list[int]]] = {}
+        self._parts: list[ReducedGradients] = []
+        self._spoiled: set[Key] = set()  # a part of them is missing, so the rest counts for nothing
+        self._held: dict[object, tuple[list[Key], list[Tensor], list[int]]] = {}
         self._room = 0
 
     def __bool__(self) -> bool:
         return bool(self._parts or self._held)
 
-    def add(self, slot: Slot, gradient: Tensor) -> None:
+    def add(self, slot: Key, gradient: Tensor) -> None:
         """A gradient of a slot: a small one must stay as it is until `flush`."""
         count = gradient.numel()
         if not count:
@@ -71,16 +71,16 @@ class Collected:
         else:
             self.at_once(slot, gradient)
 
-    def at_once(self, slot: Slot, gradient: Tensor) -> None:
+    def at_once(self, slot: Key, gradient: Tensor) -> None:
         """A gradient of a slot that may change afterwards."""
         try:
             row = self._reducer.one(gradient)
         except (PartialSumError, RuntimeError, NotImplementedError) as error:
             self._refuse(slot, error)
         else:
-            self._parts.append(Part((slot,), (local(gradient).numel(),), row))
+            self._parts.append(ReducedGradients((slot,), (local_part(gradient).numel(),), row))
 
-    def together(self, slots: tuple[Slot, ...], counts: tuple[int, ...], gradients: list[Tensor]) -> None:
+    def together(self, slots: tuple[Key, ...], counts: tuple[int, ...], gradients: list[Tensor]) -> None:
         """Gradients of one shape, data type and device, all small or all large; they may change afterwards.
 
         Raises:
@@ -90,9 +90,9 @@ class Collected:
             for slot, gradient in zip(slots, gradients, strict=True):
                 self.add(slot, gradient)
         else:
-            self._parts.append(Part(slots, counts, self._reducer.same(gradients)))
+            self._parts.append(ReducedGradients(slots, counts, self._reducer.same(gradients)))
 
-    def put(self, parts: Sequence[Part]) -> None:
+    def put(self, parts: Sequence[ReducedGradients]) -> None:
         """What was taken before."""
         self._parts.extend(parts)
 
@@ -110,7 +110,7 @@ class Collected:
                     for slot in slots:
                         self._refuse(slot, error)
 
-    def take(self) -> list[Part]:
+    def take(self) -> list[ReducedGradients]:
         """All that was added; from here on it is empty."""
         self.flush()
         parts, spoiled = self._parts, self._spoiled
@@ -121,7 +121,7 @@ class Collected:
         """Forget it."""
         self._parts, self._spoiled, self._held, self._room = [], set(), {}, 0
 
-    def _hold(self, slot: Slot, gradient: Tensor, count: int, room: int) -> None:
+    def _hold(self, slot: Key, gradient: Tensor, count: int, room: int) -> None:
         alike = (gradient.shape, gradient.dtype, gradient.device)
         held = self._held.get(alike)
         if held is None:
@@ -133,24 +133,26 @@ class Collected:
         if self._room >= room:
             self.flush()
 
-    def _refuse(self, slot: Slot, why: Exception | str) -> None:
+    def _refuse(self, slot: Key, why: Exception | str) -> None:
         self._refused[slot] = str(why).splitlines()[0]
         self._spoiled.add(slot)
 
-    def _refuse_changed(self, slots: list[Slot], gradients: list[Tensor], versions: list[int]) -> None:
+    def _refuse_changed(self, slots: list[Key], gradients: list[Tensor], versions: list[int]) -> None:
         for index in reversed(range(len(slots))):
             if gradients[index]._version != versions[index]:
                 self._refuse(slots[index], "its gradient was changed in place during the backward pass")
                 del slots[index], gradients[index], versions[index]
 
 
-def _without(part: Part, spoiled: Set[Slot]) -> Part:
+def _without(part: ReducedGradients, spoiled: Set[Key]) -> ReducedGradients:
     kept = [index for index, slot in enumerate(part.slots) if slot not in spoiled]
-    return Part(tuple(part.slots[i] for i in kept), tuple(part.counts[i] for i in kept), part.rows[kept])
+    return ReducedGradients(
+        tuple(part.slots[i] for i in kept), tuple(part.counts[i] for i in kept), part.rows[kept]
+    )
 
 
 @dataclass(frozen=True)
-class Closed:
+class Iteration:
     """One iteration.
 
     Attributes:
@@ -160,22 +162,22 @@ class Closed:
         unscaled: Slots from which the scale of their quantity was taken out before they were read.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ReducedGradients, ...]
     scales: Mapping[str, Tensor | float]
     skipped: Tensor | bool
-    unscaled: Set[Slot] = frozenset()
+    unscaled: Set[Key] = frozenset()
 
     @classmethod
     def of(
         cls,
-        parts: Sequence[Part],
+        parts: Sequence[ReducedGradients],
         scales: Mapping[str, Tensor | float],
         skipped: Tensor | bool,
-        unscaled: Set[Slot] = frozenset(),
-        like: Closed | None = None,
-    ) -> Closed:
+        unscaled: Set[Key] = frozenset(),
+        like: Iteration | None = None,
+    ) -> Iteration:
         """Join the parts of an iteration; what is as in the iteration before, ``like``, is shared with it."""
-        alike: dict[tuple[torch.device, torch.dtype], list[Part]] = {}
+        alike: dict[tuple[torch.device, torch.dtype], list[ReducedGradients]] = {}
         for part in parts:
             alike.setdefault((part.rows.device, part.rows.dtype), []).append(part)
         joined = (_joined(several) for several in alike.values())
@@ -183,20 +185,20 @@ class Closed:
         return cls(shared, scales, skipped, like.unscaled if like and like.unscaled == unscaled else unscaled)
 
 
-def _joined(parts: Sequence[Part]) -> Part:
+def _joined(parts: Sequence[ReducedGradients]) -> ReducedGradients:
     slots = tuple(slot for part in parts for slot in part.slots)
     counts = tuple(count for part in parts for count in part.counts)
-    return Part(slots, counts, torch.cat([part.rows for part in parts]))
+    return ReducedGradients(slots, counts, torch.cat([part.rows for part in parts]))
 
 
-def _shared(part: Part, known: Sequence[Part]) -> Part:
+def _shared(part: ReducedGradients, known: Sequence[ReducedGradients]) -> ReducedGradients:
     for other in known:
         if part.slots == other.slots and part.counts == other.counts:
-            return Part(other.slots, other.counts, part.rows)
+            return ReducedGradients(other.slots, other.counts, part.rows)
     return part
 
 
-def table(iterations: Sequence[Closed], slots: Sequence[Slot]) -> Tensor:
+def table(iterations: Sequence[Iteration], slots: Sequence[Key]) -> Tensor:
     """Everything on the host in float64, unscaled; waits for the device.
 
     Returns:

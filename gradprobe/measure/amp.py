@@ -14,8 +14,8 @@ from gradprobe.measure.weight_gradients import parameter_ids
 GradScaler = torch.amp.GradScaler
 
 
-class Scale:
-    """A gradient scaler's scale, as far as it is in the gradients of this iteration; told by `Listening`.
+class LossScale:
+    """A gradient scaler's scale, as far as it is in the gradients of this iteration; told by `ScalerListener`.
 
     Args:
         stepped: Called with an optimizer that the scaler let step (True), or skipped (False).
@@ -44,18 +44,18 @@ class Scale:
             self.taken_out |= parameter_ids(optimizer)
 
 
-_listeners: list[Scale] = []
+_listeners: list[LossScale] = []
 _originals: dict[str, Callable[..., Any]] = {}
 
 
-class Listening:
+class ScalerListener:
     """A scale that is being told what scalers do; `remove` ends it.
 
     A skipped step is seen nowhere else: the optimizer's hooks do not run (design, fact 5). So while somebody
     listens, ``scale``, ``unscale_`` and ``step`` of the class are wrapped, and put back when the last one leaves.
     """
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: LossScale) -> None:
         self._scale = scale
         if not _listeners:
             _wrap()

@@ -74,7 +74,7 @@ def train(
             seed_everything(_APART * (seed + 1) + iteration)
         inputs, target = to_device(next(stream), device)
         optimizer.zero_grad()
-        with shapes_told(inputs, f"iteration {iteration}"):
+        with shapes_in_errors(inputs, f"iteration {iteration}"):
             main, auxiliary = _terms(criterion, forward(net, inputs), target)
         check_loss(main)
         loss = criterion.join(main, auxiliary) if isinstance(criterion, JointLoss) else main
@@ -91,7 +91,7 @@ def _terms(criterion: LossFunction | JointLoss, output: Any, target: Any) -> tup
 
 
 @contextlib.contextmanager
-def shapes_told(inputs: Any, where: str) -> Iterator[None]:
+def shapes_in_errors(inputs: Any, where: str) -> Iterator[None]:
     """Add the shapes of the batch to an error in the user's forward or loss."""
     try:
         yield

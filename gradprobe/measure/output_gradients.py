@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.measure.accumulator import Collected, Part, Slot
+from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
 from gradprobe.measure.reduction import Reducer
 from gradprobe.network.hooks import Attached, Hook
@@ -27,7 +27,7 @@ def is_captured() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
-class Passes:
+class OutputGradients:
     """Collects the gradients of one iteration's outputs.
 
     ``backward()`` and ``torch.autograd.grad`` both let a gradient come by, but only the first is that of the
@@ -46,14 +46,14 @@ class Passes:
         micro_batches: How many backward passes an iteration had, at most.
     """
 
-    def __init__(self, model: nn.Module, reducer: Reducer, refused: dict[Slot, str], hooks: Attached) -> None:
+    def __init__(self, model: nn.Module, reducer: Reducer, refused: dict[Key, str], hooks: Attached) -> None:
         self._model = model
         self._refused = refused
         self.hooks = hooks
         self._averaged: int | None = None
         self._paused = False
-        self.backward = Collected(reducer, refused)
-        self._other = Collected(reducer, refused)
+        self.backward = Accumulator(reducer, refused)
+        self._other = Accumulator(reducer, refused)
         self._held: list[_Output] = []
         self._task: int | None = None
         self._is_backward = False
@@ -66,7 +66,7 @@ class Passes:
         """Over how many ranks the loss is averaged; 1 before the first output."""
         return self._averaged or 1
 
-    def tap(self, tensor: Tensor, slot: Slot) -> None:
+    def tap(self, tensor: Tensor, slot: Key) -> None:
         """Collect the gradient of an output of a layer."""
         self._averaged = self._averaged or averaged_over(active_ddp_wrapper(self._model))
         tensor = base_of_full_view(tensor)
@@ -74,11 +74,11 @@ class Passes:
         if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
             self.hooks.add(handle)
 
-    def refuse(self, slots: Iterable[Slot], why: str) -> None:
+    def refuse(self, slots: Iterable[Key], why: str) -> None:
         """Say why these are not measured."""
         self._refused.update(dict.fromkeys(slots, why))
 
-    def take(self) -> list[Part]:
+    def take(self) -> list[ReducedGradients]:
         """What came by since the last time."""
         for output in self._held:
             output.flush()
@@ -161,7 +161,7 @@ def _unwrapped(gradient: Tensor) -> Tensor:
     return gradient
 
 
-class Tap(Hook):
+class OutputHook(Hook):
     """A forward hook of a layer, which taps its output.
 
     Attributes:
@@ -171,7 +171,7 @@ class Tap(Hook):
 
     __slots__ = ("_passes", "_slot", "calls", "tapped")
 
-    def __init__(self, passes: Passes, name: str) -> None:
+    def __init__(self, passes: OutputGradients, name: str) -> None:
         self._passes = passes
         self._slot = (name, "output")
         self.calls = self.tapped = 0
@@ -195,7 +195,7 @@ class _Output(Hook):
 
     __slots__ = ("held", "passes", "slot")
 
-    def __init__(self, passes: Passes, slot: Slot) -> None:
+    def __init__(self, passes: OutputGradients, slot: Key) -> None:
         self.passes = passes
         self.slot = slot
         self.held: Tensor | None = None

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradprobe.measure.accumulator import Closed
+from gradprobe.measure.accumulator import Iteration
 
 
-class Glimpse:
+class Preview:
     """The magnitudes of one iteration and its loss, on their way to the host.
 
     Nothing waits for the device: the copies queue up behind what it is doing, and `arrived` tells when they can be
@@ -24,15 +24,15 @@ class Glimpse:
         loss: A scalar.
 
     Example:
-        >>> from gradprobe.measure.accumulator import Part
-        >>> part = Part((("a", "output"), ("b", "output")), (4, 2), torch.tensor([[8.0], [float("nan")]]))
-        >>> closed = Closed((part,), {"output": 2.0}, False)
-        >>> glimpse = Glimpse([closed], ["a", "b", "c"], "output", torch.tensor(0.5))
+        >>> from gradprobe.measure.accumulator import ReducedGradients
+        >>> part = ReducedGradients((("a", "output"), ("b", "output")), (4, 2), torch.tensor([[8.0], [float("nan")]]))
+        >>> closed = Iteration((part,), {"output": 2.0}, False)
+        >>> glimpse = Preview([closed], ["a", "b", "c"], "output", torch.tensor(0.5))
         >>> glimpse.arrived, glimpse.loss, glimpse.magnitudes
         (True, 0.5, {'a': 1.0, 'b': inf, 'c': None})
     """
 
-    def __init__(self, closed: Sequence[Closed], layers: Sequence[str], of: str, loss: Tensor) -> None:
+    def __init__(self, closed: Sequence[Iteration], layers: Sequence[str], of: str, loss: Tensor) -> None:
         self._layers, self._of = layers, of
         self._parts = [part for one in closed for part in one.parts]
         self._unscaled = {name for one in closed for name, quantity in one.unscaled if quantity == of}

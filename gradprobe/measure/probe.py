@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradprobe.measure.accumulator import Closed, Collected, Part, Slot, statistics, table
-from gradprobe.measure.amp import Listening, Scale
-from gradprobe.measure.output_gradients import CAPTURED, Passes, Tap, is_captured
-from gradprobe.measure.preview import Glimpse
-from gradprobe.measure.ranks import Meeting, active_ddp_wrapper, world_size, wrapper
+from gradprobe.measure.accumulator import Accumulator, Iteration, Key, ReducedGradients, statistics, table
+from gradprobe.measure.amp import LossScale, ScalerListener
+from gradprobe.measure.output_gradients import CAPTURED, OutputGradients, OutputHook, is_captured
+from gradprobe.measure.preview import Preview
+from gradprobe.measure.ranks import RankGroup, active_ddp_wrapper, world_size, wrapper_name
 from gradprobe.measure.reduction import Reducer
-from gradprobe.measure.unreached import Reasons, came_late
-from gradprobe.measure.weight_gradients import Weights, parameter_ids
+from gradprobe.measure.unreached import UnreachedReasons, came_late
+from gradprobe.measure.weight_gradients import WeightGradients, parameter_ids
 from gradprobe.network.checks import as_optimizers, as_quantities, check_trainable, check_window
 from gradprobe.network.hooks import Attached, Eager, Hook
 from gradprobe.network.layers import (
@@ -104,24 +104,24 @@ class GradientProbe:
         self._hooks = Attached()
         self._attached = False
         self._inside: Mapping[int, Any] | None = None  # the hooks that torch is going through
-        self._closed: list[Closed] = []
+        self._closed: list[Iteration] = []
         self._table = table([], self._slots)
-        refused = self._refused = dict[Slot, str]()
+        refused = self._refused = dict[Key, str]()
         reducer = Reducer(every=stats == "all")
-        self._passes = Passes(model, reducer, refused, self._hooks)
-        self._taps = {name: Tap(self._passes, name) for name in self._layers}
-        self._reader = Weights(self._layers, self._weights)
-        self._collected = Collected(reducer, refused)
-        self._reasons = Reasons(self._layers, self._weights, self._taps, refused)
+        self._passes = OutputGradients(model, reducer, refused, self._hooks)
+        self._taps = {name: OutputHook(self._passes, name) for name in self._layers}
+        self._reader = WeightGradients(self._layers, self._weights)
+        self._collected = Accumulator(reducer, refused)
+        self._reasons = UnreachedReasons(self._layers, self._weights, self._taps, refused)
         self._eager = False
         self._combined = ""
-        self._scale = Scale(self._scaler_stepped)
+        self._scale = LossScale(self._scaler_stepped)
         self._begin()
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
         self._passes.resume()
-        self._meeting = Meeting(self._slots)
+        self._meeting = RankGroup(self._slots)
         try:
             self._attach()
         except BaseException:
@@ -185,7 +185,7 @@ class GradientProbe:
             topology.activation,
         )
 
-    def glimpse(self, loss: Tensor, of: str = "output") -> Glimpse:
+    def glimpse(self, loss: Tensor, of: str = "output") -> Preview:
         """The newest iteration and a loss on their way to the host; unlike `history` it waits for nothing.
 
         Args:
@@ -193,7 +193,7 @@ class GradientProbe:
             of: The quantity.
         """
         order = self._survey.finish().order if self.recorded else ()
-        return Glimpse(self._closed[-1:], [name for name in order if name in self._layers], of, loss)
+        return Preview(self._closed[-1:], [name for name in order if name in self._layers], of, loss)
 
     def _attach(self) -> None:
         # hooks do not run in compiled code: it runs eagerly while the window is open (design, fact 4)
@@ -209,7 +209,7 @@ class GradientProbe:
         for optimizer in self.optimizers:
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
             self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
-        self._hooks.add(Listening(self._scale))
+        self._hooks.add(ScalerListener(self._scale))
 
     def _let_go(self) -> None:
         self._attached = False
@@ -225,7 +225,7 @@ class GradientProbe:
 
     def _begin(self) -> None:
         self._scales: dict[str, Tensor | float] = {}
-        self._unscaled = set[Slot]()
+        self._unscaled = set[Key]()
         self._skipped: Tensor | bool = False
         self._stepped: set[int] = set()
 
@@ -241,13 +241,13 @@ class GradientProbe:
             self._scales["weight"] = self._scale.value
             self._unscaled |= self._reader.all_in(self._scale.taken_out)
 
-    def _take(self) -> list[Part]:
+    def _take(self) -> list[ReducedGradients]:
         return self._passes.take()
 
     def _close(self) -> None:
         scales = {**self._scales, "output": self._scales.get("output", 1.0) * self._passes.averaged}
         like = self._closed[-1] if self._closed else None
-        self._closed.append(Closed.of(self._collected.take(), scales, self._skipped, self._unscaled, like))
+        self._closed.append(Iteration.of(self._collected.take(), scales, self._skipped, self._unscaled, like))
         self._begin()
         self.recorded += 1
         if self.recorded == 1:
@@ -375,7 +375,7 @@ class GradientProbe:
             "micro_batches": self._passes.micro_batches,
             "world_size": world_size(),
             "ranks": self._combined,
-            "wrapper": wrapper(active_ddp_wrapper(self.model)),
+            "wrapper": wrapper_name(active_ddp_wrapper(self.model)),
             "compile": "ran eagerly during the window" if self._eager and is_compiled(self.model) else None,
         }
         return {**found, **self._given}

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradprobe.measure.accumulator import PEAK, Slot
+from gradprobe.measure.accumulator import PEAK, Key
 
 PATIENCE = 30.0  # seconds that a rank waits for the others to come to the end of their window
 _probes = 0
@@ -21,14 +21,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-class Meeting:
+class RankGroup:
     """The ranks that attached a probe to the same layers, so that they can add up what they counted.
 
     Who takes part is agreed through the process group's key-value store, which nobody can be stuck in: a probe
     on rank 0 alone must not wait for partners in a collective that never come.
     """
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
+    def __init__(self, slots: Sequence[Key]) -> None:
         global _probes
         _probes += 1
         digest = hashlib.sha256(repr(list(slots)).encode()).hexdigest()[:16]
@@ -108,7 +108,7 @@ def averaged_over(model: nn.Module) -> int:
     return 1
 
 
-def wrapper(model: nn.Module) -> str | None:
+def wrapper_name(model: nn.Module) -> str | None:
     """How the model is distributed, in a word."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return "DistributedDataParallel"

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 from torch import nn
 
-from gradprobe.measure.accumulator import Slot
-from gradprobe.measure.output_gradients import Tap
+from gradprobe.measure.accumulator import Key
+from gradprobe.measure.output_gradients import OutputHook
 from gradprobe.network.layers import own_parameters
 from gradprobe.record.history import Layer
 
 
-class Reasons:
+class UnreachedReasons:
     """What was seen of each layer, and what follows from it where nothing arrived.
 
     Args:
@@ -26,12 +26,12 @@ class Reasons:
         self,
         layers: Mapping[str, nn.Module],
         weights: Mapping[str, Sequence[str]],
-        taps: Mapping[str, Tap],
-        refused: Mapping[Slot, str],
+        taps: Mapping[str, OutputHook],
+        refused: Mapping[Key, str],
     ) -> None:
         self._layers, self._weights, self._taps, self._refused = layers, weights, taps, refused
 
-    def unreached(self, name: str, quantities: Set[str], arrived: Set[Slot]) -> dict[str, str]:
+    def unreached(self, name: str, quantities: Set[str], arrived: Set[Key]) -> dict[str, str]:
         """The reason for each quantity of a layer that no gradient arrived at."""
         reasons = {"output": self._output(name), "weight": self._weight(name, (name, "output") in arrived)}
         return {

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.measure.accumulator import Collected, Slot
+from gradprobe.measure.accumulator import Accumulator, Key
 from gradprobe.measure.reduction import is_plain
 from gradprobe.network.layers import PARAMETRIZED
 
@@ -18,12 +18,12 @@ _Place = tuple[dict[str, Any], str]  # where a module keeps a parameter, and its
 class _Alike(NamedTuple):
     """Weights whose gradients have one shape, data type and device."""
 
-    slots: tuple[Slot, ...]
+    slots: tuple[Key, ...]
     counts: tuple[int, ...]
     places: tuple[_Place, ...]
 
 
-class Weights:
+class WeightGradients:
     """The parameters of a network's layers other than biases.
 
     Args:
@@ -33,11 +33,11 @@ class Weights:
     Example:
         >>> import torch
         >>> from gradprobe.measure.reduction import Reducer
-        >>> layer, collected = nn.Linear(2, 1), Collected(Reducer(every=False), {})
+        >>> layer, collected = nn.Linear(2, 1), Accumulator(Reducer(every=False), {})
         >>> layer(3 * torch.ones(1, 2)).sum().backward()
-        >>> Weights({"fc": layer}, {"fc": ["weight"]}).read(collected)
+        >>> WeightGradients({"fc": layer}, {"fc": ["weight"]}).read(collected)
         >>> collected.take()
-        [Part(slots=(('fc', 'weight'),), counts=(2,), rows=tensor([[6.]]))]
+        [ReducedGradients(slots=(('fc', 'weight'),), counts=(2,), rows=tensor([[6.]]))]
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], names: Mapping[str, Sequence[str]]) -> None:
@@ -46,7 +46,7 @@ class Weights:
         ]
         self._alike: list[_Alike] | None = None
 
-    def read(self, into: Collected, only: Set[int] | None = None) -> None:
+    def read(self, into: Accumulator, only: Set[int] | None = None) -> None:
         """Add the gradients as they stand, of all parameters or only of those with these ids."""
         if only is not None:
             self._read_each(self._places, into, only)
@@ -57,14 +57,14 @@ class Weights:
             if not self._read_together(alike, into):
                 self._read_each(zip(alike.slots, alike.places, strict=True), into)
 
-    def all_in(self, parameters: Set[int]) -> set[Slot]:
+    def all_in(self, parameters: Set[int]) -> set[Key]:
         """The layers all of whose gradients are of parameters with these ids.
 
         Example:
             >>> import torch
             >>> layer = nn.Linear(2, 1)
             >>> layer(torch.ones(1, 2)).sum().backward()
-            >>> weights = Weights({"fc": layer}, {"fc": ["weight"]})
+            >>> weights = WeightGradients({"fc": layer}, {"fc": ["weight"]})
             >>> weights.all_in({id(layer.weight)}), weights.all_in({id(layer.bias)})
             ({('fc', 'weight')}, set())
         """
@@ -72,7 +72,7 @@ class Weights:
         there = [(slot, id(weight)) for slot, weight in found if weight is not None and weight.grad is not None]
         return {slot for slot, _ in there} - {slot for slot, weight in there if weight not in parameters}
 
-    def _read_together(self, alike: _Alike, into: Collected) -> bool:
+    def _read_together(self, alike: _Alike, into: Accumulator) -> bool:
         slots, counts, places = alike
         try:
             into.together(slots, counts, [owner[name].grad for owner, name in places])
@@ -81,7 +81,7 @@ class Weights:
         return True
 
     def _read_each(
-        self, weights: Iterable[tuple[Slot, _Place]], into: Collected, only: Set[int] | None = None
+        self, weights: Iterable[tuple[Key, _Place]], into: Accumulator, only: Set[int] | None = None
     ) -> None:
         for slot, (owner, name) in weights:
             parameter = owner.get(name)
@@ -92,7 +92,7 @@ class Weights:
 
     def _group(self) -> list[_Alike]:
         """What can be read together, from what the parameters look like now."""
-        groups: dict[Any, list[tuple[Slot, int, _Place]]] = {}
+        groups: dict[Any, list[tuple[Key, int, _Place]]] = {}
         for slot, (owner, name) in self._places:
             parameter = owner.get(name)
             if parameter is not None:

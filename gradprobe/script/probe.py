@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.measure.accumulator import Part
+from gradprobe.measure.accumulator import ReducedGradients
 from gradprobe.measure.probe import GradientProbe
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import Hook
@@ -33,7 +33,7 @@ class FollowingProbe(GradientProbe):
         super().__init__(model, iterations=iterations)
         self.called = False
         self._followed: list[Optimizer] = []
-        self._zeroed: list[Part] = []
+        self._zeroed: list[ReducedGradients] = []
 
     def _attach(self) -> None:
         super()._attach()
@@ -75,7 +75,7 @@ class FollowingProbe(GradientProbe):
             self._zeroed = self._passes.take() or self._zeroed
             self._passes.micro_batches = micro_batches
 
-    def _take(self) -> list[Part]:
+    def _take(self) -> list[ReducedGradients]:
         # zeroed after the backward pass, and stepped with nothing: there was a gradient all the same
         zeroed = [] if self._passes.count else self._zeroed
         self._zeroed = []

@@ -18,7 +18,7 @@ from torch import nn
 import gradprobe as gp
 from gradprobe.cli.progress import Display
 from gradprobe.decide.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
-from gradprobe.measure.preview import Glimpse
+from gradprobe.measure.preview import Preview
 from gradprobe.measure.scan import scan
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
@@ -282,7 +282,7 @@ def test_it_draws_at_most_four_times_a_second_and_counts_what_it_costs():
 def test_what_has_not_arrived_is_neither_read_nor_waited_for(monkeypatch):
     made, asked = [], []
 
-    class Slow(Glimpse):
+    class Slow(Preview):
         """One whose copies take three iterations."""
 
         def __init__(self, *arguments):
@@ -299,7 +299,7 @@ def test_what_has_not_arrived_is_neither_read_nor_waited_for(monkeypatch):
             assert len(asked) % 3 == 0
             return super().magnitudes
 
-    monkeypatch.setattr("gradprobe.measure.probe.Glimpse", Slow)
+    monkeypatch.setattr("gradprobe.measure.probe.Preview", Slow)
     text, _ = lived(ThresholdPolicy())  # five iterations
     assert asked == [1, 1, 1, 2, 2]
     assert "(iteration 1)" in text  # drawn at the third, and says whose numbers they are

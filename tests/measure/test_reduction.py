@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.awkward import threads
 
-from gradprobe.measure.accumulator import Closed, Collected, statistics, table
+from gradprobe.measure.accumulator import Accumulator, Iteration, statistics, table
 from gradprobe.measure.reduction import Reducer, native
 from gradprobe.record.history import MEASURES
 from gradprobe.record.quantities import QUANTITIES, STATISTICS, label
@@ -22,11 +22,11 @@ def engine(request, monkeypatch):
 
 
 def measured(*gradients, every=True):
-    collected = Collected(Reducer(every=every), {})
+    collected = Accumulator(Reducer(every=every), {})
     slot = ("layer", "weight")
     for gradient in gradients:
         collected.add(slot, gradient)
-    (sums,) = table([Closed.of(collected.take(), {}, False)], [slot])[0].tolist()
+    (sums,) = table([Iteration.of(collected.take(), {}, False)], [slot])[0].tolist()
     return dict(zip(MEASURES, statistics(sums), strict=True))
 
 

@@ -90,7 +90,7 @@ class Reducer:
         return _CACHED if device.type == "cpu" else _LAUNCHED
 
     def _one(self, gradient: Tensor) -> Tensor:
-        gradient = local(gradient)
+        gradient = local_part(gradient)
         if gradient.is_sparse:
             # implicit zeros count as zeros: they are what the optimizer sees
             values = gradient.coalesce().values()
@@ -110,7 +110,7 @@ class Reducer:
         pieces: list[Rows] = list(matrix.split(self.room(elements.device) // ROW))
         if elements.numel() % ROW:
             pieces.append(elements[whole * ROW :].view(1, -1))
-        return fold(self._reduced(pieces, elements, rows=whole + bool(elements.numel() % ROW)))
+        return fold_columns(self._reduced(pieces, elements, rows=whole + bool(elements.numel() % ROW)))
 
     def _by_native(self, gradients: list[Tensor]) -> Tensor:
         rows = self._rows(len(gradients))
@@ -221,11 +221,11 @@ def _is_tame(sums: Tensor) -> bool:
     return bool(low > _SMALLEST) and bool(high < _LARGEST)
 
 
-def fold(columns: Tensor) -> Tensor:
+def fold_columns(columns: Tensor) -> Tensor:
     """The row of a gradient from the columns of its parts, added up in float64.
 
     Example:
-        >>> fold(torch.tensor([[3.0, 4.0], [3.0, 4.0], [2.0, 4.0], [1.0, 0.0], [0.0, 0.0]]))
+        >>> fold_columns(torch.tensor([[3.0, 4.0], [3.0, 4.0], [2.0, 4.0], [1.0, 0.0], [0.0, 0.0]]))
         tensor([[7., 5., 4., 1., 0.]])
     """
     wide = columns.dtype if columns.device.type == "mps" else torch.float64  # there is no float64 there
@@ -236,7 +236,7 @@ def fold(columns: Tensor) -> Tensor:
     return sums.to(columns.dtype).unsqueeze(0)
 
 
-def local(gradient: Tensor) -> Tensor:
+def local_part(gradient: Tensor) -> Tensor:
     """This rank's part of a distributed gradient (DTensor); what it counts is added up over the ranks later.
 
     Raises:
