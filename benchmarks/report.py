@@ -1,4 +1,4 @@
-"""The page that a benchmark prints as it goes and writes to ``--out``: what, when, on what, by which command."""
+"""The page that a benchmark prints as it runs and writes to ``--out``: title, date, machine, command, tables."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).parent.parent
+
 
 class Report:
     """A page in Markdown; every line is printed when it is added.
 
     Args:
         title: What the numbers are about.
-        text: How they were taken and how to read them; may have several lines.
+        text: How they were measured and how to read them; may have several lines.
         packages: Distributions whose versions matter.
         device: Where the networks are, as torch names it.
 
@@ -40,21 +42,21 @@ class Report:
         self.add(*head(title, packages, device), "", *text.splitlines(), "")
 
     def add(self, *lines: str) -> None:
-        """Lines as they are."""
+        """Add lines of Markdown as they are."""
         self.lines += lines
         print(*lines, sep="\n", flush=True)
 
     def columns(self, *names: str) -> None:
-        """The head of a table."""
+        """Begin a table."""
         self.row(*names)
         self.row(*["---"] * len(names))
 
     def row(self, *cells: object) -> None:
-        """One row of the table."""
+        """Add a row to the table."""
         self.add(f"| {' | '.join(map(str, cells))} |")
 
     def write(self, path: Path | None) -> None:
-        """Everything into the file; nowhere if there is none."""
+        """Write everything to the file, if there is one."""
         if path is not None:
             path.write_text("\n".join(self.lines).rstrip("\n") + "\n")
 
@@ -67,19 +69,21 @@ def head(title: str, packages: Sequence[str] = ("torch",), device: str = "cpu") 
         f"Python {platform.python_version()}",
         *(f"{package} {version(package)}" for package in packages),
     ]
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    script = Path(sys.argv[0]).resolve()
+    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
+    command = shlex.join(["python", str(name), *sys.argv[1:]])
     return [f"# {title}", "", f"{datetime.now(timezone.utc):%Y-%m-%d}, {', '.join(machine)}.", "", f"`{command}`"]
 
 
 def processor() -> str:
-    """The name of the processor, or its kind where the system does not tell."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    """The name of the processor where the system gives it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def version(package: str) -> str:
-    """The installed version, or that there is none."""
+    """The installed version, or a note that there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 NONE = "none"
+MOST_BRANCHES = 3  # of a set that is grown
 
 
 def arm_of(indices: Iterable[int]) -> str:
@@ -44,6 +45,19 @@ def widened(arm: str, singles: Iterable[str]) -> list[str]:
         >>> widened("5", ["2", "5", "11"])
         ['2+5', '5+11']
     """
-    had = indices_of(arm)
+    indices = indices_of(arm)
     more = [indices_of(single) for single in singles]
-    return [arm_of([*had, *new]) for new in more if not set(new) <= set(had)]
+    return [arm_of([*indices, *new]) for new in more if not set(new) <= set(indices)]
+
+
+def described(arm: str, points: int) -> str:
+    """The arm of a network with so many points, as a table shows it: a large set by how many it has.
+
+    Example:
+        >>> described("2+5", 9), described("0+2+4+6", 7), described("0+1+2+3", 4)
+        ('2+5', '4 of 7', 'every')
+    """
+    branches = cost(arm)
+    if branches <= MOST_BRANCHES:
+        return arm
+    return "every" if branches == points else f"{branches} of {points}"

@@ -1,4 +1,4 @@
-"""The networks of the benchmark, small enough that one of their trainings takes a second on one core."""
+"""The networks of the benchmark, small enough that a training takes a second on one core."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 
 
 def plain_conv(depth: int, width: int, activation: type[nn.Module]) -> nn.Sequential:
-    """Convolutions in a row without normalisation, pooled behind the first and the middle third."""
+    """Convolutions in a row without normalisation, pooled after the first eighth and after half of them."""
     net = nn.Sequential()
     for index in range(depth):
         net.add_module(f"conv{index + 1}", nn.Conv2d(width if index else 1, width, 3, padding=1))
@@ -36,7 +36,7 @@ class Residual(nn.Module):
 
 
 def resnet(blocks: int, width: int) -> nn.Sequential:
-    """A residual network: it has nothing that a branch could rescue."""
+    """A residual network, in which there is nothing for a branch to rescue."""
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
     return nn.Sequential(
         nn.Conv2d(1, width, 3, padding=1), nn.MaxPool2d(2), *(Residual(width) for _ in range(blocks)), *head
@@ -63,7 +63,7 @@ class Recurrent(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder blocks over the rows of the image; post-norm as in 2017, or pre-norm as a ViT has it."""
+    """Encoder blocks over the rows of the image: post-norm as in 2017, or pre-norm as in a ViT."""
 
     def __init__(self, depth: int, width: int, *, norm_first: bool) -> None:
         super().__init__()

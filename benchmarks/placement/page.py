@@ -1,34 +1,28 @@
-"""The page of results, from what is kept; and the part of it that the README quotes."""
+"""The page of results, from the recorded rows and decisions; and the part of it that the README quotes."""
 
 from __future__ import annotations
 
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from report import Report
-
+from benchmarks.placement.arms import MOST_BRANCHES, arm_of, described
+from benchmarks.placement.decisions import Decisions
+from benchmarks.placement.differences import mean
+from benchmarks.placement.evaluation import EXPECTED, Evaluation, Tasks
+from benchmarks.placement.oracle import SEEDS, arms
+from benchmarks.placement.page_evidence import add_invariance, add_leads
+from benchmarks.placement.policies import POLICIES
+from benchmarks.placement.rows import Table
+from benchmarks.placement.summary import Summary
+from benchmarks.placement.tasks import TASKS, points
+from benchmarks.report import ROOT, Report
 from gradprobe.prove.remedies import REMEDIES
-from placement import invariance
-from placement.arms import arm_of, cost
-from placement.decisions import Decisions
-from placement.leads import QUANTITIES, Lead, Leads
-from placement.measures import MOST_BRANCHES, Summary, correlations, described, mean
-from placement.oracle import SEEDS, arms
-from placement.policies import POLICIES
-from placement.replay import RULES
-from placement.results import EXPECTED, Results, Tasks
-from placement.rows import EARLY, Key, Table
-from placement.tasks import TASKS, points
 
-ROOT = Path(__file__).parent.parent.parent
 PAGE, README = ROOT / "benchmarks" / "results" / "placement.md", ROOT / "README.md"
 EXPLANATION = """
-`python benchmarks/placement.py` trains what is missing (`benchmarks/placement/results/rows.csv`) and lets the
+`python benchmarks/placement/run.py` trains what is missing (`benchmarks/placement/results/rows.csv`) and lets the
 policies choose (`decisions.csv`, beside it); `--row TASK:ARM:SEED` trains one row again; `--page` writes this
 page.
 
@@ -89,80 +83,78 @@ SHORT = (
 )
 FAMILIES = {"held-out families": False, "development families": True}
 MARKS = "<!-- placement -->", "<!-- /placement -->"
-Score = Callable[[str, str, int], float]  # of a task, an arm and a seed
 
 
 def write_page(path: Path) -> None:
-    """Print the page and write it; where it is the one that is kept, the README's quotation too."""
-    at_steps, at_operations = (Results(Table(), Decisions(), operations=flag) for flag in (False, True))
+    """Print the page and write it; if it is the published one, update the README's quotation too."""
+    at_steps, at_operations = (Evaluation(Table(), Decisions(), operations=flag) for flag in (False, True))
     report = Report("Is the placement right?", _explained(at_steps), packages=("torch", "scikit-learn"))
     _in_short(report, at_steps)
-    for results in (at_steps, at_operations):
+    for evaluation in (at_steps, at_operations):
         for families, developed in FAMILIES.items():
-            _policies(report, families, results, results.of_families(developed=developed))
-    _leads(report, at_steps)
-    _replayed(report, at_steps)
-    _invariance(report)
+            _policies(report, families, evaluation, evaluation.of_families(developed=developed))
+    add_leads(report, at_steps)
+    add_invariance(report)
     _each_task(report, at_steps)
     report.write(path)
     if path.resolve() == PAGE:
         README.write_text(quote(path.read_text(), README.read_text()))
 
 
-def _explained(results: Results) -> str:
-    left = [name for name in TASKS if name not in results.tasks]
+def _explained(evaluation: Evaluation) -> str:
+    left = [name for name in TASKS if name not in evaluation.tasks]
     text = EXPLANATION.strip().format(
-        trainings=len(results.table.rows),
-        tasks=len(results.tasks),
+        trainings=len(evaluation.table.rows),
+        tasks=len(evaluation.tasks),
         most=MOST_BRANCHES,
-        grown=", ".join(results.grown) or "none yet",
-        sensitive=sum(task.sensitive for task in results.tasks.values()),
+        grown=", ".join(evaluation.grown) or "none yet",
+        sensitive=sum(task.sensitive for task in evaluation.tasks.values()),
     )
-    said = f"\n\nDefined, but not trained in full yet: {', '.join(left)}." if left else ""
-    return "\n\n".join(textwrap.fill(" ".join(part.split()), 113) for part in (text + said).split("\n\n"))
+    unfinished = f"\n\nDefined, but not trained in full yet: {', '.join(left)}." if left else ""
+    return "\n\n".join(textwrap.fill(" ".join(part.split()), 113) for part in (text + unfinished).split("\n\n"))
 
 
-def _in_short(report: Report, results: Results) -> None:
-    halves = [results.of_families(developed=developed) for developed in FAMILIES.values()]
+def _in_short(report: Report, evaluation: Evaluation) -> None:
+    halves = [evaluation.of_families(developed=developed) for developed in FAMILIES.values()]
     counted = " and ".join(
         f"{len(tasks)} tasks of the {name}" for name, tasks in zip(FAMILIES, halves, strict=True)
     )
     report.add("", "## In short", "", f"At equal steps, {counted}.", "", MARKS[0])
     report.columns(*SHORT)
     for who in (*EXPECTED, *POLICIES):
-        found = [results.summary(who, tasks) for tasks in halves]
-        if None not in found:
-            cells = [cell for half in found if half for cell in _short(half)]
-            report.row(who, *cells, "" if who in EXPECTED else f"{results.windows(who):.1f}")
+        summaries = [evaluation.summary(who, tasks) for tasks in halves]
+        if None not in summaries:
+            cells = [cell for summary in summaries if summary for cell in _short(summary)]
+            report.row(who, *cells, "" if who in EXPECTED else f"{evaluation.windows(who):.1f}")
     report.add(MARKS[1])
 
 
-def _short(found: Summary) -> tuple[str, ...]:
-    off_chance, harmed = f"{found.off_chance} of {found.at_chance}", f"{found.harmed} of {found.tasks}"
-    return _with_interval(found.regret, found.interval), f"{found.gain:+.2f}", off_chance, harmed
+def _short(summary: Summary) -> tuple[str, ...]:
+    off_chance, harmed = f"{summary.off_chance} of {summary.at_chance}", f"{summary.harmed} of {summary.tasks}"
+    return _with_interval(summary.regret, summary.interval), f"{summary.gain:+.2f}", off_chance, harmed
 
 
-def _policies(report: Report, families: str, results: Results, tasks: Tasks) -> None:
+def _policies(report: Report, families: str, evaluation: Evaluation, tasks: Tasks) -> None:
     kinds = [task.kind for task in tasks.values()]
     counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("rescue", "help", "nothing"))
-    title = f"{families.capitalize()}, at equal {'operations' if results.operations else 'steps'}"
+    title = f"{families.capitalize()}, at equal {'operations' if evaluation.operations else 'steps'}"
     report.add("", f"## {title}", "", f"{len(tasks)} tasks; to the oracle: {counted}.", "")
     report.columns(*HEAD)
     for who in (*EXPECTED, *POLICIES):
-        if found := results.summary(who, tasks):
-            report.row(who, *_cells(found), "" if who in EXPECTED else f"{found.windows:.1f}")
+        if summary := evaluation.summary(who, tasks):
+            report.row(who, *_cells(summary), "" if who in EXPECTED else f"{summary.windows:.1f}")
 
 
-def _cells(found: Summary) -> tuple[str, ...]:
+def _cells(summary: Summary) -> tuple[str, ...]:
     return (
-        _with_interval(found.lost, found.lost_interval),
-        _with_interval(found.regret, found.interval),
-        f"{found.gain:+.3f} ± {found.gain_error:.3f}",
-        f"{found.rescued} of {found.rescuable}",
-        f"{found.off_chance} of {found.at_chance}",
-        f"{found.harmed} of {found.tasks}",
-        _if_number(found.abstentions, ".0%"),
-        _if_number(found.missed, ".0%"),
+        _with_interval(summary.lost, summary.lost_interval),
+        _with_interval(summary.regret, summary.interval),
+        f"{summary.gain:+.3f} ± {summary.gain_error:.3f}",
+        f"{summary.rescued} of {summary.rescuable}",
+        f"{summary.off_chance} of {summary.at_chance}",
+        f"{summary.harmed} of {summary.tasks}",
+        _if_number(summary.abstentions, ".0%"),
+        _if_number(summary.missed, ".0%"),
     )
 
 
@@ -176,132 +168,27 @@ def _if_number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}"
 
 
-LEADS = """
-Spearman's rank correlation, over the placements of a task (none, the single points and the blind sets), of a
-score with the accuracy in the end; mean over the tasks where it is defined with its standard error, and how many
-these are. The loss is the main output's with the branches in place, mean over 20 iterations, in the training
-itself; `auto` decides by the same loss after 50 to 166 iterations. The others come from one window of 50
-iterations with the branches in place (`leads.csv`), on the tasks that the oracle helps or rescues: the magnitude
-of the trunk's least-fed layer as a share of its best-fed one's, and how far the signs of a weight's gradients
-agree between batches, in the layer where they do least.
-"""
-
-
-def _leads(report: Report, results: Results) -> None:
-    report.add("", "## What tells early where branches help", "", *textwrap.wrap(LEADS.strip(), 113), "")
-    report.columns("score", "all tasks", "tasks that the oracle helps or rescues")
-    found, clear = Leads().found, results.clear()
-    looked = {
-        name: task
-        for name, task in clear.items()
-        if all((name, arm, seed) in found for arm in task.placements for seed in SEEDS)
-    }
-    for index, done in enumerate(EARLY):
-        score = _loss(results.table, index)
-        report.row(f"loss after {done} iterations", _ranks(results.tasks, score), _ranks(clear, score))
-    for name, said in QUANTITIES.items():
-        report.row(f"{said}, in one window", "", _ranks(looked, _told(found, name)))
-    report.row("number of branches", _ranks(results.tasks, _branches), _ranks(clear, _branches))
-
-
-def _loss(table: Table, index: int) -> Score:
-    def score(*key: Any) -> float:
-        loss = table.rows[key].early[index]
-        return -loss if math.isfinite(loss) else -1e9
-
-    return score
-
-
-def _told(leads: Mapping[Key, Lead], quantity: str) -> Score:
-    return lambda *key: float(getattr(leads[key], quantity))
-
-
-def _branches(task: str, arm: str, seed: int) -> float:
-    return cost(arm)
-
-
-def _ranks(tasks: Tasks, score: Score) -> str:
-    scores = {
-        name: {seed: {arm: score(name, arm, seed) for arm in task.placements} for seed in SEEDS}
-        for name, task in tasks.items()
-    }
-    return described(correlations(tasks, scores))
-
-
-REPLAYED = """
-What other ways to decide by trials would have chosen, as far as the rows tell: the loss of the main output after
-150 iterations, of none and of two or more placements; clearly better is 2 %. Replayed from the trainings and not
-run: there the weight of the branches falls, and the noise between iterations is not looked at. Whoever picks a
-row of this table should do so by its development half.
-"""
-
-
-def _replayed(report: Report, results: Results) -> None:
-    report.add("", "## Other ways to decide by trials", "", *textwrap.wrap(REPLAYED.strip(), 113), "")
-    report.columns("rule", *SHORT[1:])
-    for name, rule in RULES.items():
-        choose = partial(rule.arm, table=results.table)
-        halves = [results.of_families(developed=developed) for developed in FAMILIES.values()]
-        cells = [cell for tasks in halves if tasks for cell in _short(results.summary_of(choose, tasks))]
-        report.row(name, *cells, f"{rule.windows:g}")
-
-
-INVARIANCE = """
-The policies asked again where the network and its first weights are the same and something else is not
-(`invariance.csv`; seed 0 of {count} tasks): on how many the choice is the same, of those where anything is chosen
-before or after. A loss a thousand times as large, or a sum for a mean, makes the steps of SGD as much larger: its
-learning rate is divided by as much, so that it is the same training; in the last column it is not, and that is
-another training. Adam divides the scale out, but for its epsilon of 1e-8, which matters where gradients are that
-small. A larger batch is another training too, with other batches and less noise; bf16 is autocast. Below, each
-choice that changed: the indices of the points or the remedy as it is, and after the change.
-"""
-
-
-def _invariance(report: Report) -> None:
-    known = invariance.answers()
-    text = INVARIANCE.strip().format(count=len(invariance.CASES))
-    report.add("", "## Does the choice stay?", "", *textwrap.wrap(text, 113), "")
-    changes = [change for change in invariance.CHANGES if change != invariance.BASE]
-    report.columns("policy", *changes)
-    for policy in invariance.ASKED:
-        counted = (invariance.stayed(known, policy, change) for change in changes)
-        report.row(policy, *(f"{same} of {asked}" if asked else "" for same, asked in counted))
-    report.add("")
-    report.columns("policy", "task", "as it is", "after the change")
-    for policy in invariance.ASKED:
-        for task in invariance.CASES:
-            base = known.get((policy, task, invariance.BASE), "")
-            moved = {change: known.get((policy, task, change), base) for change in changes}
-            if said := [f"{change}: {_place(arm, task)}" for change, arm in moved.items() if arm != base]:
-                report.row(policy, task, _place(base, task), "; ".join(said))
-
-
-def _each_task(report: Report, results: Results) -> None:
+def _each_task(report: Report, evaluation: Evaluation) -> None:
     report.add(
         "", "## Each task", "", "Mean held-out accuracy over the seeds, at equal steps; the oracle's place", ""
     )
     report.columns("task", "points", "kind", "none", "random", "oracle", "at", "every", "second", *REMEDIES)
-    for name, task in results.tasks.items():
+    for name, task in evaluation.tasks.items():
         count = len(points(name))
         every, second = arm_of(range(count)), arm_of(range(count - 1, -1, -2))
-        asked = (arm if arm in arms(name) else None for arm in (every, second, *REMEDIES))
+        others = [arm if arm in arms(name) else None for arm in (every, second, *REMEDIES)]
         report.row(
             name,
             count,
             task.kind,
             *(f"{mean(list(values.values())):.2f}" for values in (task.none, task.random, task.oracle)),
-            " / ".join(_place(task.ranked(seed)[0], name) for seed in SEEDS),
-            *(f"{mean(results.table.accuracies(name, arm, SEEDS)):.2f}" if arm else "" for arm in asked),
+            " / ".join(described(task.ranked(seed)[0], count) for seed in SEEDS),
+            *(f"{mean(evaluation.table.accuracies(name, arm, SEEDS)):.2f}" if arm else "" for arm in others),
         )
-
-
-def _place(arm: str, task: str) -> str:
-    branches, count = cost(arm), len(points(task))
-    return arm if branches <= MOST_BRANCHES else "every" if branches == count else f"{branches} of {count}"
 
 
 def quote(page: str, readme: str) -> str:
     """The README with the part of the page between the marks."""
     block = re.compile(f"{MARKS[0]}.*?{MARKS[1]}", re.DOTALL)
-    found = block.search(page)
-    return block.sub(lambda _: found[0], readme) if found else readme
+    quoted = block.search(page)
+    return block.sub(lambda _: quoted[0], readme) if quoted else readme

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import gradprobe as gp
+from benchmarks.placement.arms import NONE, arm_of, indices_of
+from benchmarks.placement.rows import WEIGHT
+from benchmarks.placement.tasks import BATCH_SIZE, TASKS, Batch, evenly, points
 from gradprobe.network.preserve import seed_everything
 from gradprobe.prove.trials import place_by_trials
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from placement.arms import NONE, arm_of, indices_of
-from placement.rows import WEIGHT
-from placement.tasks import BATCH_SIZE, TASKS, Batch, evenly, points
 
 WINDOW = 50
 
@@ -28,8 +28,8 @@ class Decision:
 
     Attributes:
         arm: What to do.
-        windows: What it cost, in windows of 50 iterations.
-        scores: Of the arms that it weighed.
+        windows: What the choice cost, in windows of 50 iterations.
+        scores: Of the arms that were compared.
     """
 
     arm: str
@@ -39,15 +39,15 @@ class Decision:
 
 @dataclass(frozen=True)
 class Case:
-    """One task and one seed: what a policy may look at.
+    """One task and one seed: what a policy may use.
 
     Attributes:
         task: Its name.
         seed: Of the weights and the batches.
         size: Of a batch.
-        scale: What the loss is multiplied by.
+        scale: Factor of the loss.
         reduction: Of the loss over the targets of a batch.
-        rate: What the learning rate is multiplied by.
+        rate: Factor of the learning rate.
         bf16: Whether the forward pass is autocast to bfloat16.
     """
 
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def batches(self) -> list[Batch]:
-        """Those of its training."""
+        """The batches of its training."""
         return TASKS[self.task].batches(self.seed, self.size)
 
     @property
@@ -85,14 +85,14 @@ class Case:
         return self.scale * nn.functional.cross_entropy(output, target, reduction=self.reduction)
 
     def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
-        """Over a network's parameters."""
-        made = TASKS[self.task].make_optimizer(net)
-        for group in made.param_groups:
+        """The task's optimizer over a network's parameters."""
+        optimizer = TASKS[self.task].make_optimizer(net)
+        for group in optimizer.param_groups:
             group["lr"] *= self.rate
-        return made
+        return optimizer
 
-    def decided(self, placement: Placement, windows: float) -> Decision:
-        """A placement as the arm it is, or its remedy."""
+    def decision(self, placement: Placement, windows: float) -> Decision:
+        """A placement as a decision for its arm, or for its remedy."""
         names = [point.name for point in self.points]
         arm = arm_of(names.index(point.name) for point in placement.points)
         return Decision(placement.remedy or arm, windows)
@@ -123,7 +123,7 @@ def thirds(case: Case) -> Decision:
 
 
 def every(step: int) -> Policy:
-    """A branch at each point, or each second one, counted from the output."""
+    """A branch at each point or, with step 2, at each second one, counted from the output."""
 
     def choose(case: Case) -> Decision:
         return Decision(arm_of(range(len(case.points) - 1, -1, -step)))
@@ -132,14 +132,15 @@ def every(step: int) -> Policy:
 
 
 def ruled(policy: gp.policies.Policy) -> Policy:
-    """A policy of gradprobe, from one window."""
-    return lambda case: case.decided(gp.place(case.history, policy), 1)
+    """A policy of gradprobe on the history of one window."""
+    return lambda case: case.decision(gp.place(case.history, policy), 1)
 
 
 def repeated(policy: gp.policies.Policy) -> Policy:
-    """The same, again with the branches in place until it places no new one."""
+    """A policy of gradprobe, again with the branches in place until it places no new one."""
 
     def choose(case: Case) -> Decision:
+        iterations: list[object] = []  # that the rounds with branches made
         placement = gp.place_repeatedly(
             case.model,
             case.batches,
@@ -151,17 +152,18 @@ def repeated(policy: gp.policies.Policy) -> Policy:
             optimizer=case.optimizer,
             seed=case.seed,
             history=case.history,
+            on_iteration=iterations.append,
         )
-        return case.decided(placement, 1 + placement.reason.count("in place:"))
+        return case.decision(placement, 1 + len(iterations) / WINDOW)
 
     return choose
 
 
-def tried(**options: Any) -> Policy:
-    """Gradprobe's trials, `gradprobe.prove.trials.place_by_trials`."""
+def by_trials(**options: Any) -> Policy:
+    """The trials of `gradprobe.prove.trials.place_by_trials`."""
 
     def choose(case: Case) -> Decision:
-        done: dict[str, int] = {}
+        iterations: dict[str, int] = {}  # that each trial made
         placement = place_by_trials(
             case.model,
             case.batches,
@@ -171,10 +173,10 @@ def tried(**options: Any) -> Policy:
             weight=WEIGHT,
             optimizer=case.optimizer,
             seed=case.seed,
-            on_iteration=lambda name, iterations, total: done.update({name: iterations}),
+            on_iteration=lambda name, done, total: iterations.update({name: done}),
             **options,
         )
-        return case.decided(placement, sum(done.values()) / WINDOW)
+        return case.decision(placement, sum(iterations.values()) / WINDOW)
 
     return choose
 
@@ -185,12 +187,12 @@ def always(arm: str) -> Policy:
 
 
 def normalised(case: Case) -> Decision:
-    """Normalisation where there is none: plain networks and U-Nets."""
+    """Normalisation in the networks that have none: plain ones and U-Nets."""
     plain = TASKS[case.task].family in ("mlp", "conv", "narrow", "unet")
     return Decision("normalised" if plain else NONE)
 
 
-# what to choose without having looked; "random" is not here: it is an expectation, not a choice
+# chosen without looking at gradients; a random point is not here: it is an expectation, not a choice
 BLIND: dict[str, Policy] = {
     "none": always(NONE),
     "middle": single(0.5),
@@ -210,21 +212,21 @@ RULES: dict[str, Policy] = {
     "relative": ruled(gp.RelativePolicy()),
     "relative repeated": repeated(gp.RelativePolicy()),
 }
-TRIALS: dict[str, Policy] = {"auto": tried(), "auto (placing only)": tried(remedies={})}
+TRIALS: dict[str, Policy] = {"auto": by_trials(), "auto (placing only)": by_trials(remedies={})}
 POLICIES: dict[str, Policy] = {**BLIND, **RULES, **TRIALS}
 
 
 def decide(policy: str, case: Case) -> Decision:
-    """What a policy chooses."""
-    # its cache would keep the first weights: it is emptied only when autocast ends
+    """The decision of a policy."""
+    # without the cache of autocast, which keeps the first weights until autocast ends
     with torch.autocast("cpu", torch.bfloat16, enabled=case.bf16, cache_enabled=False):
         return POLICIES[policy](case)
 
 
 def as_tested(decision: Decision, task: str) -> Decision:
-    """A single point that was not trained becomes the nearest that was."""
-    chosen = indices_of(decision.arm)
-    if len(chosen) != 1:
+    """The decision, with a single point that was not trained moved to the nearest that was."""
+    indices = indices_of(decision.arm)
+    if len(indices) != 1:
         return decision
-    nearest = min(evenly(len(points(task))), key=lambda index: abs(index - chosen[0]))
+    nearest = min(evenly(len(points(task))), key=lambda index: abs(index - indices[0]))
     return replace(decision, arm=arm_of([nearest]))

@@ -1,4 +1,4 @@
-"""One row of the table: one training of one task, with one arm and one seed. The file that keeps them."""
+"""One row of the table: one training of one task, with one arm and one seed. The file of all rows."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.placement import records
+from benchmarks.placement.arms import NONE, indices_of
+from benchmarks.placement.tasks import TASKS, everywhere
 from gradprobe.insert.loss import DeepSupervisionLoss
 from gradprobe.insert.supervise import SupervisedModel, supervise
 from gradprobe.measure.batches import Batches
 from gradprobe.measure.loop import train
 from gradprobe.network.preserve import seed_everything
+from gradprobe.prove.accuracy import accuracy
+from gradprobe.prove.plan import EPOCHS
 from gradprobe.prove.remedies import REMEDIES
-from gradprobe.prove.training import EPOCHS, accuracy
 from gradprobe.record.placement import Placement
-from placement import kept
-from placement.arms import NONE, indices_of
-from placement.tasks import TASKS, everywhere
 
-ROWS = kept.FOLDER / "rows.csv"
+ROWS = records.FOLDER / "rows.csv"
 WEIGHT = 0.3
 EARLY = (50, 100, 150, 200)
 SMOOTHED = 20
@@ -34,17 +35,17 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Row:
-    """What one training came to.
+    """The result of one training.
 
     Attributes:
         task: Its name.
         arm: What was done about it.
         seed: Of the weights, the batches and all else that is drawn.
         accuracy: Held-out accuracy of the main output after as many steps as every arm has.
-        at_operations: The same after as many operations as the arm ``none`` has: the branches' count.
-        steps: How many steps those are.
+        at_operations: The same after as many operations as the arm ``none`` takes; those of branches count.
+        steps: How many steps those operations are.
         loss: Mean loss of the main output over the last 20 steps.
-        seconds: What it took by the clock, on a machine that others used too.
+        seconds: Wall-clock time, on a machine that others used too.
         early: Mean loss of the main output over the 20 steps before step 50, 100, 150 and 200.
     """
 
@@ -66,12 +67,13 @@ class Row:
 
 def placement_of(task: str, arm: str) -> Placement:
     """The placement that an arm stands for."""
-    every = everywhere(task)
-    return replace(every, policy=arm, points=tuple(every.points[index] for index in indices_of(arm)))
+    placement = everywhere(task)
+    points = tuple(placement.points[index] for index in indices_of(arm))
+    return replace(placement, policy=arm, points=points)
 
 
 def build(task: str, arm: str, seed: int) -> SupervisedModel:
-    """The network of a row, branches and remedy included; everything that draws is seeded."""
+    """The network of a row, with its branches or remedy; everything random is seeded."""
     seed_everything(seed)
     trunk = TASKS[task].build()
     if arm in REMEDIES:
@@ -85,9 +87,9 @@ def operations(task: str, arm: str) -> int:
     net = build(task, arm, 0)
     x, y = TASKS[task].batches(0)[0]
     criterion = DeepSupervisionLoss(nn.functional.cross_entropy, WEIGHT, "constant")
-    # without mkldnn an LSTM is made of products that the counter knows
+    # without mkldnn an LSTM consists of matrix products, which the counter knows
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an Intel GPU that is not there
+        warnings.simplefilter("ignore")  # about an Intel GPU that is not there
         with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
             criterion(net(x), y).backward()
     return int(counter.get_total_flops())
@@ -99,16 +101,16 @@ def measure(task: str, arm: str, seed: int) -> Row:
     As `gradprobe.compare` trains: weight 0.3, the schedule of CNDS over 60 slices of the run.
     """
     started = time.perf_counter()
-    asked = TASKS[task]
-    steps = asked.iterations
+    definition = TASKS[task]
+    steps = definition.iterations
     fewer = min(steps, round(steps * operations(task, NONE) / operations(task, arm)))
     net = build(task, arm, seed)
     criterion = DeepSupervisionLoss(nn.functional.cross_entropy, WEIGHT, "cnds", EPOCHS)
-    optimizer = asked.make_optimizer(net)
-    held_out = Batches(asked.held_out())
+    optimizer = definition.make_optimizer(net)
+    held_out = Batches(definition.held_out())
     losses: list[torch.Tensor] = []
     at_operations = float("nan")
-    for step in train(net, Batches(asked.batches(seed)), criterion, optimizer, steps):
+    for step in train(net, Batches(definition.batches(seed)), criterion, optimizer, steps):
         losses.append(step.main)
         done = step.iteration + 1
         criterion.epoch = done * EPOCHS // steps
@@ -122,32 +124,32 @@ def measure(task: str, arm: str, seed: int) -> Row:
 
 
 class Table:
-    """The rows that were trained, kept in a CSV file as they come.
+    """The rows that were trained, in a CSV file that each row is added to.
 
     Args:
-        path: Read if it is there; made at the first row if not.
+        path: Read if it exists, else created with the first row.
     """
 
     def __init__(self, path: Path = ROWS) -> None:
         self.path = path
-        self.rows: dict[Key, Row] = {row.key: row for row in map(_row, kept.lines(path))}
+        self.rows: dict[Key, Row] = {row.key: row for row in map(_row, records.read(path))}
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
-        """Those that have not been trained, each once."""
+        """The keys that have not been trained, each once."""
         return [key for key in dict.fromkeys(keys) if key not in self.rows]
 
     def add(self, row: Row) -> None:
-        """Keep a row, in the file too."""
-        kept.append(self.path, [field.name for field in fields(Row)], astuple(row))
+        """Add a row, in the file too."""
+        records.append(self.path, [field.name for field in fields(Row)], astuple(row))
         self.rows[row.key] = row
 
     def accuracies(self, task: str, arm: str, seeds: Sequence[int], *, operations: bool = False) -> list[float]:
-        """Of one arm, a number for each seed; at equal steps or at equal operations."""
+        """The accuracies of one arm, one for each seed, at equal steps or at equal operations."""
         rows = [self.rows[task, arm, seed] for seed in seeds]
         return [row.at_operations if operations else row.accuracy for row in rows]
 
     def arms(self, task: str, seeds: Sequence[int]) -> list[str]:
-        """Those that were trained on all of these seeds."""
+        """The arms that were trained on all of these seeds."""
         trained = dict.fromkeys(arm for name, arm, _ in self.rows if name == task)
         return [arm for arm in trained if not self.missing((task, arm, seed) for seed in seeds)]
 

@@ -1,7 +1,7 @@
 """The tasks: a network, how it is initialised, its optimizer and real data. Which families were held out.
 
-The families are divided here, in code, and were before any policy was tuned: what is chosen on `DEVELOPMENT` is
-run once on `HELD_OUT`.
+The families were divided here, in code, before any policy was tuned: what is chosen on `DEVELOPMENT` is run once
+on `HELD_OUT`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import cache, lru_cache, partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.placement.nets import ACTIVATIONS, Recurrent, Transformer, UNet, plain_conv, resnet
 from gradprobe.network.survey import survey
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
 from gradprobe.zoo import digits, plain_mlp
-from placement.nets import ACTIVATIONS, Recurrent, Transformer, UNet, plain_conv, resnet
 
 DEVELOPMENT = ("mlp", "conv", "resnet")
 HELD_OUT = ("narrow", "lstm", "postnorm", "unet", "vit")
@@ -50,60 +50,60 @@ class Task:
 
     @property
     def branch(self) -> str:
-        """The lightest branch that suits it: a CNDS branch weighs a hundred times what these networks do."""
+        """The smallest branch that suits it: a CNDS branch has a hundred times the weights of these networks."""
         return "dense" if self.dense else "token" if self.family in ("lstm", "postnorm", "vit") else "pooled"
 
     def make_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
-        """Over a network's parameters; fused, which is faster and the same."""
+        """The optimizer over a network's parameters; fused, which is faster and gives the same."""
         if self.optimizer == "sgd":
             return torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, fused=True)
         return torch.optim.Adam(net.parameters(), lr={"adam": 2e-3, "fast": 1e-2}[self.optimizer], fused=True)
 
     def batches(self, seed: int, size: int = BATCH_SIZE) -> list[Batch]:
-        """The batches of one training, in an order of the seed's own."""
+        """The batches of one training, in an order that depends on the seed."""
         x, y = self._data()[0]
         generator = torch.Generator().manual_seed(seed)
-        drawn: list[Batch] = []
-        while len(drawn) < self.iterations:
+        batches: list[Batch] = []
+        while len(batches) < self.iterations:
             order = torch.randperm(len(x), generator=generator)
-            drawn += [(x[part], y[part]) for part in order.split(size) if len(part) == size]
-        return drawn[: self.iterations]
+            batches += [(x[part], y[part]) for part in order.split(size) if len(part) == size]
+        return batches[: self.iterations]
 
     def held_out(self) -> list[Batch]:
-        """719 digits that no training sees, as one batch."""
+        """The 719 digits that no training sees, as one batch."""
         return [self._data()[1]]
 
     @property
     def chance(self) -> tuple[int, float]:
-        """Number of held-out targets, and the share of the commonest: what a constant answer gets."""
+        """Number of held-out targets, and the share of the most frequent: the accuracy of a constant answer."""
         target = self.held_out()[0][1]
         return target.numel(), target.unique(return_counts=True)[1].max().item() / target.numel()
 
     def _data(self) -> tuple[Batch, Batch]:
-        train, held = _digits(self.shape)
-        return (_dense(train), _dense(held)) if self.dense else (train, held)
+        train, test = _digits(self.shape)
+        return (_dense(train), _dense(test)) if self.dense else (train, test)
 
 
 @lru_cache
 def _digits(shape: tuple[int, ...]) -> tuple[Batch, Batch]:
     data = digits(shape, batch_size=2, held_out=0.4)
-    train, held = ([torch.cat(parts) for parts in zip(*split, strict=True)] for split in data)
-    return (train[0], train[1]), (held[0], held[1])
+    train, test = ([torch.cat(parts) for parts in zip(*split, strict=True)] for split in data)
+    return (train[0], train[1]), (test[0], test[1])
 
 
 def _dense(batch: Batch) -> Batch:
-    """A target for each pixel: the digit it is a part of, 10 for the paper around it."""
+    """A target for each pixel: the digit that it is part of, 10 for the paper around it."""
     x, y = batch
     ink = x[:, 0] > 0
     return x, torch.where(ink, y[:, None, None], 10)
 
 
 def initialise(net: nn.Module, scheme: str, activation: str = "relu") -> nn.Module:
-    """Draw the weights of all linear and convolutional layers anew; biases become 0.
+    """Draw the weights of all linear and convolutional layers again; biases become 0.
 
     Args:
         net: Changed in place.
-        scheme: ``"default"`` (left as it is), ``"gaussian"`` (N(0, .01)), ``"xavier"`` or ``"kaiming"``.
+        scheme: ``"default"`` (unchanged), ``"gaussian"`` (N(0, .01)), ``"xavier"`` or ``"kaiming"``.
         activation: What follows the layers, for the gain.
     """
     if scheme == "default":
@@ -121,7 +121,7 @@ def initialise(net: nn.Module, scheme: str, activation: str = "relu") -> nn.Modu
     return net
 
 
-def _made(make: Callable[[], nn.Module], init: str, activation: str) -> nn.Module:
+def _initialised(make: Callable[[], nn.Module], init: str, activation: str) -> nn.Module:
     return initialise(make(), init, activation)
 
 
@@ -132,7 +132,7 @@ def _plain(family: str, depth: int, width: int, init: str, activation: str, opti
     name = f"{family}{depth}-{init}-{activation}-{optimizer}"
     shape = (1, 8, 8) if conv else (64,)
     steps = 300 if conv else 400
-    return Task(name, family, partial(_made, make, init, activation), optimizer, shape, iterations=steps)
+    return Task(name, family, partial(_initialised, make, init, activation), optimizer, shape, iterations=steps)
 
 
 def _other(family: str, depth: int, make: Callable[[], nn.Module], optimizer: str, init: str = "default") -> Task:
@@ -140,7 +140,7 @@ def _other(family: str, depth: int, make: Callable[[], nn.Module], optimizer: st
     return Task(
         f"{family}{depth}-{init}-{optimizer}",
         family,
-        partial(_made, make, init, "relu"),
+        partial(_initialised, make, init, "relu"),
         optimizer,
         (1, 8, 8) if image else (64,),
         family == "unet",
@@ -204,16 +204,16 @@ def everywhere(name: str) -> Placement:
     task = TASKS[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = survey(task.build(), task.batches(0)[0][0])
+        surveyed = survey(task.build(), task.batches(0)[0][0])
     return Placement(
         "everywhere",
         (),
-        tuple(found.points),
+        tuple(surveyed.points),
         "all of them",
-        output_shape=found.output_shape,
-        output_channels=found.output_channels,
-        head=found.head,
-        activation=found.activation,
+        output_shape=surveyed.output_shape,
+        output_channels=surveyed.output_channels,
+        head=surveyed.head,
+        activation=surveyed.activation,
     )
 
 
@@ -223,7 +223,7 @@ def points(name: str) -> tuple[Point, ...]:
 
 
 def evenly(count: int, most: int = MOST_SINGLES) -> list[int]:
-    """Indices of at most so many out of a number of points, first and last among them.
+    """Indices of at most ``most`` of ``count`` points, the first and the last among them.
 
     Example:
         >>> evenly(3), evenly(23)

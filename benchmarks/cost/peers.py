@@ -1,4 +1,4 @@
-"""Other ways to see gradients, each as a context that gives what has to be called behind every backward pass."""
+"""Other ways to see gradients, each as a context that yields what has to be called after every backward pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
+
+from benchmarks.cost.nets import layers_of
 
 Peer = Callable[[nn.Module], AbstractContextManager[Callable[[], object]]]
 
@@ -21,7 +23,7 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 @contextlib.contextmanager
 def recipe(model: nn.Module) -> Iterator[Callable[[], object]]:
-    """plot_grad_flow, as it is passed on in forums: one number of each weight, brought to the host."""
+    """plot_grad_flow as forums copy it: one number for each weight, brought to the host."""
     yield lambda: [gradient.abs().mean().item() for gradient in weights(model)]
 
 
@@ -66,18 +68,18 @@ def wandb_histograms(model: nn.Module) -> Iterator[Callable[[], object]]:
 @contextlib.contextmanager
 def full_backward_hooks(model: nn.Module) -> Iterator[Callable[[], object]]:
     """`register_full_backward_hook` on every module without children: one statistic, left on the device."""
-    found: list[Tensor] = []
+    values: list[Tensor] = []
 
-    def note(module: nn.Module, inner: object, outer: tuple[Tensor | None, ...]) -> None:
-        if outer[0] is not None:
-            found.append(outer[0].abs().mean())
+    def record(module: nn.Module, inputs: object, outputs: tuple[Tensor | None, ...]) -> None:
+        if outputs[0] is not None:
+            values.append(outputs[0].abs().mean())
 
     leaves = [module for module in model.modules() if not list(module.children())]
-    hooks = [module.register_full_backward_hook(note) for module in leaves]
+    hooks = [module.register_full_backward_hook(record) for module in leaves]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the first module's input needs no gradient
-            yield found.clear
+            yield values.clear
     finally:
         for hook in hooks:
             hook.remove()
@@ -86,24 +88,23 @@ def full_backward_hooks(model: nn.Module) -> Iterator[Callable[[], object]]:
 @contextlib.contextmanager
 def output_hooks(model: nn.Module) -> Iterator[Callable[[], object]]:
     """A tensor hook on the output of every layer: one statistic, left on the device."""
-    found: list[Tensor] = []
+    values: list[Tensor] = []
 
-    def note(gradient: Tensor) -> None:
-        found.append(gradient.abs().mean())
+    def record(gradient: Tensor) -> None:
+        values.append(gradient.abs().mean())
 
     def tap(module: nn.Module, args: object, output: Tensor) -> None:
-        output.register_hook(note)
+        output.register_hook(record)
 
-    layers = [module for module in model.modules() if list(module.parameters(recurse=False))]
-    hooks = [module.register_forward_hook(tap) for module in layers]
+    hooks = [module.register_forward_hook(tap) for module in layers_of(model)]
     try:
-        yield found.clear
+        yield values.clear
     finally:
         for hook in hooks:
             hook.remove()
 
 
-BEHIND_BACKWARD: dict[str, Peer] = {
+AFTER_BACKWARD: dict[str, Peer] = {
     "plot_grad_flow recipe": recipe,
     "`p.grad.norm(1)`": norms,
     "Lightning `grad_norm`": lightning,

@@ -1,7 +1,7 @@
-"""What probing a sharded network of 70 billion parameters comes to, counted on its shapes: nothing is computed.
+"""The cost of probing a sharded network of 70 billion parameters, counted on its shapes: nothing is computed.
 
-The network is on the meta device, sharded by `fully_shard` over a process group that talks to nobody; the probe is
-the one that anybody would use, and what it calls is counted. The scratch buffers have their accelerator's size.
+The network is on the meta device, sharded by `fully_shard` over a fake process group. The probe is the
+ordinary one; the operators that it calls are counted. The scratch buffers have their accelerator size.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import gradprobe as gp
+from benchmarks.cost.nets import layers_of
 
 TOKENS = 4096  # of a rank's micro-batch: one sequence
 WINDOW = 50
@@ -38,16 +39,16 @@ class Count(TorchDispatchMode):
 
 
 class Counted(NamedTuple):
-    """What a probe does in an iteration on one rank, and once in a window of 50.
+    """What a probe does on one rank in an iteration, and once in a window of 50.
 
     Attributes:
-        ranks: Over how many the network is sharded.
+        ranks: How many ranks the network is sharded over.
         of: Whose gradients.
         stats: Which statistics.
-        gigabytes: The gradients.
+        gigabytes: Size of the gradients.
         kernels: Operator calls.
-        read: Gigabytes that these read, most of them again and again from a scratch in the cache.
-        collective: Megabytes of the window's one table.
+        read: Gigabytes that these read, most of it repeatedly from a scratch buffer in the cache.
+        collective: Megabytes of the one table that the ranks exchange in a window.
     """
 
     ranks: str
@@ -75,13 +76,8 @@ def llama() -> nn.Module:
         return LlamaForCausalLM(config).to(torch.bfloat16)
 
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The modules that own parameters."""
-    return [module for module in model.modules() if list(module.parameters(recurse=False))]
-
-
-def of_weights(ranks: int, stats: str) -> Counted:
-    """One rank's share of the gradients of all weights."""
+def count_weights(ranks: int, stats: str) -> Counted:
+    """The gradients of all weights, one rank's share."""
     model = llama()
     dist.init_process_group("fake", store=dist.HashStore(), rank=0, world_size=ranks)
     try:
@@ -91,15 +87,17 @@ def of_weights(ranks: int, stats: str) -> Counted:
         fully_shard(model, mesh=mesh)
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
-        with numberless(), gp.GradientProbe(model, of="weight", stats=stats) as probe, Count() as count:
+        with without_values(), gp.GradientProbe(model, of="weight", stats=stats) as probe, Count() as count:
             probe.step()
     finally:
         dist.destroy_process_group()
     local = sum(parameter.grad.to_local().nbytes for parameter in model.parameters())
-    return Counted(str(ranks), "weight", stats, local / 1e9, count.kernels, count.bytes / 1e9, table(model))
+    return Counted(
+        str(ranks), "weight", stats, local / 1e9, count.kernels, count.bytes / 1e9, collective_megabytes(model)
+    )
 
 
-def of_outputs(stats: str) -> Counted:
+def count_outputs(stats: str) -> Counted:
     """The gradients of the outputs of one sequence; they are not sharded."""
     model = llama()
     sizes: list[int] = []
@@ -110,18 +108,18 @@ def of_outputs(stats: str) -> Counted:
     bare = count_pass(model)
     for hook in hooks:
         hook.remove()
-    with numberless(), gp.GradientProbe(model, of="output", stats=stats) as probe:
-        count_pass(model)  # in the first one the probe looks at the network
+    with without_values(), gp.GradientProbe(model, of="output", stats=stats) as probe:
+        count_pass(model)  # in the first pass the probe examines the network
         probe.step()
         count = count_pass(model)
     ours = count.kernels - bare.kernels, (count.bytes - bare.bytes) / 1e9
-    return Counted("any", "output", stats, sum(sizes) / 1e9, *ours, table(model))
+    return Counted("any", "output", stats, sum(sizes) / 1e9, *ours, collective_megabytes(model))
 
 
 def count_pass(model: nn.Module) -> Count:
-    """Count one pass forward and backward."""
+    """Count one forward and backward pass."""
     tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
-    # given, so that the model need not look at values to find out what it masks
+    # without a mask the model would look at values to find out what to mask
     mask = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool, device="meta")
     with Count() as count:
         model(input_ids=tokens, labels=tokens, attention_mask=mask, use_cache=False).loss.backward()
@@ -129,13 +127,13 @@ def count_pass(model: nn.Module) -> Count:
     return count
 
 
-def table(model: nn.Module) -> float:
-    """Megabytes that the ranks add up once in a window: six float64 for every iteration and layer."""
+def collective_megabytes(model: nn.Module) -> float:
+    """Megabytes that the ranks add up once in a window: six float64 for each iteration and layer."""
     return WINDOW * len(layers_of(model)) * 6 * 8 / 1e6
 
 
 @contextlib.contextmanager
-def numberless() -> Iterator[None]:
-    """At the end of its window the probe wants numbers, which there are none of."""
+def without_values() -> Iterator[None]:
+    """Ignore that tensors on the meta device have no values, which the probe asks for at the end of its window."""
     with contextlib.suppress(NotImplementedError):
         yield

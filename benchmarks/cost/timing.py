@@ -1,4 +1,4 @@
-"""What the timed benchmarks share: the seconds of a call, and how they are told: medians, ratios, intervals."""
+"""The seconds of a call, and how seconds are summarised: medians, ratios, intervals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+
+DRAWS = 2000  # of the bootstrap
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -18,6 +20,11 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def fastest(call: Callable[[], object], times: int = 5) -> float:
+    """Seconds of the fastest of several calls."""
+    return min(timed(call) for _ in range(times))
+
+
 def synchronize() -> None:
     """Wait for the accelerator, if this process uses one."""
     if torch.cuda.is_initialized():
@@ -25,16 +32,15 @@ def synchronize() -> None:
 
 
 def interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of the medians of b and a, and its 95 % bootstrap interval: rounds are drawn, for both alike.
+    """Ratio of the medians of b and a, and its 95 % bootstrap interval: rounds are drawn, the same for both.
 
     Args:
         a: Seconds, of shape (rounds,) or (rounds, steps).
-        b: The same rounds.
+        b: Of the same rounds.
     """
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(len(a), size=(2000, len(a)))
-    ratios = np.median(b[chosen], axis=(1, 2)) / np.median(a[chosen], axis=(1, 2))
+    drawn = np.random.default_rng(0).integers(len(a), size=(DRAWS, len(a)))
+    ratios = np.median(b[drawn], axis=(1, 2)) / np.median(a[drawn], axis=(1, 2))
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(np.median(b) / np.median(a)), float(low), float(high)
 

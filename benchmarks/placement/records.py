@@ -1,4 +1,4 @@
-"""Records in CSV files, kept as they come: what was done is not done again."""
+"""Records in CSV files, written one by one, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "results"
 
 
-def lines(path: Path) -> list[dict[str, str]]:
-    """The records of a file, by column; none if it is not there."""
+def read(path: Path) -> list[dict[str, str]]:
+    """The records of a file, each by column; none if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -18,7 +18,7 @@ def lines(path: Path) -> list[dict[str, str]]:
 
 
 def append(path: Path, columns: Sequence[str], values: Iterable[object]) -> None:
-    """Add a record; the file is made at the first one."""
+    """Add a record, and create the file with the first one."""
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
@@ -29,7 +29,7 @@ def append(path: Path, columns: Sequence[str], values: Iterable[object]) -> None
 
 
 def text(value: object) -> str:
-    """A number in five digits, several with blanks between them, anything else as it is.
+    """A number with five digits, several with spaces between them, anything else as it is.
 
     Example:
         >>> text((0.5, 1 / 3)), text("none")

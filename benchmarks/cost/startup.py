@@ -1,8 +1,8 @@
 """What gradprobe costs besides training: a whole `gradprobe scan` against the same steps, `--help`, the import.
 
-    python benchmarks/startup.py [--net resnet50] [--iterations 50] [--rounds 3] [--out FILE]
+    python benchmarks/cost/startup.py [--net resnet50] [--iterations 50] [--rounds 3] [--out FILE]
 
-Everything is a process of its own, as a user starts it. A round of ResNet-50 takes about two minutes on two cores.
+Each is a process of its own, as a user starts it. A round of ResNet-50 takes about two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from nets import NETS
-from report import Report
-from timing import interval, milliseconds, timed
+
+from benchmarks.cost.nets import NETS
+from benchmarks.cost.timing import interval, milliseconds, timed
+from benchmarks.report import ROOT, Report
 
 SCAN = """\
 `gradprobe scan model.py --iterations {iterations}`, with everything that it records, finds, draws and writes,
 against a script that imports torch and the same model.py ({net}) and makes the same {iterations} training steps:
-{rounds} rounds of both, as processes from start to end. What the script takes is the user's own."""
+{rounds} rounds of both, as processes from start to end. The time of the script is the user's own."""
 START = """\
-Medians in ms with quartiles of {repeats} processes of each, in turns. The imports are timed within theirs, behind
+Medians in ms with quartiles of {repeats} processes of each, in turns. The imports are timed within theirs, after
 `import torch`."""
 MODEL = """\
 import torch
-from nets import NETS, criterion as loss
+from benchmarks.cost.nets import NETS, criterion as loss
 
 torch.manual_seed(0)
 model, inputs, target = NETS[{net!r}]()
@@ -57,7 +58,7 @@ WITHIN = ["import gradprobe", "from gradprobe import GradientProbe"]
 
 def run(*arguments: str, folder: str | None = None) -> str:
     """What Python prints with these arguments."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -66,7 +67,7 @@ def run(*arguments: str, folder: str | None = None) -> str:
 
 
 def scan(report: Report, net: str, iterations: int, rounds: int) -> None:
-    """How much of a scan is the user's own."""
+    """The user's own share of the time of a scan."""
     report.add("## The share of a scan", "", SCAN.format(net=net, iterations=iterations, rounds=rounds), "")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.py").write_text(MODEL.format(net=net))
@@ -79,10 +80,10 @@ def scan(report: Report, net: str, iterations: int, rounds: int) -> None:
             turns = [("scan", ours), ("script", own)]
             for name, call in turns if round_ % 2 else reversed(turns):
                 seconds[name].append(timed(call))
-    times = {name: np.array(found) for name, found in seconds.items()}
+    times = {name: np.array(of_arm) for name, of_arm in seconds.items()}
     share, low, high = interval(times["scan"], times["script"])
     report.columns("scan, s", "script, s", "the user's own")
-    medians = [f"{np.median(found):.1f} ({found.min():.1f}-{found.max():.1f})" for found in times.values()]
+    medians = [f"{np.median(each):.1f} ({each.min():.1f}-{each.max():.1f})" for each in times.values()]
     report.row(*medians, f"{100 * share:.1f} % ({100 * low:.1f}-{100 * high:.1f})")
     report.add("")
 
@@ -97,8 +98,8 @@ def start(report: Report, repeats: int) -> None:
         for statement in WITHIN:
             seconds[statement].append(float(run("-c", IMPORT.format(statement))))
     report.columns("", "ms")
-    for name, found in seconds.items():
-        report.row(name if name in WHOLE else f"`{name}`", milliseconds(np.array(found)))
+    for name, times in seconds.items():
+        report.row(name if name in WHOLE else f"`{name}`", milliseconds(np.array(times)))
     report.add("")
 
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--net", choices=list(NETS), default="resnet50")
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3, help="of a scan and its script; 0 leaves them out")
-    parser.add_argument("--repeats", type=int, default=15, help="of what only starts")
+    parser.add_argument("--repeats", type=int, default=15, help="of the starts")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     text = "A whole scan against the training in it, the command line's help, and the import."

@@ -1,25 +1,25 @@
 """What supervising costs: a training step with branches against the same step with them written into the model.
 
-Both networks have the same weights and see the same batch, in turns in one process; a third, written by hand as
-well, shows the noise. Prints medians, the ratio of the medians and its 95 % bootstrap interval.
+Both networks have the same weights and see the same batch, in turns in one process; a third, also written by hand,
+shows the noise.
 
-    python benchmarks/supervise.py [MODEL...] [--repeats 60] [--out benchmarks/results/supervise.md]
+    python benchmarks/cost/supervise.py [MODEL...] [--repeats 60] [--out benchmarks/results/supervise.md]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from report import Report
 from torch import Tensor, nn
 
 import gradprobe as gp
+from benchmarks.cost.timing import ratio, timed
+from benchmarks.report import Report
 
 EXPLANATION = """\
 Medians in ms of {repeats} interleaved training steps; ratio of the medians with its 95 % bootstrap interval. The
@@ -38,13 +38,13 @@ class Chain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, list[Tensor]]:
         x = self.stem(x)
-        taken = []
+        tapped = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if self.training and str(index) in self.heads:
-                taken.append((self.heads[str(index)], x))
+                tapped.append((self.heads[str(index)], x))
         output = self.head(x)
-        return (output, [head(point) for head, point in taken]) if self.heads and self.training else output
+        return (output, [head(point) for head, point in tapped]) if self.heads and self.training else output
 
 
 class Residual(nn.Module):
@@ -112,20 +112,11 @@ def step_of(net: nn.Module, x: Tensor, y: Tensor) -> Step:
         if isinstance(prediction, gp.SupervisedOutput):
             loss = criterion(prediction, y)
         else:
-            loss = loss_of(prediction[0]) + 0.3 * sum(loss_of(made) for made in prediction[1])
+            loss = loss_of(prediction[0]) + 0.3 * sum(loss_of(output) for output in prediction[1])
         loss.backward()
         optimizer.step()
 
     return step
-
-
-def interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of the medians of b and a, and its 95 % bootstrap interval over the rounds."""
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(len(a), size=(2000, len(a)))
-    ratios = np.median(b[chosen], axis=1) / np.median(a[chosen], axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(np.median(b) / np.median(a)), float(low), float(high)
 
 
 def measure(name: str, branches: int, repeats: int) -> list[str]:
@@ -137,19 +128,17 @@ def measure(name: str, branches: int, repeats: int) -> list[str]:
     with torch.no_grad():
         y = torch.randint(10, chain.eval()(x).shape[:-1]).flatten()
     chain.train()
-    # all three are copies, so that none has its parameters elsewhere in memory than the others
-    arms = [step_of(built, x, y) for built in (written_by_hand(net), copy.deepcopy(net), written_by_hand(net))]
+    # all three are copies, so that their parameters lie in memory in the same way
+    arms = [step_of(arm, x, y) for arm in (written_by_hand(net), copy.deepcopy(net), written_by_hand(net))]
     times = np.empty((repeats, len(arms)))
-    for round_ in range(-3, repeats):
+    for round_ in range(-3, repeats):  # the first three warm up
         for index in np.roll(range(len(arms)), round_):
-            started = time.perf_counter()
-            arms[index]()
+            seconds = timed(arms[index])
             if round_ >= 0:
-                times[round_, index] = time.perf_counter() - started
+                times[round_, index] = seconds
     hand, ours, again = times.T
-    medians = [f"{1e3 * np.median(hand):.1f}", f"{1e3 * np.median(ours):.1f}"]
-    ratios = [interval(hand, other) for other in (ours, again)]
-    return medians + [f"{ratio:.3f} ({low:.3f}-{high:.3f})" for ratio, low, high in ratios]
+    medians = [f"{1e3 * np.median(each):.1f}" for each in (hand, ours)]
+    return [*medians, ratio(hand, ours), ratio(hand, again)]
 
 
 def main() -> None:

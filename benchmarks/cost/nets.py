@@ -1,4 +1,4 @@
-"""The networks that the cost of probing is measured on, with random weights, a batch and a loss."""
+"""The networks that the cost of a probe is measured on, with random weights, a batch and a loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Training(NamedTuple):
     target: Tensor
 
     def loss(self) -> Tensor:
-        """That of one forward pass."""
+        """The loss of one forward pass."""
         return criterion(self.model(self.inputs), self.target)
 
     def to(self, device: torch.device) -> Training:
@@ -31,6 +31,11 @@ def criterion(output: Any, target: Tensor) -> Tensor:
     if scores.dim() == 3:  # (sequence, token, class)
         scores, target = scores.flatten(0, 1), target.flatten()
     return nn.functional.cross_entropy(scores, target)
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that own parameters."""
+    return [module for module in model.modules() if list(module.parameters(recurse=False))]
 
 
 def cnn() -> Training:
@@ -69,7 +74,7 @@ def unet() -> Training:
 
 
 def deep(layers: int = 1000, width: int = 64, batch: int = 32) -> Training:
-    """1,000 linear layers of width 64 with tanh, batch 32: as little work for a layer as there is."""
+    """1,000 linear layers of width 64 with tanh, batch 32: the least work for each layer."""
     hidden = [module for _ in range(layers) for module in (nn.Linear(width, width), nn.Tanh())]
     model = nn.Sequential(*hidden, nn.Linear(width, 10))
     return Training(model, torch.randn(batch, width), torch.randint(10, (batch,)))

@@ -1,19 +1,21 @@
 """How long it takes to find the points of a deep network, beyond its forward pass.
 
-python benchmarks/points.py [--layers 1000] [--out benchmarks/results/points.md]
+python benchmarks/cost/points.py [--layers 1000] [--out benchmarks/results/points.md]
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from report import Report
 from torch import Tensor, nn
 
 import gradprobe as gp
+from benchmarks.cost.timing import fastest
+from benchmarks.report import Report
 from gradprobe.zoo import plain_mlp
 
 WIDTH = 16
@@ -42,7 +44,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """As many long skips as levels: half of the layers go down, half up."""
+    """A long skip at each level: half of the layers go down, half up."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -84,22 +86,13 @@ class Pair(nn.Module):
         return nodes + torch.tanh(self.nodes(nodes + edges)), edges + torch.tanh(self.edges(nodes))
 
 
-NETS = {
+# by number of layers: the network and the width of its input
+NETS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
     "plain": lambda layers: (plain_mlp(depth=layers, width=WIDTH), 64),
     "residual": lambda layers: (Residual(layers), WIDTH),
     "u-net": lambda layers: (UNet(layers), WIDTH),
     "pairs": lambda layers: (Pairs(layers), WIDTH),
 }
-
-
-def fastest(call: object, times: int = 5) -> float:
-    """The shortest of several runs, in seconds."""
-    found = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - started)
-    return min(found)
 
 
 def main() -> None:
@@ -116,11 +109,11 @@ def main() -> None:
         torch.manual_seed(0)
         net, width = build(options.layers)
         x = torch.randn(4, width)
-        found = gp.points(net, x)
-        layers = sum(len(point.layers) for point in found) + len(found.unserved)
-        forward = fastest(lambda net=net, x=x: net(x))
-        beyond = fastest(lambda net=net, x=x: gp.points(net, x)) - forward
-        report.row(name, layers, len(found), f"{forward:.3f}", f"{beyond:.2f}")
+        points = gp.points(net, x)
+        layers = sum(len(point.layers) for point in points) + len(points.unserved)
+        forward = fastest(partial(net, x))
+        beyond = fastest(partial(gp.points, net, x)) - forward
+        report.row(name, layers, len(points), f"{forward:.3f}", f"{beyond:.2f}")
     report.write(options.out)
 
 

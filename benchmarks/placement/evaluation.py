@@ -1,27 +1,29 @@
-"""All that is kept, together: which tasks are complete, and what each policy came to on them."""
+"""Rows and decisions together: which tasks are complete, and how good each policy was on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 
-from placement.arms import NONE
-from placement.decisions import Decisions
-from placement.measures import Choices, Summary, Trained, mean, summarise
-from placement.oracle import SEEDS, arms, growth, trained
-from placement.rows import Table
-from placement.tasks import DEVELOPMENT, TASKS
+from benchmarks.placement.arms import NONE
+from benchmarks.placement.decisions import Decisions
+from benchmarks.placement.differences import mean
+from benchmarks.placement.oracle import SEEDS, arms, growth, trained
+from benchmarks.placement.rows import Table
+from benchmarks.placement.summary import Choices, Summary, summarise
+from benchmarks.placement.tasks import DEVELOPMENT, TASKS
+from benchmarks.placement.trained import Trained
 
 EXPECTED = ("oracle", "random point")  # they do not choose
 Tasks = Mapping[str, Trained]
 
 
-class Results:
-    """Rows and decisions, at equal steps or at equal operations.
+class Evaluation:
+    """The tasks and the policies, at equal steps or at equal operations.
 
     Args:
         table: The rows.
-        decisions: Of the policies.
+        decisions: The policies' decisions.
         operations: Whether at equal operations.
     """
 
@@ -30,7 +32,7 @@ class Results:
 
     @cached_property
     def tasks(self) -> Tasks:
-        """Those that have all of their rows and decisions."""
+        """The tasks that have all of their rows and decisions."""
         return {
             name: trained(name, self.table, operations=self.operations)
             for name in TASKS
@@ -38,7 +40,7 @@ class Results:
         }
 
     def of_families(self, *, developed: bool) -> Tasks:
-        """The tasks that policies were chosen on, or those that were held out."""
+        """The tasks that the policies were chosen on, or those that were held out."""
         return {name: task for name, task in self.tasks.items() if is_developed(name) is developed}
 
     def clear(self) -> Tasks:
@@ -52,31 +54,16 @@ class Results:
         return [name for name in sensitive if not self.table.missing(growth(name, self.table)[1])]
 
     def summary(self, who: str, tasks: Tasks) -> Summary | None:
-        """What a policy came to on these tasks; None if it was not asked on all of them."""
+        """How good a policy was on these tasks; None if it did not decide on all of them."""
         choices = {name: self._choices(who, name, task) for name, task in tasks.items()}
-        asked = all(len(chosen.values) == len(SEEDS) for chosen in choices.values())
-        return summarise(tasks, choices) if tasks and asked else None
-
-    def summary_of(self, choose: Callable[[str, int], str], tasks: Tasks) -> Summary:
-        """What it comes to to choose arms by task and seed."""
-        return summarise(tasks, {name: self._chosen(name, choose) for name in tasks})
-
-    def _chosen(self, name: str, choose: Callable[[str, int], str]) -> Choices:
-        arms = {seed: choose(name, seed) for seed in SEEDS}
-        values = {
-            seed: self.table.accuracies(name, arm, [seed], operations=self.operations)[0]
-            for seed, arm in arms.items()
-        }
-        return _expected(values, {seed: arm == NONE for seed, arm in arms.items()})
+        complete = all(len(choice.values) == len(SEEDS) for choice in choices.values())
+        return summarise(tasks, choices) if tasks and complete else None
 
     def windows(self, who: str) -> float:
         """What choosing cost a policy, the mean over all tasks."""
+        decisions = self.decisions.by_question.items()
         return mean(
-            [
-                made.windows
-                for (policy, name, _), made in self.decisions.made.items()
-                if (policy == who and name in self.tasks)
-            ]
+            [each.windows for (policy, name, _), each in decisions if policy == who and name in self.tasks]
         )
 
     def _choices(self, who: str, name: str, task: Trained) -> Choices:
@@ -87,16 +74,17 @@ class Results:
         return self.decisions.choices(who, name, self.table, operations=self.operations)
 
     def _is_complete(self, name: str) -> bool:
-        """Whether all is there: the oracle's rows, and every deciding policy's decisions, trained."""
-        asked = [(who, name, seed) for who in self.decisions.policies for seed in SEEDS]
-        if any(each not in self.decisions.made for each in asked):
+        """Whether the oracle's rows are there, and every policy's decisions with their rows."""
+        questions = [(policy, name, seed) for policy in self.decisions.policies for seed in SEEDS]
+        if any(question not in self.decisions.by_question for question in questions):
             return False
-        chosen = [(name, self.decisions.made[each].arm, each[2]) for each in asked]
-        return not self.table.missing([*((name, arm, seed) for arm in arms(name) for seed in SEEDS), *chosen])
+        needed = [(name, arm, seed) for arm in arms(name) for seed in SEEDS]
+        decided = [(name, self.decisions.by_question[each].arm, each[2]) for each in questions]
+        return not self.table.missing([*needed, *decided])
 
 
 def is_developed(name: str) -> bool:
-    """Whether policies were chosen on this task's family."""
+    """Whether the policies were chosen on this task's family."""
     return TASKS[name].family in DEVELOPMENT
 
 

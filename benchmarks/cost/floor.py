@@ -1,6 +1,6 @@
-"""How fast the bytes of the gradients can be read at all: a bare C loop, and a sum over flat memory.
+"""The lower bound of the cost: how fast the bytes of the gradients can be read, by a C loop and by a flat sum.
 
-Both are called many times in a row, so that small gradients lie in the caches: no floor is lower.
+Both are called many times in a row, so that small gradients lie in the caches: no bound is lower.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from nets import Training
-from timing import timed
 from torch import Tensor
 
-# `reduction` lets the compiler add several elements at once, without -ffast-math: that would switch denormals off
+from benchmarks.cost.nets import Training, layers_of
+from benchmarks.cost.timing import timed
+
+# `reduction` lets the compiler add several elements at once without -ffast-math, which would switch denormals off
 # in the whole process
 SOURCE = """
 #include <math.h>
@@ -39,7 +40,7 @@ PIECE = 2**16  # elements; longer gradients are cut, so that every thread has a 
 
 
 class Floor(NamedTuple):
-    """Seconds that so many bytes take at least; those of the C loop are None where it does not run."""
+    """The least seconds that so many bytes take; None for the C loop where it does not run."""
 
     megabytes: float
     one_thread: float | None
@@ -54,14 +55,13 @@ class Floor(NamedTuple):
 
 
 def floors(training: Training, device: torch.device) -> dict[str, Floor]:
-    """That of the weights' gradients, and ("both") that of the gradients of outputs and weights."""
+    """The floor of the gradients of weights, and ("both") of outputs and weights."""
     outputs: list[int] = []
 
-    def note(module: object, args: object, output: Tensor) -> None:
+    def record(module: object, args: object, output: Tensor) -> None:
         outputs.append(output.numel())
 
-    layers = [module for module in training.model.modules() if list(module.parameters(recurse=False))]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
+    hooks = [layer.register_forward_hook(record) for layer in layers_of(training.model)]
     training.loss()
     for hook in hooks:
         hook.remove()
@@ -70,7 +70,7 @@ def floors(training: Training, device: torch.device) -> dict[str, Floor]:
 
 
 def floor_of(sizes: Sequence[int], device: torch.device) -> Floor:
-    """That of tensors of so many elements."""
+    """The floor of tensors of these numbers of elements."""
     library = compiled() if device.type == "cpu" else None
     tensors = [torch.rand(size) for size in sizes] if library else []
     loops = [c_loop(library, tensors, threads) for threads in (1, torch.get_num_threads())] if library else []
@@ -81,7 +81,7 @@ def floor_of(sizes: Sequence[int], device: torch.device) -> Floor:
 
 
 def compiled() -> ctypes.CDLL | None:
-    """The loop as machine code, in one thread where there is no OpenMP; None without a compiler."""
+    """The compiled loop, in one thread where there is no OpenMP; None without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
@@ -108,15 +108,15 @@ def c_loop(library: ctypes.CDLL, gradients: Sequence[Tensor], threads: int) -> C
     pointers = (ctypes.c_void_p * count)(*[piece.data_ptr() for piece in pieces])
     counts = (ctypes.c_size_t * count)(*[piece.numel() for piece in pieces])
     out = torch.empty(count)
-    given = pointers, counts, ctypes.c_size_t(count), ctypes.c_void_p(out.data_ptr()), ctypes.c_int(threads)
+    arguments = pointers, counts, ctypes.c_size_t(count), ctypes.c_void_p(out.data_ptr()), ctypes.c_int(threads)
 
     def call(_: Sequence[Tensor] = pieces) -> Tensor:  # the pieces have to live as long as the pointers
-        library.sums(*given)
+        library.sums(*arguments)
         return out
 
     return call
 
 
 def flat_sum(elements: int, device: torch.device) -> Callable[[], Tensor]:
-    """A sum over as much memory in one piece."""
+    """The sum over one tensor of so many elements."""
     return torch.ones(elements, device=device).sum

@@ -1,0 +1,1 @@
+"""Deep supervision on many architectures, checked from outside by the library's public names only."""
