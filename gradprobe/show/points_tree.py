@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,8 +12,8 @@ from rich.tree import Tree
 from gradprobe.record.points import Points
 from gradprobe.record.text import counted
 
-MOST_LINES = 40  # of a tree that a person reads
-Inside = Mapping[str, Sequence[str]]
+MAX_LINES = 40  # of an excerpt
+Children = Mapping[str, Sequence[str]]
 
 
 def points_tree(points: Points, kinds: Mapping[str, str], *, every_module: bool = False) -> RenderableType:
@@ -21,14 +22,14 @@ def points_tree(points: Points, kinds: Mapping[str, str], *, every_module: bool 
     Args:
         points: The points.
         kinds: Class name of every module, by name, in the order in which to show them.
-        every_module: All of them, also where they are more than a person reads; else the first and the last of
-            many in one module stand for the others.
+        every_module: All of them, however many there are; else, where a module holds many, only the first and the
+            last of them.
     """
     lines = _lines(points, kinds)
-    inside = _inside(lines)
-    most = len(lines) if every_module else _most(inside)
+    children = _children(lines)
+    outline = _Outline(lines, children, points.unserved, len(lines) if every_module else _most(children))
     root = Tree(Text(points.summary()))
-    shown = _grow(root.add(lines[""]) if "" in lines else root, inside, lines, points.unserved, most)
+    shown = outline.grow(root.add(lines[""]) if "" in lines else root, "")
     hidden = len(lines) - shown - ("" in lines)
     if not hidden:
         return root
@@ -37,40 +38,40 @@ def points_tree(points: Points, kinds: Mapping[str, str], *, every_module: bool 
 
 
 def _lines(points: Points, kinds: Mapping[str, str]) -> dict[str, Text]:
-    """What to say of each module to show: the layers, the points, and what these are in."""
+    """The line of each module to show: the layers, the points, and the modules that hold these."""
     point_of = {name: point.name for point in points for name in point.layers}
     shapes = {point.name: point.shape for point in points}
-    told = {*point_of, *shapes, *points.unserved}
-    shown = told | {name.rsplit(".", count)[0] for name in told for count in range(name.count(".") + 1)}
-    found = {}
+    named = {*point_of, *shapes, *points.unserved}
+    shown = named | {name.rsplit(".", count)[0] for name in named for count in range(name.count(".") + 1)}
+    lines = {}
     for name in (name for name in kinds if name in shown):
-        text = found[name] = Text(f"{name.rpartition('.')[2] or '(root)'} {kinds[name]}")
+        text = lines[name] = Text(f"{name.rpartition('.')[2] or '(root)'} {kinds[name]}")
         if name in shapes:
             text.append(f" \N{BLACK CIRCLE} {shapes[name]}", style="bold green")
         if name in points.unserved:
             text.append(f" no point: {points.unserved[name]}", style="dim")
         elif name in point_of and not f"{name}.".startswith(f"{point_of[name]}."):
             text.append(f" \N{RIGHTWARDS ARROW} {point_of[name]}", style="green")
-    return found
+    return lines
 
 
-def _inside(names: Iterable[str]) -> Inside:
+def _children(names: Iterable[str]) -> Children:
     """The modules by the name of the one that holds them."""
-    found: dict[str, list[str]] = {}
+    children: dict[str, list[str]] = {}
     for name in filter(None, names):
-        found.setdefault(name.rpartition(".")[0], []).append(name)
-    return found
+        children.setdefault(name.rpartition(".")[0], []).append(name)
+    return children
 
 
-def _most(inside: Inside) -> int:
-    """How many modules of each may be shown, so that the tree fits."""
-    return next((most for most in range(MOST_LINES, 1, -1) if _count(inside, "", most) <= MOST_LINES), 1)
+def _most(children: Children) -> int:
+    """How many modules may be shown below each, so that the tree fits."""
+    return next((most for most in range(MAX_LINES, 1, -1) if _count(children, "", most) <= MAX_LINES), 1)
 
 
-def _count(inside: Inside, name: str, most: int) -> int:
+def _count(children: Children, name: str, most: int) -> int:
     """Lines below a module."""
-    first, hidden, last = _cut(inside.get(name, ()), most)
-    return sum(1 + _count(inside, child, most) for child in (*first, *last)) + bool(hidden)
+    first, hidden, last = _cut(children.get(name, ()), most)
+    return sum(1 + _count(children, child, most) for child in (*first, *last)) + bool(hidden)
 
 
 def _cut(names: Sequence[str], most: int) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
@@ -81,24 +82,31 @@ def _cut(names: Sequence[str], most: int) -> tuple[Sequence[str], Sequence[str],
     return names[:first], names[first:last], names[last:]
 
 
-def _grow(
-    tree: Tree, inside: Inside, lines: Mapping[str, Text], unserved: Collection[str], most: int, name: str = ""
-) -> int:
-    """Hang what is in a module below it; gives the number of modules shown."""
-    first, hidden, last = _cut(inside.get(name, ()), most)
-    shown = sum(1 + _grow(tree.add(lines[child]), inside, lines, unserved, most, child) for child in first)
-    if hidden:
-        tree.add(Text(_left_out(inside, hidden, unserved), style="dim"))
-    return shown + sum(1 + _grow(tree.add(lines[child]), inside, lines, unserved, most, child) for child in last)
+@dataclass(frozen=True)
+class _Outline:
+    """What the tree shows: the line of each module, its children, and how many of them at most."""
 
+    lines: Mapping[str, Text]
+    children: Children
+    unserved: Collection[str]
+    most: int
 
-def _left_out(inside: Inside, names: Sequence[str], unserved: Collection[str]) -> str:
-    within = [below for name in names for below in _with_all(inside, name)]
-    pointless = sum(name in unserved for name in within)
-    said = f", {counted(pointless, 'layer')} in them without a point" if pointless else ""
-    return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more{said}"
+    def grow(self, tree: Tree, name: str) -> int:
+        """Add the children of a module to its branch of the tree; returns the number of modules added."""
+        first, hidden, last = _cut(self.children.get(name, ()), self.most)
+        shown = self._add(tree, first)
+        if hidden:
+            tree.add(Text(self._left_out(hidden), style="dim"))
+        return shown + self._add(tree, last)
 
+    def _add(self, tree: Tree, names: Sequence[str]) -> int:
+        return sum(1 + self.grow(tree.add(self.lines[name]), name) for name in names)
 
-def _with_all(inside: Inside, name: str) -> list[str]:
-    """A module and all that is in it."""
-    return [name, *(below for child in inside.get(name, ()) for below in _with_all(inside, child))]
+    def _left_out(self, names: Sequence[str]) -> str:
+        pointless = sum(module in self.unserved for name in names for module in self._with_all(name))
+        layers = f", {counted(pointless, 'layer')} in them without a point" if pointless else ""
+        return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more{layers}"
+
+    def _with_all(self, name: str) -> list[str]:
+        """A module and all that is in it."""
+        return [name, *(module for child in self.children.get(name, ()) for module in self._with_all(child))]

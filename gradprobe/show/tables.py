@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,9 +27,9 @@ from gradprobe.record.text_bars import sparkline
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
 
-MAX_ROWS = 40  # of layers; where there are more
-EXCERPT_ROWS = 24  # of them are shown
-PROFILE_FROM = 8  # layers make a profile
+MAX_ROWS = 40  # where there are more layers, an excerpt is shown
+EXCERPT_ROWS = 24
+PROFILE_FROM = 8  # layers
 
 
 def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame:
@@ -36,7 +37,7 @@ def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame
 
     Returns:
         Columns ``layer, depth, kind, parameters``, one for each quantity, ``unreached``, ``flagged``, ``point``
-        (name of the point whose branch serves the layer, else empty).
+        (the name of the point whose branch serves the layer, or empty).
     """
     table = history.summary()
     served = {layer: point.name for point in placement.points for layer in point.layers}
@@ -52,13 +53,13 @@ def as_table(
     *,
     every_layer: bool = False,
 ) -> RenderableType:
-    """The report for a terminal; what it comes to is last, because it stays on the screen.
+    """The report for a terminal; the decision is last, because it stays on the screen.
 
     Args:
         history: The record.
         placement: The decision.
         comparison: With and without, if it was done.
-        every_layer: A row for every layer, also where there are more than a person reads.
+        every_layer: A row for every layer, however many there are.
     """
     shown = with_default_flags(history, placement)
     table = result_frame(history, shown)
@@ -79,20 +80,17 @@ def as_table(
 
 def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
     """The same for a program: one JSON object."""
-    rows = result_frame(history, placement).to_dict("records")
-    clean = [{str(key): _json_value(value) for key, value in row.items()} for row in rows]
     result: dict[str, Any] = {
         "conditions": dict(history.conditions),
         "placement": placement.to_dict(),
-        "layers": clean,
+        "layers": _json_rows(result_frame(history, placement)),
     }
     if comparison is not None:
-        gradient = comparison.gradient.reset_index(names="layer").to_dict("records")
         result["comparison"] = {
             "verdict": comparison.verdict,
             "sentences": str(comparison).splitlines(),
             "conditions": dict(comparison.conditions),
-            "gradient": [{str(key): _json_value(value) for key, value in row.items()} for row in gradient],
+            "gradient": _json_rows(comparison.gradient.reset_index(names="layer")),
         }
     return json.dumps(result, indent=2, allow_nan=False)
 
@@ -103,22 +101,21 @@ def as_csv(history: GradientHistory, placement: Placement) -> str:
 
 
 def arms_table(result: ArmsComparison) -> RenderableType:
-    """Several arms for a terminal: a row for each, what failed, and which one to use."""
+    """Several arms for a terminal: a row for each, the failures, and which arm to use."""
     conditions = Text(describe_conditions(result.plain.conditions), style="dim")
     failures = [Text(line, style="red") for line in result.failures]
-    said = [Text(line, style="bold") for line in result.choice.sentences]
-    return Group(_Arms(result), "", conditions, *failures, *said)
+    sentences = [Text(line, style="bold") for line in result.choice.sentences]
+    return Group(_Arms(result), "", conditions, *failures, *sentences)
 
 
 def arms_json(result: ArmsComparison) -> str:
     """The same for a program: one JSON object."""
-    rows = result.summary.to_dict("records")
     record = {
         "conditions": {**result.plain.conditions, **result.conditions},
         "placement": result.placement.to_dict(),
         "best": result.best,
         "sentences": list(result.choice.sentences),
-        "arms": [{str(key): _json_value(value) for key, value in row.items()} for row in rows],
+        "arms": _json_rows(result.summary),
     }
     return json.dumps(record, indent=2, allow_nan=False)
 
@@ -142,7 +139,7 @@ def points_csv(points: Points) -> str:
 
 
 class Profile:
-    """The magnitude of every layer by depth as a line of bars, which stand above or below the threshold."""
+    """The magnitude of every layer by depth as a row of bars, which are above or below the threshold."""
 
     def __init__(self, values: Sequence[float | None], threshold: float | None, of: str) -> None:
         self._values, self._threshold, self._of = values, threshold, of
@@ -162,13 +159,13 @@ class Profile:
 
 
 class _Name:
-    """A name that is shortened to the room there is for it."""
+    """A name that is shortened to the width of its column."""
 
     def __init__(self, name: str) -> None:
         self._name = fit(name, 10**6)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        # Text, so that a layer called "[red]" is a name and no markup
+        # as Text, so that a layer called "[red]" is a name and not markup
         yield Text(fit(self._name, options.max_width), no_wrap=True)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -176,7 +173,7 @@ class _Name:
 
 
 class _Arms:
-    """The table of several arms; what they cost only where there is room."""
+    """The table of several arms; the columns of costs only in a wide terminal."""
 
     def __init__(self, result: ArmsComparison) -> None:
         self._result = result
@@ -193,7 +190,7 @@ class _Arms:
 
 
 class _Layers:
-    """The table of the layers, with the columns that there is room for."""
+    """The table of the layers, with the columns that fit."""
 
     def __init__(self, table: pd.DataFrame, chosen: Sequence[int], placement: Placement) -> None:
         self._table, self._chosen, self._placement = table, chosen, placement
@@ -225,23 +222,23 @@ class _Layers:
     def _row(self, row: Mapping[Any, Any], shown: Sequence[str], wide: bool) -> list[RenderableType]:
         name, kind = _Name(str(row["layer"])), _Name(str(row["kind"]))
         marks = ("flagged", row["flagged"]), ("+branch", row["layer"] in self._branched)
-        first: list[RenderableType] = [str(row["depth"]), name, kind] if wide else [name]
-        return [*first, *(_magnitude(row[of]) for of in shown), " ".join(word for word, holds in marks if holds)]
+        names: list[RenderableType] = [str(row["depth"]), name, kind] if wide else [name]
+        return [*names, *(_magnitude(row[of]) for of in shown), " ".join(word for word, holds in marks if holds)]
 
     def _left_out(self, start: int, end: int) -> str:
-        flagged = int(self._table["flagged"].iloc[start:end].sum())
-        which = ", all flagged" if flagged == end - start else f", {flagged} flagged" if flagged else ""
-        return f"… {end - start} more{which}"
+        count, flagged = end - start, int(self._table["flagged"].iloc[start:end].sum())
+        which = "all" if flagged == count else str(flagged)
+        return f"… {count} more" + (f", {which} flagged" if flagged else "")
 
 
 def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
-    """The rows of a `result_frame` that a person needs to see: all, or those that matter most.
+    """The rows of a `result_frame` that matter most, or all where they are few.
 
-    These are the first and last layer, the least and the best fed, those that branches serve, those on either side
-    of where the flagged begin and end, and the unreached; of each kind the first ones where there are too many.
+    These are the first and the last layer, those with the smallest and the largest magnitude, those that feed a
+    branch, those next to where the flagged layers begin and end, and the unreached; in this order, as many as fit.
 
     Returns:
-        Their positions, in order.
+        Their positions, in depth order.
     """
     if len(table) <= MAX_ROWS:
         return list(range(len(table)))
@@ -253,7 +250,7 @@ def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
     wanted: list[list[int]] = [
         [0, len(table) - 1, *extremes],
         [index for index, name in enumerate(table["layer"]) if name in branched],
-        [near for i in range(1, len(table)) if flagged[i - 1] != flagged[i] for near in (i - 1, i, i - 2, i + 1)],
+        [row for i in range(1, len(table)) if flagged[i - 1] != flagged[i] for row in (i - 1, i, i - 2, i + 1)],
         np.flatnonzero(np.isnan(magnitudes)).tolist(),
     ]
     ranked = dict.fromkeys(index for group in wanted for index in group if 0 <= index < len(table))
@@ -288,10 +285,10 @@ def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     notes = [f"{counted(history.iterations, 'iteration')}. {describe_conditions(conditions)}"]
     if losses:
         notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
-    unreached = [(name, why) for name, why in history.unreached.items() if name not in placement.skipped]
+    unreached = [(name, reasons) for name, reasons in history.unreached.items() if name not in placement.skipped]
     for name, reasons in unreached[:10]:
-        said = "; ".join(f"{of}: {why}" for of, why in reasons.items())
-        notes.append(f"unreached: {shorten(name, 40)} ({said})")
+        why = "; ".join(f"{of}: {reason}" for of, reason in reasons.items())
+        notes.append(f"unreached: {shorten(name, 40)} ({why})")
     if len(unreached) > 10:
         notes.append(f"unreached: {len(unreached) - 10} more, see run.json")
     if not looks_at_magnitudes(placement) and history.of:
@@ -299,7 +296,20 @@ def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     return notes
 
 
+def _json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as plain JSON types."""
+    return [{str(key): _json_value(value) for key, value in row.items()} for row in table.to_dict("records")]
+
+
 def _json_value(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None if value != value else str(value)
-    return value.item() if hasattr(value, "item") else value
+    """A cell as a plain JSON type: NaN as None, and inf as a string, because JSON has neither.
+
+    Example:
+        >>> _json_value(0.5), _json_value(float("nan")), _json_value(float("-inf")), _json_value(np.int64(3))
+        (0.5, None, '-inf', 3)
+    """
+    if not isinstance(value, float):
+        return value.item() if hasattr(value, "item") else value
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)

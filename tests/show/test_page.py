@@ -398,7 +398,7 @@ def test_pointing_at_a_layer_marks_it_everywhere(show):
     heat = page.locator("#heat canvas").first
     heat.scroll_into_view_if_needed()
     box = heat.bounding_box()
-    x, y = page.evaluate("CHARTS.find((chart) => chart instanceof HeatMap).where(2, 1)")
+    x, y = page.evaluate("CHARTS.find((chart) => chart instanceof HeatMap).positionOf(2, 1)")
     page.mouse.move(box["x"] + x, box["y"] + y)
     settle(page)
     assert current(page) == ["block.2"]
@@ -417,7 +417,7 @@ def test_a_layer_is_found_under_its_line(show):
     page = show(vanishing())
     page.locator("#curves canvas").scroll_into_view_if_needed()
     box = page.locator("#curves canvas").bounding_box()
-    x, y = page.evaluate("CHARTS[0].where(5, 3)")
+    x, y = page.evaluate("CHARTS[0].positionOf(5, 3)")
     page.mouse.move(box["x"] + x + 2, box["y"] + y + 2)
     settle(page)
     assert current(page) == ["block.5"]
@@ -528,11 +528,11 @@ def test_hostile_names_are_text_everywhere(show):
     assert json.dumps(placement.points[0].name) in code
 
 
-def test_nothing_in_a_name_can_end_the_island_or_the_script():
+def test_nothing_in_a_name_can_end_a_script_element():
     text = render(made([[1e-3]] * len(HOSTILE), names=HOSTILE), gp.Placement("by hand", (), (), "</script>"))
-    assert text.count("</script>") == 2  # the island's and that of the code
+    assert text.count("</script>") == 2  # of the data and of the code
     for name in document.SCRIPTS:
-        assert "</script" not in document._beside(name)
+        assert "</script" not in document._read_resource(name)
 
 
 # how it looks and who can use it ---------------------------------------------------------------------------------
@@ -668,8 +668,8 @@ def test_the_code_is_copied(show):
     assert page.evaluate("navigator.clipboard.readText()") == page.locator("pre").first.inner_text()
 
 
-def test_synthetic_data_is_shouted(show):
-    page = show(vanishing(data="synthetic data (random normal (3, 2, 2))"))
+def test_synthetic_data_has_a_notice(show):
+    page = show(vanishing(data="synthetic data (random normal (3, 2, 2))", synthetic=True))
     assert "SYNTHETIC DATA" in page.locator(".synthetic").inner_text().upper()
     assert show(vanishing(data="digits")).locator(".synthetic").count() == 0
 
@@ -910,4 +910,4 @@ def test_learning_curves_are_thinned():
     history = vanishing()
     comparison = Comparison(history, history, gp.place(history), learning_frame(rows), {"iterations": 5000})
     (curve,) = numbers.page_data(history, comparison.placement, comparison)["learning"]
-    assert len(curve["arms"][0]["iterations"]) <= numbers.MOST
+    assert len(curve["arms"][0]["iterations"]) <= numbers.MAX_CURVE_POINTS

@@ -1,56 +1,55 @@
-// A picture with axes: marks on a canvas, axes and words in SVG under it, what is marked in SVG above it; all in CSS
-// pixels.
-// What is drawn, and which layer lies under the pointer, is said by the classes of the figures.
+// A picture with axes: data on a canvas, axes and words in SVG below it, the marked layer in SVG above it; all in CSS
+// pixels. The classes of the figures decide what is drawn, and which layer is at the pointer.
 
 const CHARTS = [];
-const FEW = 14; // layers that are named at the ends of their lines
+const MAX_NAMED = 14; // layers that are all named at the ends of their lines
 
 class Chart {
   constructor(parent, title) {
     this.canvas = element("canvas", { tabIndex: 0, role: "img" });
-    const [under, over] = [0, 1].map(() => drawn("svg", { "aria-hidden": "true" }));
-    this.says = element("p", { className: "finding" });
+    const [under, over] = [0, 1].map(() => svgElement("svg", { "aria-hidden": "true" }));
+    this.sentence = element("p", { className: "finding" });
     this.legend = element("ul", { className: "legend" });
     this.plot = element("div", { className: "plot" }, under, this.canvas, over);
     this.title = title;
     parent.append(
-      element("figure", {}, element("h3", { textContent: title }), this.says, this.legend, this.frame(this.plot)),
+      element("figure", {}, element("h3", { textContent: title }), this.sentence, this.legend, this.frame(this.plot)),
     );
     this.axes = under;
     this.marks = over;
     this.listenToPointer();
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     CHARTS.push(this);
-    listen((what) => this.told(what));
-    // both also call the first time, when all of it is set up
+    listen((changes) => this.onChange(changes));
+    // both also call once at the start, when everything is set up
     new ResizeObserver(() => this.fit()).observe(this.plot);
-    const seen = new IntersectionObserver(([entry]) => this.see(entry.isIntersecting), { rootMargin: "300px" });
-    seen.observe(this.plot);
+    const visibility = new IntersectionObserver(([entry]) => this.setNear(entry.isIntersecting), { rootMargin: "300px" });
+    visibility.observe(this.plot);
   }
 
   frame(plot) {
     return plot;
   }
 
-  told(what) {
-    if (touches(what, "of", "how", "threshold", "dragging", "theme")) this.redraw();
-    else if (touches(what, "layer", "iteration") && !this.isStale) this.remark();
+  onChange(changes) {
+    if (touches(changes, "of", "how", "threshold", "dragging", "theme")) this.redraw();
+    else if (touches(changes, "layer", "iteration") && !this.isStale) this.highlight();
   }
 
   fit() {
     if (this.plot.clientWidth !== this.width) this.redraw();
   }
 
-  see(isNear) {
+  setNear(isNear) {
     this.isNear = isNear;
     if (isNear && this.isStale) this.draw();
   }
 
-  // takes its place and says what it shows; it is drawn at once only where it can be seen
+  // lays the figure out and describes it; it is drawn at once only where it can be seen, else when the browser is idle
   redraw() {
     this.width = this.plot.clientWidth;
     if (this.width < 60) return;
-    this.arrange();
+    this.layOut();
     const { left, right, top, bottom } = this.margin;
     this.inner = { left, top, width: this.width - left - right, height: this.height - top - bottom };
     this.plot.style.height = `${this.height}px`;
@@ -63,23 +62,23 @@ class Chart {
   draw() {
     if (!this.inner) return;
     this.isStale = false;
-    const sharp = Math.max(window.devicePixelRatio || 1, 2); // at least 2, for paper
-    Object.assign(this.canvas, { width: this.width * sharp, height: this.height * sharp });
+    const scale = Math.max(window.devicePixelRatio || 1, 2); // at least 2, for paper
+    Object.assign(this.canvas, { width: this.width * scale, height: this.height * scale });
     Object.assign(this.canvas.style, { width: `${this.width}px`, height: `${this.height}px` });
     for (const svg of [this.axes, this.marks]) {
       svg.setAttribute("width", this.width);
       svg.setAttribute("height", this.height);
     }
-    const pen = this.canvas.getContext("2d");
-    pen.setTransform(sharp, 0, 0, sharp, 0, 0);
+    const context = this.canvas.getContext("2d");
+    context.setTransform(scale, 0, 0, scale, 0, 0);
     this.axes.replaceChildren();
-    this.paint(pen);
-    this.remark();
+    this.paint(context);
+    this.highlight();
   }
 
   describe() {
-    this.says.replaceChildren(...unbroken(this.finding()));
-    this.canvas.setAttribute("aria-label", `${this.title}. ${this.says.textContent}`);
+    this.sentence.replaceChildren(...unbroken(this.finding()));
+    this.canvas.setAttribute("aria-label", `${this.title}. ${this.sentence.textContent}`);
     this.legend.replaceChildren(...this.entries().map(([picture, text]) => element("li", {}, picture, text)));
   }
 
@@ -98,8 +97,8 @@ class Chart {
     const at = this.y(value);
     const { left, width } = this.inner;
     this.axes.append(
-      drawn("line", { class: "grid", x1: left, x2: left + width, y1: at, y2: at }),
-      drawn("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, text),
+      svgElement("line", { class: "grid", x1: left, x2: left + width, y1: at, y2: at }),
+      svgElement("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, text),
     );
   }
 
@@ -114,32 +113,32 @@ class Chart {
     const step = niceStep((last - first) / Math.max(2, Math.floor(this.inner.width / 60)));
     for (let value = Math.ceil(first / step) * step; value <= last; value += step) {
       const x = this.x(value);
-      this.axes.append(drawn("text", { x, y: at + (down > 0 ? 16 : -6), "text-anchor": "middle" }, String(value)));
+      this.axes.append(svgElement("text", { x, y: at + (down > 0 ? 16 : -6), "text-anchor": "middle" }, String(value)));
     }
     const middle = this.inner.left + this.inner.width / 2;
     const y = at + (down > 0 ? 33 : -20);
-    this.axes.append(drawn("text", { class: "name", x: middle, y, "text-anchor": "middle" }, name));
+    this.axes.append(svgElement("text", { class: "name", x: middle, y, "text-anchor": "middle" }, name));
   }
 
   nameY(text) {
-    this.axes.append(drawn("text", { class: "name", x: 0, y: 10 }, text));
+    this.axes.append(svgElement("text", { class: "name", x: 0, y: 10 }, text));
   }
 
   // pointing and stepping
 
   listenToPointer() {
-    const find = (event) => {
+    const layerUnder = (event) => {
       const box = this.canvas.getBoundingClientRect();
-      return this.under(event.clientX - box.left, event.clientY - box.top);
+      return this.layerAt(event.clientX - box.left, event.clientY - box.top);
     };
     this.canvas.addEventListener("pointermove", (event) => {
-      const found = find(event);
-      if (found) this.point(found, event.clientX, event.clientY);
+      const place = layerUnder(event);
+      if (place) this.hover(place, event.clientX, event.clientY);
     });
     this.canvas.addEventListener("pointerleave", () => this.leave());
     this.canvas.addEventListener("click", (event) => {
-      const found = find(event);
-      if (found && found.row !== null) pin(found.row);
+      const place = layerUnder(event);
+      if (place && place.row !== null) pin(place.row);
     });
     this.canvas.addEventListener("blur", () => this.leave());
   }
@@ -149,7 +148,7 @@ class Chart {
     if (!state.pinned) unmark();
   }
 
-  point({ row, column }, x, y) {
+  hover({ row, column }, x, y) {
     if (state.pinned) return;
     mark(row, column);
     showTip(row, column, x, y);
@@ -163,18 +162,19 @@ class Chart {
     }
     if (!(event.key in steps)) return;
     event.preventDefault();
-    const [down, along] = this.turned(steps[event.key]);
+    const [down, along] = this.rowAndColumnStep(steps[event.key]);
     const columns = DATA.arms[0].iterations.length;
-    const begins = state.layer === null; // the first press shows the first layer
-    const row = begins ? 0 : clamp(state.layer + down, 0, LAYERS - 1);
-    const column = begins ? 0 : clamp((state.iteration ?? 0) + along, 0, columns - 1);
+    const isFirst = state.layer === null; // the first press shows the first layer
+    const row = isFirst ? 0 : clamp(state.layer + down, 0, LAYERS - 1);
+    const column = isFirst ? 0 : clamp((state.iteration ?? 0) + along, 0, columns - 1);
     change({ layer: row, iteration: column, pinned: false });
     const box = this.canvas.getBoundingClientRect();
-    const [x, y] = this.where(row, column);
+    const [x, y] = this.positionOf(row, column);
     showTip(row, column, box.left + x, box.top + y);
   }
 
-  turned(step) {
+  // rows and columns to go for a step down and along
+  rowAndColumnStep(step) {
     return step;
   }
 }
@@ -189,11 +189,11 @@ function niceStep(rough) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= rough);
 }
 
-// limits of the log axis, as in the figures: all values and the threshold, with a lane for zeros and one for NaN
-let kept = null;
+// limits of the log axis, as in gradprobe.show.plots.grid: all values and the threshold, with space for zeros and NaN
+let lastLimits = null;
 
 function limits() {
-  if (state.dragging && kept) return kept;
+  if (state.dragging && lastLimits) return lastLimits;
   let [low, high] = [Math.log10(state.threshold), Math.log10(state.threshold)];
   let [zeros, nonfinite] = [false, false];
   for (let arm = 0; arm < DATA.arms.length; arm += 1) {
@@ -205,14 +205,14 @@ function limits() {
     }
   }
   const pad = Math.max(0.25, 0.04 * (high - low));
-  kept = [low - pad * (zeros ? 4 : 1), high + pad * (nonfinite ? 4 : 1)];
-  if (kept[1] - kept[0] < 2) kept = [Math.floor(kept[0]), Math.ceil(kept[1])];
-  return kept;
+  lastLimits = [low - pad * (zeros ? 4 : 1), high + pad * (nonfinite ? 4 : 1)];
+  if (lastLimits[1] - lastLimits[0] < 2) lastLimits = [Math.floor(lastLimits[0]), Math.ceil(lastLimits[1])];
+  return lastLimits;
 }
 
-// heights at least a gap apart and as near to the wanted ones as possible, as in gradprobe.plots.labels: with the gaps
-// taken out, neighbours in the wrong order share their mean
-function apart(wanted, gap, low, high) {
+// heights at least a gap apart and as near to the wanted ones as possible, as in gradprobe.show.plots.labels: with the
+// gaps taken out, neighbours in the wrong order share their mean
+function moveApart(wanted, gap, low, high) {
   const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b]);
   const step = Math.min(gap, (high - low) / Math.max(wanted.length - 1, 1));
   const blocks = [];
@@ -252,9 +252,9 @@ class Threshold {
     const value = Math.log10(state.threshold);
     const { left, width } = this.chart.inner;
     Object.assign(this.line.style, { left: `${left}px`, width: `${width}px`, top: `${this.chart.y(value)}px` });
-    this.line.dataset.said = `threshold ${short(state.threshold)}`;
-    const said = { valuemin: low, valuemax: high, valuenow: value };
-    for (const [name, number] of Object.entries(said)) this.line.setAttribute(`aria-${name}`, number.toFixed(2));
+    this.line.dataset.label = `threshold ${short(state.threshold)}`;
+    const range = { valuemin: low, valuemax: high, valuenow: value };
+    for (const [name, number] of Object.entries(range)) this.line.setAttribute(`aria-${name}`, number.toFixed(2));
     this.line.setAttribute("aria-valuetext", `${short(state.threshold)}, ${counted(flagged().length, "layer")} below`);
   }
 
@@ -286,7 +286,7 @@ function rounded(value) {
   return Number(value.toPrecision(3));
 }
 
-// the words beside the pointer
+// the words next to the pointer
 
 const tip = document.getElementById("tip");
 
@@ -295,10 +295,10 @@ function showTip(row, column, x, y) {
   for (let arm = 0; arm < DATA.arms.length; arm += 1) {
     const { iterations } = DATA.arms[arm];
     const which = DATA.arms.length > 1 ? `${["without", "with"][arm]}: ` : "";
-    lines.push(`${which}${said(magnitude(row, arm))} (${state.how})`);
+    lines.push(`${which}${inWords(magnitude(row, arm))} (${state.how})`);
     if (column !== null && column < iterations.length) {
       const log = record(arm).logs[row * iterations.length + column];
-      lines.push(`${which}${said(10 ** log)} at iteration ${iterations[column]}`);
+      lines.push(`${which}${inWords(10 ** log)} at iteration ${iterations[column]}`);
     }
   }
   if (isFlagged(row)) lines.push(`\u25bc below ${short(state.threshold)}`);
@@ -315,11 +315,11 @@ function showLines(lines, x, y) {
 
 // pictures for legends
 function picture(...shapes) {
-  const made = drawn("svg", { viewBox: "0 0 22 12", "aria-hidden": "true" });
-  made.append(...shapes);
-  return made;
+  const svg = svgElement("svg", { viewBox: "0 0 22 12", "aria-hidden": "true" });
+  svg.append(...shapes);
+  return svg;
 }
 
 function stroke(colour, dashes = "", width = 2) {
-  return drawn("line", { x1: 0, x2: 22, y1: 6, y2: 6, stroke: colour, "stroke-width": width, "stroke-dasharray": dashes });
+  return svgElement("line", { x1: 0, x2: 22, y1: 6, y2: 6, stroke: colour, "stroke-width": width, "stroke-dasharray": dashes });
 }

@@ -1,6 +1,6 @@
 // Magnitude against iteration, a line for each layer.
 
-const MANY = 60; // layers whose lines all have one width: a new threshold leaves them as they are
+const MANY = 60; // layers: their lines have one width, so a new threshold does not change them
 
 class Curves extends Chart {
   constructor(parent, arm) {
@@ -9,7 +9,7 @@ class Curves extends Chart {
     this.threshold = new Threshold(this);
   }
 
-  arrange() {
+  layOut() {
     const { iterations } = DATA.arms[this.arm];
     const [first, last] = [iterations[0], iterations[iterations.length - 1]];
     this.xs = first < last ? [first, last] : [first - 0.5, first + 0.5];
@@ -19,14 +19,14 @@ class Curves extends Chart {
     this.margin = { left: 48, right: this.width < 360 ? 12 : Math.min(longest * 6.8 + 26, 132), top: 22, bottom: 40 };
   }
 
-  // dragging the threshold over a thousand lines has to be smooth: they are drawn again only where they change
-  told(what) {
+  // dragging the threshold over a thousand lines has to be smooth: they are redrawn only if they change
+  onChange(changes) {
     const [low, high] = limits();
-    const stays = LAYERS > MANY && !touches(what, "of", "how", "theme") && low === this.ys?.[0] && high === this.ys[1];
-    if (!stays || !touches(what, "threshold", "dragging")) super.told(what);
+    const stays = LAYERS > MANY && !touches(changes, "of", "how", "theme") && low === this.ys?.[0] && high === this.ys[1];
+    if (!stays || !touches(changes, "threshold", "dragging")) super.onChange(changes);
     else if (!this.isStale) {
       this.describe();
-      this.rule();
+      this.moveThreshold();
     }
   }
 
@@ -34,25 +34,25 @@ class Curves extends Chart {
     return record(this.arm).logs[row * DATA.arms[this.arm].iterations.length + column];
   }
 
-  // a layer's line into a pen; it has gaps where there is nothing finite, and a lonely value is a dot
-  trace(row, pen) {
+  // adds a layer's line to a path; it has gaps where there is nothing finite, and an isolated value is a dot
+  trace(row, path) {
     const { iterations } = DATA.arms[this.arm];
     let open = false;
     for (let column = 0; column < iterations.length; column += 1) {
       const log = this.log(row, column);
       if (Number.isFinite(log)) {
         const [x, y] = [this.x(iterations[column]), this.y(log)];
-        if (open) pen.lineTo(x, y);
+        if (open) path.lineTo(x, y);
         else {
-          pen.moveTo(x, y);
-          pen.lineTo(x + 0.01, y);
+          path.moveTo(x, y);
+          path.lineTo(x + 0.01, y);
         }
       }
       open = Number.isFinite(log);
     }
   }
 
-  // the same as SVG has it
+  // the same as the path of an SVG element
   line(row) {
     const steps = [];
     const step = (letter) => (x, y) => steps.push(`${letter}${x.toFixed(2)} ${y.toFixed(2)}`);
@@ -60,38 +60,38 @@ class Curves extends Chart {
     return steps.join("");
   }
 
-  paint(pen) {
+  paint(context) {
     this.decades();
     this.iterationAxis("iteration");
     this.nameY(DATA.quantities[state.of]);
     const shown = reached(this.arm);
     const width = clamp(24 / Math.max(shown.length, 1), 0.6, 1.6);
-    pen.lineCap = pen.lineJoin = "round";
+    context.lineCap = context.lineJoin = "round";
     for (const row of shown) {
-      pen.strokeStyle = pen.fillStyle = depthColour(row);
-      pen.lineWidth = width * (LAYERS <= MANY && isFlagged(row) ? 1.7 : 1);
-      pen.beginPath();
-      this.trace(row, pen);
-      pen.stroke();
-      this.lanes(pen, row);
+      context.strokeStyle = context.fillStyle = depthColour(row);
+      context.lineWidth = width * (LAYERS <= MANY && isFlagged(row) ? 1.7 : 1);
+      context.beginPath();
+      this.trace(row, context);
+      context.stroke();
+      this.offScaleMarks(context, row);
     }
     this.names(shown);
-    this.shade = drawn("rect", { fill: "var(--flagged)", opacity: 0.07 });
+    this.shade = svgElement("rect", { fill: "var(--flagged)", opacity: 0.07 });
     this.axes.append(this.shade);
-    this.rule();
+    this.moveThreshold();
   }
 
-  lanes(pen, row) {
+  offScaleMarks(context, row) {
     const { iterations } = DATA.arms[this.arm];
     for (let column = 0; column < iterations.length; column += 1) {
       const log = this.log(row, column);
       const x = this.x(iterations[column]);
-      if (log === -Infinity) pen.fill(new Path2D(triangle(x, this.inner.top + this.inner.height)));
-      if (log === Infinity) pen.stroke(new Path2D(cross(x, this.inner.top)));
+      if (log === -Infinity) context.fill(new Path2D(triangle(x, this.inner.top + this.inner.height)));
+      if (log === Infinity) context.stroke(new Path2D(cross(x, this.inner.top)));
     }
   }
 
-  rule() {
+  moveThreshold() {
     const { left, top, width, height } = this.inner;
     const y = this.y(Math.log10(state.threshold));
     const box = { x: left, y, width, height: top + height - y };
@@ -108,42 +108,42 @@ class Curves extends Chart {
   names(shown) {
     if (this.margin.right < 20 || !shown.length) return;
     const [lowest] = lowestAndHighest(this.arm);
-    const telling = new Set([shown[0], lowest ?? shown[0], shown[shown.length - 1]]);
-    const named = shown.length <= FEW ? shown : shown.filter((row) => telling.has(row));
+    const few = new Set([shown[0], lowest ?? shown[0], shown[shown.length - 1]]);
+    const named = shown.length <= MAX_NAMED ? shown : shown.filter((row) => few.has(row));
     const wanted = named.map((row) => this.y(this.log(row, this.lastColumn(row))));
     const { left, width, top, height } = this.inner;
-    const heights = apart(wanted, 14, top, top + height);
+    const heights = moveApart(wanted, 14, top, top + height);
     named.forEach((row, i) => {
       const start = this.x(DATA.arms[this.arm].iterations[this.lastColumn(row)]);
       const d = `M${start + 2} ${wanted[i]}L${left + width + 12} ${heights[i]}`;
       const text = DATA.shorts[row].length > 17 ? `\u2026${DATA.shorts[row].slice(-16)}` : DATA.shorts[row];
       this.axes.append(
-        drawn("path", { d, stroke: depthColour(row), "stroke-width": 1, fill: "none", opacity: 0.8 }),
-        drawn("text", { x: left + width + 15, y: heights[i] + 4 }, text),
+        svgElement("path", { d, stroke: depthColour(row), "stroke-width": 1, fill: "none", opacity: 0.8 }),
+        svgElement("text", { x: left + width + 15, y: heights[i] + 4 }, text),
       );
     });
   }
 
-  remark() {
+  highlight() {
     this.marks.replaceChildren();
     const row = state.layer;
     if (row === null) return;
     const look = { fill: "none", "stroke-linecap": "round", "stroke-linejoin": "round" };
     const d = this.line(row);
     this.marks.append(
-      drawn("path", { d, stroke: "var(--page)", "stroke-width": 6, opacity: 0.85, ...look }),
-      drawn("path", { d, class: "current", stroke: "var(--ink)", "stroke-width": 2.6, ...look }),
+      svgElement("path", { d, stroke: "var(--page)", "stroke-width": 6, opacity: 0.85, ...look }),
+      svgElement("path", { d, class: "current", stroke: "var(--ink)", "stroke-width": 2.6, ...look }),
     );
     if (state.iteration === null) return;
-    const [x, y] = this.where(row, state.iteration);
-    if (!Number.isNaN(y)) this.marks.append(drawn("circle", { cx: x, cy: y, r: 4.5, fill: "var(--ink)", stroke: "var(--page)" }));
+    const [x, y] = this.positionOf(row, state.iteration);
+    if (!Number.isNaN(y)) this.marks.append(svgElement("circle", { cx: x, cy: y, r: 4.5, fill: "var(--ink)", stroke: "var(--page)" }));
   }
 
-  where(row, column) {
+  positionOf(row, column) {
     return [this.x(DATA.arms[this.arm].iterations[column]), this.y(this.log(row, column))];
   }
 
-  under(x, y) {
+  layerAt(x, y) {
     const { iterations } = DATA.arms[this.arm];
     const place = this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]);
     let column = 0;
@@ -166,6 +166,6 @@ class Curves extends Chart {
 
   entries() {
     const order = colourBar((part) => depthColour(part * (LAYERS - 1)));
-    return [[order, "first layer to last"], ...laneEntries([this.arm])];
+    return [[order, "first layer to last"], ...offScaleEntries([this.arm])];
   }
 }

@@ -1,4 +1,4 @@
-// What Python packed (numbers.py), unpacked, and how numbers and colours are said. A layer is its row in depth order.
+// The data that numbers.py packed, and how numbers, colours and elements are written. A layer is its row in depth order.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const QUANTITIES = Object.keys(DATA.quantities);
@@ -25,14 +25,14 @@ for (const arm of DATA.arms) {
   }
 }
 
-// as gradprobe.magnitude.short
+// as gradprobe.record.quantities.short
 function short(value) {
   if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4)) return String(Number(value.toPrecision(3)));
   const [digits, exponent] = value.toExponential(2).split("e");
   return `${Number(digits)}e${Number(exponent)}`;
 }
 
-function said(value) {
+function inWords(value) {
   if (Number.isNaN(value)) return "unreached";
   if (value === Infinity) return "NaN or inf";
   return value === 0 ? "exactly 0" : short(value);
@@ -42,7 +42,7 @@ function counted(count, one, many = `${one}s`) {
   return `${count} ${count === 1 ? one : many}`;
 }
 
-// the points behind each layer, and whether one of them has a branch
+// the points after each layer, and whether one of them has a branch
 const POINTS = DATA.names.map(() => []);
 for (const point of DATA.points) POINTS[Math.min(point.row, LAYERS - 1)]?.push(point);
 const BRANCHES = DATA.points.filter(({ branch }) => branch);
@@ -63,36 +63,36 @@ function clamp(value, low, high) {
 const STOPS = DATA.colours.map((hex) => [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16)));
 
 function ramp(position) {
-  const place = clamp(position, 0, 1) * (STOPS.length - 1);
-  const left = Math.min(Math.floor(place), STOPS.length - 2);
-  return STOPS[left].map((channel, i) => Math.round(channel + (place - left) * (STOPS[left + 1][i] - channel)));
+  const exact = clamp(position, 0, 1) * (STOPS.length - 1);
+  const left = Math.min(Math.floor(exact), STOPS.length - 2);
+  return STOPS[left].map((channel, i) => Math.round(channel + (exact - left) * (STOPS[left + 1][i] - channel)));
 }
 
 function css([red, green, blue]) {
   return `rgb(${red} ${green} ${blue})`;
 }
 
-// elements; text is only ever set as text, so that a layer called <script> is a name
+// elements; text is only ever set as text, so that a layer called <script> does no harm
 
 function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name in made && name !== "role") made[name] = value;
-    else made.setAttribute(name, value);
+    if (name in node && name !== "role") node[name] = value;
+    else node.setAttribute(name, value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
-// a sentence whose numbers stay on one line: a browser breaks behind the dash in 1e-7
+// a sentence whose numbers stay on one line: a browser breaks lines after the dash in 1e-7
 function unbroken(text) {
   const parts = text.split(/(\d[\d.]*e-\d+)/);
   return parts.map((part, i) => (i % 2 ? element("span", { className: "unbroken", textContent: part }) : part));
 }
 
-function drawn(tag, attributes = {}, text = "") {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = text;
-  return made;
+function svgElement(tag, attributes = {}, text = "") {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.textContent = text;
+  return node;
 }

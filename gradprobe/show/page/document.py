@@ -1,4 +1,4 @@
-"""The template filled in: one file without a single request."""
+"""The template filled in: one file that requests no other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_page(
     """Write a run as one HTML file: whole or not at all.
 
     Args:
-        file: Where; missing folders are made, an existing file is replaced.
+        file: Where to; missing folders are made, an existing file is replaced.
         history: The record; for a comparison that of the plain arm.
         placement: The decision.
         comparison: With and without, if it was done.
@@ -54,7 +54,7 @@ def write_page(
         The file.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: If the file cannot be written.
 
     Example:
         >>> from gradprobe.record.history import GradientHistory, tidy
@@ -70,8 +70,8 @@ def write_page(
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as opened:
-            opened.write(text)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
         Path(partial).chmod(0o644)
         Path(partial).replace(file)
     finally:
@@ -89,30 +89,30 @@ def render(
 ) -> str:
     """The page as text; see `write_page`."""
     verdict = words.verdict(history, placement, comparison, arms)
-    advised = arms_steps(history, arms) if arms else steps(verdict.state, history, placement, comparison, run)
+    advice = arms_steps(history, arms) if arms else steps(verdict.state, history, placement, comparison, run)
     return _template().render(
         title=str(history.conditions.get("target") or "a run"),
         verdict=verdict,
         facts=words.facts(history, placement),
-        synthetic=words.is_synthetic(history),
+        synthetic=history.conditions.get("synthetic", False),
         why=words.why(history, placement),
         skipped=placement.skipped,
-        steps=advised,
+        steps=advice,
         arms=arms,
         conditions=words.conditions(history, comparison or arms),
         depends=words.DEPENDS,
-        island=_embedded(page_data(history, placement, comparison, arms)),
-        style=Markup(_beside("page.css")),
-        scripts=[Markup(_beside(name)) for name in SCRIPTS],
+        data=_script_json(page_data(history, placement, comparison, arms)),
+        style=Markup(_read_resource("page.css")),
+        scripts=[Markup(_read_resource(name)) for name in SCRIPTS],
         version=__version__,
     )
 
 
-def _embedded(record: dict[str, Any]) -> Markup:
+def _script_json(record: dict[str, Any]) -> Markup:
     r"""JSON that can stand inside a script element whatever the names in it are.
 
     Example:
-        >>> print(_embedded({"name": "</script>"}))
+        >>> print(_script_json({"name": "</script>"}))
         {"name":"\u003c/script\u003e"}
     """
     text = json.dumps(record, separators=(",", ":"), allow_nan=False)
@@ -122,7 +122,7 @@ def _embedded(record: dict[str, Any]) -> Markup:
 
 
 def _unbroken(text: str) -> Markup:
-    """A sentence as HTML whose options and numbers stay on one line: a browser breaks behind a dash in them.
+    """A sentence as HTML whose options and numbers stay on one line: a browser breaks lines after a dash.
 
     Example:
         >>> print(_unbroken("a < 1e-7 (--seeds 3)."))
@@ -135,9 +135,9 @@ def _unbroken(text: str) -> Markup:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = _unbroken
-    return environment.from_string(_beside("page.html.jinja"))
+    return environment.from_string(_read_resource("page.html.jinja"))
 
 
 @functools.cache
-def _beside(name: str) -> str:
+def _read_resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

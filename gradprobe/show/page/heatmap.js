@@ -1,6 +1,6 @@
 // Every layer and every iteration at once, in colour.
 
-// the smallest and the largest log of both arms, so that a colour means the same in either
+// the smallest and the largest log in both arms, so that a colour means the same in both
 function colourSpan() {
   let [low, high] = [Infinity, -Infinity];
   for (let arm = 0; arm < DATA.arms.length; arm += 1) {
@@ -14,14 +14,14 @@ function colourSpan() {
   return high > low ? [low, high] : [low, low + 1];
 }
 
-// from 0 to 1 to a colour; black stays free for exact zeros
+// the colour of a part from 0 to 1; black is left for exact zeros
 function shade(part) {
   return ramp(0.08 + 0.92 * part);
 }
 
 const SHADES = Array.from({ length: 256 }, (_, i) => shade(i / 255));
 
-// from a log to a colour
+// a function from a log to its colour
 function colourScale() {
   const [low, high] = colourSpan();
   return (log) => (log === -Infinity ? [0, 0, 0] : SHADES[clamp(Math.round((255 * (log - low)) / (high - low)), 0, 255)]);
@@ -38,19 +38,19 @@ class HeatMap extends Chart {
     return this.viewport;
   }
 
-  told(what) {
-    super.told(what);
-    const marked = what.has("layer") && state.layer !== null;
+  onChange(changes) {
+    super.onChange(changes);
+    const marked = changes.has("layer") && state.layer !== null;
     if (marked && !this.canvas.matches(":hover")) this.bringIntoView(state.layer);
   }
 
   bringIntoView(row) {
-    const [, y] = this.where(row);
+    const [, y] = this.positionOf(row);
     const { scrollTop, clientHeight } = this.viewport;
     if (y < scrollTop || y > scrollTop + clientHeight) this.viewport.scrollTop = y - clientHeight / 2;
   }
 
-  arrange() {
+  layOut() {
     const { iterations } = DATA.arms[this.arm];
     this.columns = iterations.length;
     this.rowHeight = clamp(440 / LAYERS, 1, 20);
@@ -61,7 +61,7 @@ class HeatMap extends Chart {
     [this.low, this.high] = colourSpan();
   }
 
-  paint(pen) {
+  paint(context) {
     const { left, top, width, height } = this.inner;
     const cells = new OffscreenCanvas(this.columns, LAYERS);
     const image = new ImageData(this.columns, LAYERS);
@@ -75,23 +75,23 @@ class HeatMap extends Chart {
       image.data[4 * i + 3] = 255;
     }
     cells.getContext("2d").putImageData(image, 0, 0);
-    pen.fillStyle = hatched(pen);
-    pen.fillRect(left, top, width, height);
-    pen.imageSmoothingEnabled = false;
-    pen.drawImage(cells, left, top, width, height);
-    this.strip(pen);
+    context.fillStyle = hatched(context);
+    context.fillRect(left, top, width, height);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(cells, left, top, width, height);
+    this.sideMarks(context);
     this.names();
     this.columnAxis();
   }
 
-  // what is flagged has a bar at its left, and what has a branch behind it a diamond at its right
-  strip(pen) {
+  // a flagged layer has a bar at its left, and one with a branch after it a diamond at its right
+  sideMarks(context) {
     const { left, top, width } = this.inner;
-    pen.fillStyle = themed("flagged");
-    for (const row of flagged()) pen.fillRect(left - 7, top + row * this.rowHeight, 5, Math.max(this.rowHeight, 1));
+    context.fillStyle = themed("flagged");
+    for (const row of flagged()) context.fillRect(left - 7, top + row * this.rowHeight, 5, Math.max(this.rowHeight, 1));
     for (const point of BRANCHES) {
       const y = top + (point.row + 0.5) * this.rowHeight;
-      this.axes.append(drawn("text", { x: left + width + 2, y: y + 4, style: "fill: var(--branch)" }, "\u25c6"));
+      this.axes.append(svgElement("text", { x: left + width + 2, y: y + 4, style: "fill: var(--branch)" }, "\u25c6"));
     }
   }
 
@@ -103,7 +103,7 @@ class HeatMap extends Chart {
       const look = isFlagged(row) ? { style: "fill: var(--flagged)", "font-weight": 600 } : {};
       const name = DATA.shorts[row];
       const text = name.length > room ? `\u2026${name.slice(1 - room)}` : name;
-      this.axes.append(drawn("text", { x: this.inner.left - 11, y, "text-anchor": "end", ...look }, text));
+      this.axes.append(svgElement("text", { x: this.inner.left - 11, y, "text-anchor": "end", ...look }, text));
     }
   }
 
@@ -111,14 +111,14 @@ class HeatMap extends Chart {
     const { iterations } = DATA.arms[this.arm];
     const step = niceStep(this.columns / Math.max(2, Math.floor(this.inner.width / 50)));
     for (let column = 0; column < this.columns; column += step) {
-      const [x] = this.where(0, column);
-      this.axes.append(drawn("text", { x, y: 32, "text-anchor": "middle" }, String(iterations[column])));
+      const [x] = this.positionOf(0, column);
+      this.axes.append(svgElement("text", { x, y: 32, "text-anchor": "middle" }, String(iterations[column])));
     }
     const middle = this.inner.left + this.inner.width / 2;
-    this.axes.append(drawn("text", { class: "name", x: middle, y: 14, "text-anchor": "middle" }, "iteration"));
+    this.axes.append(svgElement("text", { class: "name", x: middle, y: 14, "text-anchor": "middle" }, "iteration"));
   }
 
-  remark() {
+  highlight() {
     this.marks.replaceChildren();
     if (state.layer === null) return;
     const { left, top, width } = this.inner;
@@ -126,17 +126,17 @@ class HeatMap extends Chart {
     const y = top + (state.layer + 0.5) * this.rowHeight - tall / 2;
     const box = { x: left - 1, y: y - 1, width: width + 2, height: tall + 2, fill: "none" };
     this.marks.append(
-      drawn("rect", { ...box, stroke: "var(--page)", "stroke-width": 4 }),
-      drawn("rect", { ...box, class: "current", stroke: "var(--ink)", "stroke-width": 2 }),
+      svgElement("rect", { ...box, stroke: "var(--page)", "stroke-width": 4 }),
+      svgElement("rect", { ...box, class: "current", stroke: "var(--ink)", "stroke-width": 2 }),
     );
   }
 
-  where(row, column = 0) {
+  positionOf(row, column = 0) {
     const { left, top, width } = this.inner;
     return [left + ((column + 0.5) / this.columns) * width, top + (row + 0.5) * this.rowHeight];
   }
 
-  under(x, y) {
+  layerAt(x, y) {
     const row = Math.floor((y - this.inner.top) / this.rowHeight);
     const column = clamp(Math.floor(((x - this.inner.left) / this.inner.width) * this.columns), 0, this.columns - 1);
     return row >= 0 && row < LAYERS ? { row, column } : null;
@@ -150,23 +150,23 @@ class HeatMap extends Chart {
   entries() {
     const bar = colourBar((part) => css(shade(part)));
     const scale = element("span", {}, short(10 ** this.low), bar, short(10 ** this.high));
-    const block = (fill) => picture(drawn("rect", { x: 4, y: 0, width: 14, height: 12, fill, stroke: "var(--grey)" }));
-    const found = [[scale, ""]];
-    const stripe = picture(drawn("rect", { x: 9, y: 0, width: 5, height: 12, fill: "var(--flagged)" }));
-    if (flagged().length) found.push([stripe, `below ${short(state.threshold)}`]);
-    if (BRANCHES.length) found.push(["\u25c6 ", "branch"]);
-    if (hasLog(this.arm, -Infinity)) found.push([block("#000"), ZERO]);
-    if (hasLog(this.arm, Infinity)) found.push([block("var(--flagged)"), NONFINITE]);
-    if (record(this.arm).logs.some(Number.isNaN)) found.push(["\u2571\u2571 ", "no gradient"]);
-    return found;
+    const block = (fill) => picture(svgElement("rect", { x: 4, y: 0, width: 14, height: 12, fill, stroke: "var(--grey)" }));
+    const entries = [[scale, ""]];
+    const stripe = picture(svgElement("rect", { x: 9, y: 0, width: 5, height: 12, fill: "var(--flagged)" }));
+    if (flagged().length) entries.push([stripe, `below ${short(state.threshold)}`]);
+    if (BRANCHES.length) entries.push(["\u25c6 ", "branch"]);
+    if (hasLog(this.arm, -Infinity)) entries.push([block("#000"), ZERO]);
+    if (hasLog(this.arm, Infinity)) entries.push([block("var(--flagged)"), NONFINITE]);
+    if (record(this.arm).logs.some(Number.isNaN)) entries.push(["\u2571\u2571 ", "no gradient"]);
+    return entries;
   }
 }
 
-function hatched(pen) {
+function hatched(context) {
   const tile = new OffscreenCanvas(12, 12);
   const small = tile.getContext("2d");
   small.strokeStyle = themed("grey");
   small.globalAlpha = 0.6;
   small.stroke(new Path2D("M0 12L12 0M-3 3L3 -3M9 15L15 9"));
-  return pen.createPattern(tile, "repeat");
+  return context.createPattern(tile, "repeat");
 }

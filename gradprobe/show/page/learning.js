@@ -6,11 +6,11 @@ class Learning extends Chart {
     this.curve = curve;
   }
 
-  told(what) {
-    if (what.has("theme")) this.redraw();
+  onChange(changes) {
+    if (changes.has("theme")) this.redraw();
   }
 
-  arrange() {
+  layOut() {
     const { arms, chance } = this.curve;
     const all = arms.flatMap((arm) => arm.iterations);
     const [first, last] = [Math.min(...all), Math.max(...all)];
@@ -23,7 +23,7 @@ class Learning extends Chart {
     this.margin = { left: 48, right: 12, top: 22, bottom: 40 };
   }
 
-  paint(pen) {
+  paint(context) {
     const [low, high] = this.ys;
     const rough = (high - low) / 6;
     const power = 10 ** Math.floor(Math.log10(rough));
@@ -31,44 +31,44 @@ class Learning extends Chart {
     for (let value = Math.ceil(low / step) * step; value <= high; value += step) this.ruleY(value, String(Number(value.toFixed(6))));
     this.iterationAxis("iteration");
     this.nameY(this.curve.label);
-    // the first is dashed and comes last, so that where two are equal both are seen
-    for (let i = this.curve.arms.length - 1; i >= 0; i -= 1) this.line(pen, this.curve.arms[i], i);
+    // the first one is dashed and drawn last, so that both can be seen where two are equal
+    for (let i = this.curve.arms.length - 1; i >= 0; i -= 1) this.line(context, this.curve.arms[i], i);
     if (this.curve.chance === null) return;
     const { left, width } = this.inner;
     const y = this.y(this.curve.chance);
-    this.axes.append(drawn("line", { x1: left, x2: left + width, y1: y, y2: y, stroke: "var(--grey)", "stroke-dasharray": "2 3" }));
+    this.axes.append(svgElement("line", { x1: left, x2: left + width, y1: y, y2: y, stroke: "var(--grey)", "stroke-dasharray": "2 3" }));
   }
 
-  line(pen, arm, i) {
+  line(context, arm, i) {
     const points = (values) => values.map((value, at) => `${this.x(arm.iterations[at]).toFixed(1)} ${this.y(value).toFixed(1)}`);
     if (!arm.mean.length) return;
-    pen.strokeStyle = pen.fillStyle = themed(arm.colour);
-    pen.globalAlpha = 0.15;
-    pen.fill(new Path2D(`M${points(arm.high).join("L")}L${points(arm.low).reverse().join("L")}Z`));
-    pen.globalAlpha = 1;
-    pen.lineWidth = 2;
-    pen.setLineDash(i ? [] : [6, 3]);
-    pen.stroke(new Path2D(`M${points(arm.mean).join("L")}`));
-    pen.setLineDash([]);
+    context.strokeStyle = context.fillStyle = themed(arm.colour);
+    context.globalAlpha = 0.15;
+    context.fill(new Path2D(`M${points(arm.high).join("L")}L${points(arm.low).reverse().join("L")}Z`));
+    context.globalAlpha = 1;
+    context.lineWidth = 2;
+    context.setLineDash(i ? [] : [6, 3]);
+    context.stroke(new Path2D(`M${points(arm.mean).join("L")}`));
+    context.setLineDash([]);
     if (!this.curve.markers) return;
     arm.mean.forEach((value, at) => {
       const [x, y] = [this.x(arm.iterations[at]), this.y(value)];
       const path = new Path2D();
       if (i) path.arc(x, y, 3.5, 0, 7);
       else path.rect(x - 5, y - 5, 10, 10);
-      if (i) pen.fill(path);
-      else pen.stroke(path);
+      if (i) context.fill(path);
+      else context.stroke(path);
     });
   }
 
-  remark() {}
+  highlight() {}
 
-  under(x) {
+  layerAt(x) {
     const place = this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]);
     return { row: null, place };
   }
 
-  point({ place }, x, y) {
+  hover({ place }, x, y) {
     const lines = this.curve.arms.flatMap((arm) => {
       const near = arm.iterations.reduce((best, at, k) => (Math.abs(at - place) < Math.abs(arm.iterations[best] - place) ? k : best), 0);
       return arm.mean.length ? [`${arm.name}: ${short(arm.mean[near])} at iteration ${arm.iterations[near]}`] : [];
@@ -89,9 +89,9 @@ class Learning extends Chart {
 
   entries() {
     const lines = this.curve.arms.map((arm, i) => [arm, [picture(stroke(`var(--${arm.colour})`, i ? "" : "6 3")), arm.name]]);
-    const found = lines.filter(([arm]) => arm.mean.length).map(([, entry]) => entry);
-    if (this.curve.chance !== null) found.push([picture(stroke("var(--grey)", "2 3", 1)), "chance"]);
-    if (this.curve.seeds > 1) found.push([picture(drawn("rect", { width: 22, height: 12, fill: "var(--grey)", opacity: 0.3 })), `range of ${this.curve.seeds} seeds`]);
-    return found;
+    const entries = lines.filter(([arm]) => arm.mean.length).map(([, entry]) => entry);
+    if (this.curve.chance !== null) entries.push([picture(stroke("var(--grey)", "2 3", 1)), "chance"]);
+    if (this.curve.seeds > 1) entries.push([picture(svgElement("rect", { width: 22, height: 12, fill: "var(--grey)", opacity: 0.3 })), `range of ${this.curve.seeds} seeds`]);
+    return entries;
   }
 }

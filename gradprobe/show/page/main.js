@@ -1,4 +1,4 @@
-// The page comes to life: controls, theme, copying, printing, and the figures where there is something to draw.
+// Sets up the page: controls, theme, copying, printing, and the figures where there is something to draw.
 
 let table = null;
 
@@ -15,18 +15,18 @@ function setUpControls() {
   byId("quantity").hidden = QUANTITIES.length < 2;
   for (const how of DATA.aggregates) byId("aggregate").append(element("option", { value: how, textContent: how }));
   byId("aggregate").addEventListener("change", () => change({ how: byId("aggregate").value }));
-  byId("threshold").addEventListener("input", typed);
+  byId("threshold").addEventListener("input", thresholdTyped);
   byId("threshold").addEventListener("blur", followState);
   byId("reset").addEventListener("click", () => {
     const { of, aggregate, threshold } = DATA.decided;
     change({ of, how: aggregate, threshold });
   });
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
-  listen((what) => touches(what, "of", "how", "threshold") && followState());
+  listen((changes) => touches(changes, "of", "how", "threshold") && followState());
   followState();
 }
 
-function typed() {
+function thresholdTyped() {
   const value = Number(byId("threshold").value.trim() || NaN);
   const valid = value > 0 && Number.isFinite(value);
   byId("threshold").setAttribute("aria-invalid", String(!valid));
@@ -58,14 +58,14 @@ function setUpCopying() {
   for (const button of document.querySelectorAll(".copy")) {
     button.addEventListener("click", async () => {
       const code = button.parentElement.querySelector("code");
-      button.textContent = (await copied(code)) ? "Copied" : "Press Ctrl+C";
+      button.textContent = (await copyToClipboard(code)) ? "Copied" : "Press Ctrl+C";
       setTimeout(() => (button.textContent = "Copy"), 2000);
     });
   }
 }
 
-// where the clipboard is out of reach the code is selected, so that it takes one key
-async function copied(code) {
+// where the clipboard cannot be written the code is selected, so that one key copies it
+async function copyToClipboard(code) {
   try {
     await navigator.clipboard.writeText(code.textContent);
     return true;

@@ -1,17 +1,17 @@
-// What the figures share: the sentence that says what is drawn, the marks of what a log axis cannot show, the legend.
+// What the figures share: the sentence on what is drawn, marks for what a log axis cannot show, legend entries.
 
 const ZERO = "exact zero";
 const NONFINITE = "NaN or inf";
 
-// of a comparison, with the name of the arm
-function titled(what, arm) {
+// the title of a figure; in a comparison it names the arm
+function titled(text, arm) {
   const { title } = DATA.arms[arm];
-  return title ? `${what}: ${title.toLowerCase()}` : what;
+  return title ? `${text}: ${title.toLowerCase()}` : text;
 }
 
 function lowestAndHighest(arm) {
-  const there = reached(arm).filter((row) => Number.isFinite(magnitude(row, arm)));
-  const order = there.sort((a, b) => magnitude(a, arm) - magnitude(b, arm));
+  const finite = reached(arm).filter((row) => Number.isFinite(magnitude(row, arm)));
+  const order = finite.sort((a, b) => magnitude(a, arm) - magnitude(b, arm));
   return [order[0], order[order.length - 1]];
 }
 
@@ -21,7 +21,7 @@ function spanSentence(arm) {
   const [low, high] = lowestAndHighest(arm);
   if (low === undefined) return `No finite gradient in ${counted(count, "layer")}${missing}.`;
   const below = rows((row) => magnitude(row, arm) < state.threshold).length;
-  const ends = [low, high].map((row) => `${DATA.shorts[row]} (${said(magnitude(row, arm))})`);
+  const ends = [low, high].map((row) => `${DATA.shorts[row]} (${inWords(magnitude(row, arm))})`);
   const span = low === high ? `${state.how} ${ends[0]}` : `${state.how} from ${ends[0]} to ${ends[1]}`;
   return `${below} of ${counted(count, "layer")} below ${short(state.threshold)}; ${span}${missing}.`;
 }
@@ -38,16 +38,16 @@ function cross(x, y) {
   return `M${x - 4} ${y - 4}L${x + 4} ${y + 4}M${x - 4} ${y + 4}L${x + 4} ${y - 4}`;
 }
 
-function laneEntries(arms) {
-  const found = [];
+function offScaleEntries(arms) {
+  const entries = [];
   if (arms.some((arm) => hasLog(arm, -Infinity))) {
-    found.push([picture(drawn("path", { d: triangle(11, 9), fill: "currentColor" })), `${ZERO}, at the floor`]);
+    entries.push([picture(svgElement("path", { d: triangle(11, 9), fill: "currentColor" })), `${ZERO}, at the bottom`]);
   }
   if (arms.some((arm) => hasLog(arm, Infinity))) {
-    const path = drawn("path", { d: cross(11, 6), stroke: "currentColor", "stroke-width": 2 });
-    found.push([picture(path), `${NONFINITE}, at the top`]);
+    const path = svgElement("path", { d: cross(11, 6), stroke: "currentColor", "stroke-width": 2 });
+    entries.push([picture(path), `${NONFINITE}, at the top`]);
   }
-  return found;
+  return entries;
 }
 
 function colourBar(colour) {

@@ -1,8 +1,9 @@
-"""What the page draws: plain JSON with the numbers packed, small enough for a thousand layers."""
+"""The numbers that the page draws, as JSON with packed arrays, small enough for a thousand layers."""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ from gradprobe.record.history import AGGREGATES, GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import CNDS_THRESHOLD, label
 from gradprobe.record.text import shorten
-from gradprobe.show.plots.arms import looks
-from gradprobe.show.plots.grid import Grid
-from gradprobe.show.plots.learning import NAMES, window
+from gradprobe.show.plots.arms import arm_looks
+from gradprobe.show.plots.grid import Grid, recorded_quantity
+from gradprobe.show.plots.learning import LOOKS, NAMES, Look, rolling_length
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from gradprobe.verdict.arms_comparison import ArmsComparison
     from gradprobe.verdict.comparison import Comparison
 
-MOST = 1000  # iterations that a learning curve is drawn with
+MAX_CURVE_POINTS = 1000  # iterations that a learning curve is drawn with
 STATISTICS = ("rms", "max_abs", "zero_fraction", "nonfinite")
 
 
@@ -38,7 +39,7 @@ def page_data(
 ) -> dict[str, Any]:
     """Everything that the scripts of the page read, as plain JSON types.
 
-    Arrays are base64 of little-endian floats, one after another: `_packed`. A layer is its row in depth order.
+    Arrays are little-endian floats in base64, see `_packed`. A layer is its row in depth order.
     """
     placement = with_default_flags(history, placement)
     arms = {"Without deep supervision" if comparison and comparison.supervised else "": history}
@@ -64,17 +65,17 @@ def page_data(
 
 
 def decided(history: GradientHistory, placement: Placement) -> dict[str, Any]:
-    """The absolute rule that the page begins with: that of the placement, as far as it can be told.
+    """The absolute rule that the page begins with: that of the placement, as far as it is known.
 
-    How the iterations were aggregated is not in a placement, so it is the first aggregation that flags the same
-    layers.
+    A placement does not say how the iterations were aggregated, so this takes the first aggregation that flags the
+    same layers.
 
     Example:
         >>> from gradprobe.record.history import tidy
         >>> decided(GradientHistory(tidy([]), {}, (), (), None), Placement("by hand", (), (), ""))
         {'of': 'output', 'threshold': 1e-07, 'aggregate': 'median'}
     """
-    of = placement.of if placement.of in history.of or not history.of else history.of[0]
+    of = recorded_quantity(history, placement.of)
     threshold = CNDS_THRESHOLD if placement.threshold is None else placement.threshold
     how = next((how for how in AGGREGATES if _flags(history, of, how, threshold) == placement.flagged), "median")
     return {"of": of, "threshold": threshold, "aggregate": how}
@@ -110,14 +111,14 @@ def _arm(title: str, history: GradientHistory, quantities: list[str], names: lis
 
 
 def _quantity(history: GradientHistory, of: str, names: list[str]) -> dict[str, Any]:
-    """The magnitudes of one quantity, and their aggregates as Python has them: the page never computes its own."""
+    """The magnitudes of one quantity, and their aggregates, so that the page computes none itself."""
     grid = Grid.of(history, of)
     rows = {name: row for row, name in enumerate(grid.names)}
     order = [rows[name] for name in names]
     with np.errstate(divide="ignore"):
         logs = np.log10(np.where(grid.nonfinite, np.inf, grid.values))
     table = history.select(of).groupby("layer", sort=False)
-    columns = {name: table[name].median() if name != "nonfinite" else table[name].sum() for name in STATISTICS}
+    columns = {name: table[name].sum() if name == "nonfinite" else table[name].median() for name in STATISTICS}
     return {
         "logs": _packed(logs[order], "<f4"),
         "aggregates": {how: _packed(history.aggregate(of, how).reindex(names), "<f8") for how in AGGREGATES},
@@ -139,28 +140,24 @@ def _packed(values: pd.Series[Any] | NDArray[np.float64], dtype: str) -> str:
 
 # how the main output learnt -------------------------------------------------------------------------------------
 
-
-# an arm, what it is called, and its colour by its name in the style sheet
-Named = tuple[str, str, str]
-_PAIR: tuple[Named, ...] = (("plain", "without", "flagged"), ("supervised", "with deep supervision", "fine"))
+_COLOURS = {"plain": "flagged", "supervised": "fine"}  # of the style sheet; every other arm has its own there
 
 
 def _learning(comparison: Comparison | None, several: ArmsComparison | None) -> list[dict[str, Any]]:
     if several is not None:
-        named = [(look.arm, look.text, f"arm-{look.arm}") for look in looks(several)]
-        return _curves(several.frame, several.conditions, named)
-    return [] if comparison is None else _curves(comparison.frame, comparison.conditions, _PAIR)
+        return _curves(several.frame, several.conditions, arm_looks(several))
+    return [] if comparison is None else _curves(comparison.frame, comparison.conditions, LOOKS)
 
 
-def _curves(frame: pd.DataFrame, conditions: Mapping[str, Any], arms: Sequence[Named]) -> list[dict[str, Any]]:
-    learnt = [value for value in NAMES if np.isfinite(frame[value].astype(float)).any()]
-    return [_curve(frame, conditions, value, arms) for value in learnt]
+def _curves(frame: pd.DataFrame, conditions: Mapping[str, Any], looks: Sequence[Look]) -> list[dict[str, Any]]:
+    measured = [value for value in NAMES if np.isfinite(frame[value].astype(float)).any()]
+    return [_curve(frame, conditions, value, looks) for value in measured]
 
 
 def _curve(
-    frame: pd.DataFrame, conditions: Mapping[str, Any], value: str, arms: Sequence[Named]
+    frame: pd.DataFrame, conditions: Mapping[str, Any], value: str, looks: Sequence[Look]
 ) -> dict[str, Any]:
-    length = window(int(frame["iteration"].nunique())) if value == "loss" else 1
+    length = rolling_length(int(frame["iteration"].nunique())) if value == "loss" else 1
     rolling = f", rolling mean of {length}" if length > 1 else ""
     return {
         "title": NAMES[value],
@@ -169,8 +166,12 @@ def _curve(
         "seeds": int(frame["seed"].nunique()),
         "markers": value == "accuracy",
         "arms": [
-            {"name": name, "colour": colour, **_smoothed(frame[frame["arm"] == arm], value, length)}
-            for arm, name, colour in arms
+            {
+                "name": look.text,
+                "colour": _COLOURS.get(look.arm, f"arm-{look.arm}"),
+                **_smoothed(frame[frame["arm"] == look.arm], value, length),
+            }
+            for look in looks
         ],
     }
 
@@ -179,7 +180,7 @@ def _smoothed(rows: pd.DataFrame, value: str, length: int) -> dict[str, list[flo
     """Mean and range over the seeds of the rolling mean, thinned where there are very many iterations."""
     table = rows.set_index(["iteration", "seed"])[value].unstack()
     table = table.where(np.isfinite(table)).dropna(how="all").rolling(length, min_periods=1, center=True).mean()
-    table = table.iloc[:: max(1, -(-len(table) // MOST))].dropna(how="all")
+    table = table.iloc[:: max(1, math.ceil(len(table) / MAX_CURVE_POINTS))].dropna(how="all")
     columns = {"mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1)}
     curves = {name: [float(f"{number:.5g}") for number in column] for name, column in columns.items()}
     return {"iterations": [int(iteration) for iteration in table.index], **curves}

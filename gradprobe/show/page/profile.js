@@ -1,6 +1,6 @@
-// Magnitude against depth, and where branches stand.
+// Magnitude against depth, and where the branches are.
 
-const POLE_ROWS = 3; // of names of branches above the profile
+const NAME_ROWS = 3; // of the names of branches, above the axes
 
 class Profile extends Chart {
   constructor(parent) {
@@ -8,22 +8,22 @@ class Profile extends Chart {
     this.threshold = new Threshold(this);
   }
 
-  arrange() {
+  layOut() {
     this.xs = [-0.6, LAYERS - 0.4];
     this.ys = limits();
     const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
     const bottom = Math.min(longest, 24) * 6.8 + 36;
-    this.margin = { left: 48, right: 12, top: 22 + 15 * Math.min(BRANCHES.length, POLE_ROWS), bottom };
+    this.margin = { left: 48, right: 12, top: 22 + 15 * Math.min(BRANCHES.length, NAME_ROWS), bottom };
     this.height = (this.width < 420 ? 240 : 320) + bottom + this.margin.top;
   }
 
-  paint(pen) {
+  paint(context) {
     this.decades();
     this.nameY(`${DATA.quantities[state.of]}, ${state.how}`);
     this.layerAxis();
-    this.poles();
-    this.dots(pen, 0);
-    if (DATA.arms.length > 1) this.dots(pen, 1);
+    this.branchLines();
+    this.dots(context, 0);
+    if (DATA.arms.length > 1) this.dots(context, 1);
     this.threshold.place();
   }
 
@@ -33,17 +33,17 @@ class Profile extends Chart {
     for (let row = 0; row < LAYERS; row += step) {
       const turn = `translate(${this.x(row) + 4} ${bottom + 9}) rotate(-90)`;
       const look = isFlagged(row) ? { fill: "var(--flagged)", "font-weight": 600 } : {};
-      this.axes.append(drawn("text", { transform: turn, "text-anchor": "end", ...look }, DATA.shorts[row]));
+      this.axes.append(svgElement("text", { transform: turn, "text-anchor": "end", ...look }, DATA.shorts[row]));
     }
     const named = step > 1 ? `layer, by depth (${Math.ceil(LAYERS / step)} of ${LAYERS} named)` : "layer, by depth";
     const middle = this.inner.left + this.inner.width / 2;
-    this.axes.append(drawn("text", { class: "name", x: middle, y: this.height - 4, "text-anchor": "middle" }, named));
+    this.axes.append(svgElement("text", { class: "name", x: middle, y: this.height - 4, "text-anchor": "middle" }, named));
   }
 
-  // a line for each branch; its name stands on it like a flag, in the lowest row with room for it, if there is one
-  poles() {
+  // a line for each branch, with its name at the upper end, in the lowest row that has room for it, if one has
+  branchLines() {
     const { top, height, left, width } = this.inner;
-    const ends = Array(POLE_ROWS).fill(Infinity); // of each row: where what stands there begins
+    const ends = Array(NAME_ROWS).fill(Infinity); // of each row: where its leftmost name begins
     for (const { row, short: name } of [...BRANCHES].reverse()) {
       const x = this.x(row);
       const text = `\u25c6 ${name}`;
@@ -51,38 +51,38 @@ class Profile extends Chart {
       const at = ends.findIndex((end) => start + 7 * text.length < end);
       const y = top - 7 - 15 * Math.max(at, 0);
       const line = { x1: x, x2: x, y1: y, y2: top + height, stroke: "var(--branch)" };
-      this.axes.append(drawn("line", { ...line, "stroke-width": clamp(16 / BRANCHES.length, 0.5, 1.5) }));
+      this.axes.append(svgElement("line", { ...line, "stroke-width": clamp(16 / BRANCHES.length, 0.5, 1.5) }));
       if (at < 0) continue;
-      this.axes.append(drawn("text", { class: "halo", x: start + 4, y: y + 2, style: "fill: var(--branch)" }, text));
+      this.axes.append(svgElement("text", { class: "halo", x: start + 4, y: y + 2, style: "fill: var(--branch)" }, text));
       ends.fill(start, 0, at + 1);
     }
   }
 
-  // a diamond for what is flagged, a disc for the rest; with branches in place an open ring; in each a bar from the
-  // smallest to the largest, with a mark at the end that is no number
-  dots(pen, arm) {
+  // a diamond for a flagged layer, a disc for another one, a ring with branches in place; for each a bar from the
+  // smallest to the largest, with a mark at an end that is zero or not finite
+  dots(context, arm) {
     const size = clamp(150 / LAYERS, 1.3, 4.5);
     const { min, max } = record(arm).aggregates;
     const colours = [themed("fine"), themed("flagged"), themed("branch")];
     const aside = DATA.arms.length > 1 ? (arm - 0.5) * clamp(this.inner.width / LAYERS / 3, 0, 14) : 0;
     for (const row of reached(arm)) {
       const [x, low, high] = [this.x(row) + aside, this.level(min[row]), this.level(max[row])];
-      pen.strokeStyle = pen.fillStyle = arm ? colours[2] : colours[isFlagged(row) ? 1 : 0];
-      pen.globalAlpha = 0.25;
-      pen.lineWidth = clamp(this.inner.width / LAYERS / 3, 0.8, 7);
-      pen.beginPath();
-      pen.moveTo(x, low);
-      pen.lineTo(x, high);
-      pen.stroke();
-      pen.globalAlpha = 1;
-      pen.lineWidth = 2;
-      if (min[row] === 0) pen.fill(new Path2D(triangle(x, low)));
-      if (max[row] === Infinity) pen.stroke(new Path2D(cross(x, high)));
-      this.dot(pen, row, arm, x, size);
+      context.strokeStyle = context.fillStyle = arm ? colours[2] : colours[isFlagged(row) ? 1 : 0];
+      context.globalAlpha = 0.25;
+      context.lineWidth = clamp(this.inner.width / LAYERS / 3, 0.8, 7);
+      context.beginPath();
+      context.moveTo(x, low);
+      context.lineTo(x, high);
+      context.stroke();
+      context.globalAlpha = 1;
+      context.lineWidth = 2;
+      if (min[row] === 0) context.fill(new Path2D(triangle(x, low)));
+      if (max[row] === Infinity) context.stroke(new Path2D(cross(x, high)));
+      this.dot(context, row, arm, x, size);
     }
   }
 
-  dot(pen, row, arm, x, size) {
+  dot(context, row, arm, x, size) {
     const value = magnitude(row, arm);
     if (value === 0 || value === Infinity) return;
     const y = this.level(value);
@@ -92,43 +92,43 @@ class Profile extends Chart {
       path.addPath(new Path2D(`M${x} ${y - far}L${x + far} ${y}L${x} ${y + far}L${x - far} ${y}Z`));
     } else path.arc(x, y, size, 0, 7);
     if (!arm) {
-      pen.fill(path);
+      context.fill(path);
       return;
     }
-    pen.lineWidth = clamp(size / 2, 0.8, 2);
-    pen.stroke(path);
+    context.lineWidth = clamp(size / 2, 0.8, 2);
+    context.stroke(path);
   }
 
   level(value) {
     return this.y(value === 0 ? -Infinity : Math.log10(value));
   }
 
-  remark() {
+  highlight() {
     this.marks.replaceChildren();
     if (state.layer === null) return;
     const x = this.x(state.layer);
     const { top, height, left, width } = this.inner;
-    this.marks.append(drawn("line", { class: "current", x1: x, x2: x, y1: top, y2: top + height, stroke: "var(--ink)", opacity: 0.5 }));
+    this.marks.append(svgElement("line", { class: "current", x1: x, x2: x, y1: top, y2: top + height, stroke: "var(--ink)", opacity: 0.5 }));
     for (let arm = 0; arm < DATA.arms.length; arm += 1) {
       const y = this.level(magnitude(state.layer, arm));
-      if (!Number.isNaN(y)) this.marks.append(drawn("circle", { cx: x, cy: y, r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 2 }));
+      if (!Number.isNaN(y)) this.marks.append(svgElement("circle", { cx: x, cy: y, r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 2 }));
     }
     const anchor = x > left + width / 2 ? "end" : "start";
     const place = { class: "halo", x: x + (anchor === "end" ? -6 : 6), y: top + height - 6, "text-anchor": anchor, "font-weight": 600 };
-    this.marks.append(drawn("text", place, DATA.shorts[state.layer]));
+    this.marks.append(svgElement("text", place, DATA.shorts[state.layer]));
   }
 
-  where(row) {
+  positionOf(row) {
     const value = magnitude(row);
     return [this.x(row), Number.isNaN(value) ? this.inner.top : this.level(value)];
   }
 
-  under(x) {
+  layerAt(x) {
     const row = Math.round(this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]));
     return row >= 0 && row < LAYERS ? { row, column: null } : null;
   }
 
-  turned([down, along]) {
+  rowAndColumnStep([down, along]) {
     return [down + along, 0];
   }
 
@@ -138,18 +138,18 @@ class Profile extends Chart {
   }
 
   entries() {
-    const disc = (shape, colour) => picture(drawn(shape.tag, { ...shape.at, ...colour }));
+    const disc = (shape, colour) => picture(svgElement(shape.tag, { ...shape.at, ...colour }));
     const diamond = { tag: "path", at: { d: "M11 1L16 6L11 11L6 6Z" } };
     const round = { tag: "circle", at: { cx: 11, cy: 6, r: 4 } };
     const some = flagged().length > 0;
-    const found = some ? [[disc(diamond, { fill: "var(--flagged)" }), `below ${short(state.threshold)}`]] : [];
-    found.push([disc(round, { fill: "var(--fine)" }), some ? "other layers" : "layers"]);
+    const entries = some ? [[disc(diamond, { fill: "var(--flagged)" }), `below ${short(state.threshold)}`]] : [];
+    entries.push([disc(round, { fill: "var(--fine)" }), some ? "other layers" : "layers"]);
     if (DATA.arms.length > 1) {
-      found.push([disc(round, { fill: "none", stroke: "var(--branch)", "stroke-width": 2 }), "with branches"]);
+      entries.push([disc(round, { fill: "none", stroke: "var(--branch)", "stroke-width": 2 }), "with branches"]);
     }
-    found.push([disc({ tag: "rect", at: { x: 8, y: 0, width: 6, height: 12 } }, { fill: "var(--grey)", opacity: 0.4 }), "range over the iterations"]);
-    const upright = drawn("line", { x1: 11, x2: 11, y1: 0, y2: 12, stroke: "var(--branch)", "stroke-width": 1.5 });
-    if (BRANCHES.length) found.push([picture(upright), `\u25c6 ${counted(BRANCHES.length, "branch", "branches")}`]);
-    return [...found, ...laneEntries(DATA.arms.map((_, arm) => arm))];
+    entries.push([disc({ tag: "rect", at: { x: 8, y: 0, width: 6, height: 12 } }, { fill: "var(--grey)", opacity: 0.4 }), "range over the iterations"]);
+    const upright = svgElement("line", { x1: 11, x2: 11, y1: 0, y2: 12, stroke: "var(--branch)", "stroke-width": 1.5 });
+    if (BRANCHES.length) entries.push([picture(upright), `\u25c6 ${counted(BRANCHES.length, "branch", "branches")}`]);
+    return [...entries, ...offScaleEntries(DATA.arms.map((_, arm) => arm))];
   }
 }

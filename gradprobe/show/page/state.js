@@ -1,4 +1,4 @@
-// What the reader chose. Everything that shows some of it listens, and is told once a frame what changed.
+// What the reader chose. Whatever shows a part of it listens, and is called once a frame with the names of the changes.
 
 const state = {
   of: DATA.decided.of,
@@ -7,11 +7,11 @@ const state = {
   layer: null, // marked everywhere
   pinned: false, // stays marked when the pointer leaves
   iteration: null, // a column, where one is pointed at
-  dragging: false, // the threshold: axes keep still
-  theme: 0, // counts up when colours changed
+  dragging: false, // the threshold: the axes do not change meanwhile
+  theme: 0, // counts up when the colours change
 };
 const listeners = [];
-let changed = null;
+let pendingChanges = null;
 
 function listen(listener) {
   listeners.push(listener);
@@ -21,18 +21,18 @@ function change(values) {
   const fresh = Object.keys(values).filter((name) => !Object.is(values[name], state[name]));
   Object.assign(state, values);
   if (!fresh.length) return;
-  if (!changed) requestAnimationFrame(tell);
-  changed = new Set([...(changed ?? []), ...fresh]);
+  if (!pendingChanges) requestAnimationFrame(notifyListeners);
+  pendingChanges = new Set([...(pendingChanges ?? []), ...fresh]);
 }
 
-function tell() {
-  const what = changed;
-  changed = null;
-  for (const listener of listeners) listener(what);
+function notifyListeners() {
+  const changes = pendingChanges;
+  pendingChanges = null;
+  for (const listener of listeners) listener(changes);
 }
 
-function touches(what, ...names) {
-  return names.some((name) => what.has(name));
+function touches(changes, ...names) {
+  return names.some((name) => changes.has(name));
 }
 
 // the arm's record of the chosen quantity, and one number of it for each layer
@@ -50,9 +50,9 @@ function isFlagged(row) {
 }
 
 function rows(test) {
-  const found = [];
-  for (let row = 0; row < LAYERS; row += 1) if (test(row)) found.push(row);
-  return found;
+  const matching = [];
+  for (let row = 0; row < LAYERS; row += 1) if (test(row)) matching.push(row);
+  return matching;
 }
 
 function reached(arm = 0) {
@@ -76,7 +76,7 @@ function unmark() {
   change({ layer: null, iteration: null, pinned: false });
 }
 
-// colours of the theme, as the browser resolves them; of the layers by depth, without the end that the page swallows
+// colours of the theme, as the browser resolves them; those of the layers without the end that is lost on the page's background
 const probe = document.body.appendChild(element("span", { hidden: true }));
 
 function themed(name) {
@@ -95,6 +95,6 @@ function depthColour(row) {
 }
 
 let isDarkNow = isDark();
-listen((what) => {
-  if (what.has("theme")) isDarkNow = isDark();
+listen((changes) => {
+  if (changes.has("theme")) isDarkNow = isDark();
 });

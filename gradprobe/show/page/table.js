@@ -1,6 +1,6 @@
 // All statistics of every layer: sorted by any column, filtered by name and kind.
 
-const MOST_LINES = 200; // until all are asked for: a browser takes long to lay out a large table
+const MAX_LINES = 200; // until the reader asks for all: a browser takes long to lay out a large table
 const TEXTS = { rms: aligned, max_abs: aligned, zero_fraction: percent, nonfinite: whole };
 const STATISTICS = { rms: "rms", max_abs: "largest", zero_fraction: "zeros", nonfinite: "not finite" };
 
@@ -18,19 +18,19 @@ class LayerTable {
     this.all.addEventListener("click", () => this.showAll());
     for (const input of [this.filter, this.only]) input.addEventListener("input", () => this.show());
     this.body.addEventListener("keydown", (event) => this.key(event));
-    listen((what) => this.told(what));
+    listen((changes) => this.onChange(changes));
     this.build();
   }
 
-  told(what) {
-    if (touches(what, "of", "how")) this.build();
-    else if (what.has("threshold")) this.flag();
-    if (what.has("layer")) this.remark();
+  onChange(changes) {
+    if (touches(changes, "of", "how")) this.build();
+    else if (changes.has("threshold")) this.flag();
+    if (changes.has("layer")) this.highlight();
   }
 
   columns() {
     const several = DATA.arms.length > 1;
-    const number = (name, title, value, text = said) => ({ name, title, value, text, number: true });
+    const number = (name, title, value, text = inWords) => ({ name, title, value, text, number: true });
     const statistics = Object.keys(STATISTICS).filter((name) => !record().statistics[name].every(Number.isNaN));
     return [
       number("depth", "depth", (row) => row, String),
@@ -45,11 +45,11 @@ class LayerTable {
   }
 
   status(row) {
-    const found = isFlagged(row) ? ["\u25bc\u00a0flagged"] : [];
-    if (hasBranch(row)) found.push("\u25c6\u00a0branch");
+    const words = isFlagged(row) ? ["\u25bc\u00a0flagged"] : [];
+    if (hasBranch(row)) words.push("\u25c6\u00a0branch");
     const why = DATA.unreached[row][state.of];
-    if (Number.isNaN(magnitude(row))) found.push(`unreached: ${why ?? "no gradient was recorded"}`);
-    return found.join(", ");
+    if (Number.isNaN(magnitude(row))) words.push(`unreached: ${why ?? "no gradient was recorded"}`);
+    return words.join(", ");
   }
 
   build() {
@@ -69,11 +69,11 @@ class LayerTable {
 
   // made when it is first shown
   line(row) {
-    if (!this.lines.has(row)) this.lines.set(row, this.made(row));
+    if (!this.lines.has(row)) this.lines.set(row, this.newLine(row));
     return this.lines.get(row);
   }
 
-  made(row) {
+  newLine(row) {
     const cells = this.shown.map((column) => {
       const head = column.name === "layer";
       const looks = column.name === "status" ? "status" : column.number ? "number" : "";
@@ -103,19 +103,19 @@ class LayerTable {
     this.show();
   }
 
-  // in order, what the filter lets through
+  // what the filter lets through, in order
   show() {
     const { column, down } = this.sorted;
     const wanted = this.filter.value.trim().toLowerCase();
     const holds = (row) => `${nameOf(row)} ${DATA.kinds[row]}`.toLowerCase().includes(wanted);
-    const found = rows((row) => holds(row) && (!this.only.checked || isFlagged(row)));
+    const matching = rows((row) => holds(row) && (!this.only.checked || isFlagged(row)));
     const { value } = this.shown.find(({ name }) => name === column) ?? this.shown[0];
-    found.sort((a, b) => inOrder(value(a), value(b), down) || a - b);
-    this.visible = this.isWhole ? found : found.slice(0, MOST_LINES);
+    matching.sort((a, b) => inOrder(value(a), value(b), down) || a - b);
+    this.visible = this.isWhole ? matching : matching.slice(0, MAX_LINES);
     const lines = this.visible.map((row) => this.line(row));
     this.body.replaceChildren(...lines);
     lines.forEach((line, i) => (line.tabIndex = i ? -1 : 0));
-    this.all.hidden = this.visible.length === found.length;
+    this.all.hidden = this.visible.length === matching.length;
     this.shown.forEach(({ name }, i) => {
       const sort = name !== column ? "none" : down ? "descending" : "ascending";
       this.head.children[i].setAttribute("aria-sort", sort);
@@ -142,14 +142,14 @@ class LayerTable {
     next.focus();
   }
 
-  remark() {
+  highlight() {
     this.marked?.classList.remove("is-current");
     this.marked = this.lines.get(state.layer);
     this.marked?.classList.add("is-current");
   }
 }
 
-// a long name goes on behind a dot, not within a word
+// a long name is broken after a dot, not within a word
 function breakable(name) {
   return name.split(/(?<=\.)/).flatMap((part) => [part, element("wbr")]);
 }
@@ -159,13 +159,13 @@ function ratio(row) {
 }
 
 function plain(value) {
-  return Number.isNaN(value) ? "" : said(value);
+  return Number.isNaN(value) ? "" : inWords(value);
 }
 
 // always three digits and an exponent, so that a column of them lines up
 function aligned(value) {
   if (Number.isNaN(value)) return "";
-  return Number.isFinite(value) && value > 0 ? value.toExponential(2) : said(value);
+  return Number.isFinite(value) && value > 0 ? value.toExponential(2) : inWords(value);
 }
 
 function percent(value) {
@@ -176,7 +176,7 @@ function whole(value) {
   return Number.isNaN(value) ? "" : value.toLocaleString("en");
 }
 
-// NaN behind everything, whichever way
+// NaN last, in either direction
 function inOrder(a, b, down) {
   if (Number.isNaN(a) || Number.isNaN(b)) return Number(Number.isNaN(a)) - Number(Number.isNaN(b));
   const order = typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a < b ? -1 : Number(a > b);

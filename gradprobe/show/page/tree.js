@@ -2,14 +2,14 @@
 
 class Tree {
   constructor(parent) {
-    this.nodes = []; // of layers and of the modules that hold them: what to update, and which rows it speaks for
+    this.nodes = []; // of layers and of the modules that hold them: what to update, and the rows that it is about
     this.lineOf = new Map(); // of the layers
-    this.says = document.getElementById("tree-says");
-    parent.append(this.list(grown()));
+    this.sentence = document.getElementById("tree-finding");
+    parent.append(this.list(buildTree()));
     for (const [button, open] of [["open-all", true], ["close-all", false]]) {
       document.getElementById(button).addEventListener("click", () => this.openAll(parent, open));
     }
-    listen((what) => this.told(what));
+    listen((changes) => this.onChange(changes));
     this.update();
   }
 
@@ -38,8 +38,8 @@ class Tree {
     const line = element("span", { className: "node" }, swatch, own, element("span", { className: "of", textContent: kind }), number, flag);
     if (node.point) {
       const { branch, shape } = node.point;
-      const said = branch ? "\u25c6 branch here" : "\u25cf point";
-      line.append(element("span", { className: `mark ${branch ? "branch" : "point"}`, textContent: `${said} (${shape.join(", ")})` }));
+      const mark = branch ? "\u25c6 branch here" : "\u25cf point";
+      line.append(element("span", { className: `mark ${branch ? "branch" : "point"}`, textContent: `${mark} (${shape.join(", ")})` }));
     }
     if (node.row !== null) {
       this.lineOf.set(node.row, line);
@@ -52,9 +52,9 @@ class Tree {
     return line;
   }
 
-  told(what) {
-    if (touches(what, "of", "how", "threshold")) this.update();
-    if (what.has("layer")) this.remark();
+  onChange(changes) {
+    if (touches(changes, "of", "how", "threshold")) this.update();
+    if (changes.has("layer")) this.highlight();
   }
 
   update() {
@@ -63,18 +63,18 @@ class Tree {
       const values = inside.map((at) => magnitude(at)).filter((value) => !Number.isNaN(value));
       const lowest = values.length ? Math.min(...values) : NaN;
       const low = inside.filter(isFlagged).length;
-      const text = row !== null && inside.length === 1 ? said(lowest) : `${counted(inside.length, "layer")}, lowest ${said(lowest)}`;
+      const text = row !== null && inside.length === 1 ? inWords(lowest) : `${counted(inside.length, "layer")}, lowest ${inWords(lowest)}`;
       if (number.textContent !== text) number.textContent = text;
       swatch.style.background = Number.isFinite(lowest) ? css(colour(Math.log10(lowest))) : "transparent";
-      const found = !low ? "" : inside.length === 1 ? "\u25bc flagged" : `\u25bc ${low} flagged`;
-      if (flag.textContent !== found) flag.textContent = found;
+      const flags = !low ? "" : inside.length === 1 ? "\u25bc flagged" : `\u25bc ${low} flagged`;
+      if (flag.textContent !== flags) flag.textContent = flags;
     }
-    this.says.textContent =
+    this.sentence.textContent =
       `Each module with the smallest ${DATA.quantities[state.of]} (${state.how}) in it. ` +
       `${counted(DATA.points.length, "supervision point")} (\u25cf), ${counted(BRANCHES.length, "branch", "branches")} (\u25c6).`;
   }
 
-  remark() {
+  highlight() {
     this.marked?.classList.remove("is-current");
     this.marked = state.layer === null ? null : this.lineOf.get(state.layer);
     this.marked?.classList.add("is-current");
@@ -82,32 +82,32 @@ class Tree {
 }
 
 // the modules that own parameters or are points, by the parts of their names
-function grown() {
-  const root = sprout("", "(root)", -1);
+function buildTree() {
+  const root = newNode("", "(root)", -1);
   DATA.names.forEach((name, row) => {
-    const path = walk(root, name);
+    const path = nodesTo(root, name);
     path[path.length - 1].row = row;
     for (const node of path) node.rows.push(row);
-    for (const point of POINTS[row]) pointAt(root, point);
+    for (const point of POINTS[row]) addPoint(root, point);
   });
   return root.row === null && !root.point ? root.children : new Map([["", root]]);
 }
 
-function pointAt(root, point) {
-  const path = walk(root, point.name);
+function addPoint(root, point) {
+  const path = nodesTo(root, point.name);
   path[path.length - 1].point = point;
   if (point.branch) for (const node of path) node.branched = true;
 }
 
-function sprout(name, own, level) {
+function newNode(name, own, level) {
   return { name, own, level, row: null, rows: [], point: null, branched: false, children: new Map() };
 }
 
-function walk(root, name) {
+function nodesTo(root, name) {
   const path = [root];
   for (const part of name ? name.split(".") : []) {
     const parent = path[path.length - 1];
-    if (!parent.children.has(part)) parent.children.set(part, sprout(name, part, parent.level + 1));
+    if (!parent.children.has(part)) parent.children.set(part, newNode(name, part, parent.level + 1));
     path.push(parent.children.get(part));
   }
   return path;

@@ -1,4 +1,4 @@
-"""What the page says in words: the verdict, why, the conditions."""
+"""The words of the page: the verdict, the reasons, the conditions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradprobe.decide.findings import default_rule, findings, looks_at_magnitudes, with_default_flags
-from gradprobe.decide.policies import EveryLayerPolicy
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import short
 from gradprobe.record.text import counted, layer_span, shorten
+from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
 from gradprobe.version import __version__
@@ -25,7 +25,7 @@ DEPENDS = (
 
 @dataclass(frozen=True)
 class State:
-    """A kind of verdict: a badge in a word or two, a symbol and a tone, so that colour never stands alone."""
+    """How a kind of verdict is shown: words, a symbol and a tone, so that nothing depends on colour alone."""
 
     badge: str
     symbol: str
@@ -44,18 +44,12 @@ STATES = {
     "no difference": State("Did not help", "=", "warn"),
     "cannot tell": State("Cannot tell", "?", "unknown"),
 }
-_FOUND = {
+_FINDINGS = {  # the worst first
     "nonfinite": "Gradients are NaN or infinite in",
     "vanishing": "The gradient does not reach",
     "exploding": "The gradient explodes in",
     "unreached": "No gradient arrives at",
 }
-_REMEDIES = {  # as in gradprobe.prove.remedies, which needs torch
-    "kaiming": "initial weights after He et al.",
-    "lsuv": "initial weights of unit variance",
-    "normalised": "batch normalisation behind each layer",
-}
-_EVERY = str(EveryLayerPolicy())
 _COMPARED = {
     "helped": "Deep supervision helped.",
     "harmed": "Deep supervision harmed.",
@@ -66,7 +60,7 @@ _COMPARED = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict: which kind, one sentence, and what stands behind it.
+    """The verdict: which kind, one sentence, and the reasons.
 
     Attributes:
         state: A key of `STATES`.
@@ -90,15 +84,15 @@ def verdict(
     comparison: Comparison | None = None,
     arms: ArmsComparison | None = None,
 ) -> Verdict:
-    """Say in one sentence what the run came to; a comparison counts for more than a threshold.
+    """The result of a run in one sentence; a comparison counts for more than a threshold.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
         >>> rows = [(0, "a", 0, "output", 1e-9, 0, 0, 0, 0), (0, "b", 1, "output", 1e-3, 0, 0, 0, 0)]
         >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
         >>> history = GradientHistory(tidy(rows), {}, layers, (), None)
-        >>> found = verdict(history, Placement("by hand", ("a",), (), "so"))
-        >>> found.state, found.sentence
+        >>> result = verdict(history, Placement("by hand", ("a",), (), "so"))
+        >>> result.state, result.sentence
         ('vanishing', 'The gradient does not reach 1 of 2 layers: a.')
     """
     if arms is not None:
@@ -108,39 +102,39 @@ def verdict(
         return Verdict(comparison.verdict, _COMPARED[comparison.verdict], tuple(str(comparison).splitlines()))
     if not history.iterations:
         return Verdict("cannot tell", "Nothing was recorded, so nothing can be said.")
-    said = _health(history, placement)
+    health = _health(history, placement)
     if not placement.remedy:
-        return said
-    advised = f"{said.sentence} Change the network first: {remedied(placement.remedy)}."
-    return replace(said, sentence=advised, details=tuple(dict.fromkeys([*said.details, placement.reason])))
+        return health
+    sentence = f"{health.sentence} Change the network first: {remedy_name(placement.remedy)}."
+    return replace(health, sentence=sentence, details=tuple(dict.fromkeys([*health.details, placement.reason])))
 
 
-def remedied(name: str) -> str:
-    """What a remedy is, and its name.
+def remedy_name(name: str) -> str:
+    """What a remedy changes, and its name.
 
     Example:
-        >>> remedied("lsuv"), remedied("of my own")
+        >>> remedy_name("lsuv"), remedy_name("of my own")
         ('initial weights of unit variance (lsuv)', 'of my own')
     """
-    return f"{_REMEDIES[name]} ({name})" if name in _REMEDIES else name
+    return f"{REMEDIES[name].change} ({name})" if name in REMEDIES else name
 
 
 def _health(history: GradientHistory, placement: Placement) -> Verdict:
-    """What the gradients alone came to."""
-    found = findings(history, with_default_flags(history, placement))
-    if is_scale(history, placement) and "nonfinite" not in found:
+    """The verdict on the gradients alone."""
+    layers = findings(history, with_default_flags(history, placement))
+    if is_scale(history, placement) and "nonfinite" not in layers:
         return Verdict("cannot tell", "Every layer is flagged, so the scale of the loss hides what depth does.")
-    for kind, said in _FOUND.items():
-        if kind in found:
-            count = f"{len(found[kind])} of {counted(len(history.layers), 'layer')}"
-            order = [layer.name for layer in history.layers]
-            named = layer_span(found[kind], order, lambda name: _middle(name, 40))
-            return Verdict(kind, f"{said} {count}: {named}.", _also(found, kind))
-    return Verdict("healthy", "The gradient reaches every layer.", (placement.reason,))
+    kind = next((kind for kind in _FINDINGS if kind in layers), None)
+    if kind is None:
+        return Verdict("healthy", "The gradient reaches every layer.", (placement.reason,))
+    count = f"{len(layers[kind])} of {counted(len(history.layers), 'layer')}"
+    order = [layer.name for layer in history.layers]
+    names = layer_span(layers[kind], order, lambda name: _middle(name, 40))
+    return Verdict(kind, f"{_FINDINGS[kind]} {count}: {names}.", _also(layers, kind))
 
 
 def is_scale(history: GradientHistory, placement: Placement) -> bool:
-    """Whether every measured layer is flagged: then it is the scale of the loss, not the depth."""
+    """Whether every measured layer is flagged: the cause is then the scale of the loss, not the depth."""
     placement = with_default_flags(history, placement)
     measured = len(history.aggregate(placement.of)) if placement.of in history.of else 0
     return measured > 1 and len(placement.flagged) == measured
@@ -153,23 +147,23 @@ def _middle(name: str, width: int) -> str:
         >>> _middle("encoder.layer.11.attention.output.dense", 24)
         'encoder.laye…utput.dense'
     """
-    whole = shorten(name, max(len(name), len("(root)")))
+    printable = shorten(name, max(len(name), len("(root)")))
     tail = (width - 1) // 2
-    return whole if len(whole) <= width else f"{whole[: width - 1 - tail]}…{whole[-tail:]}"
+    return printable if len(printable) <= width else f"{printable[: width - 1 - tail]}…{printable[-tail:]}"
 
 
-def _also(found: Mapping[str, Sequence[str]], said: str) -> tuple[str, ...]:
-    """The other findings, in a sentence."""
+def _also(layers: Mapping[str, Sequence[str]], verdict: str) -> tuple[str, ...]:
+    """The findings other than that of the verdict, in a sentence."""
     rest = [
         f"{counted(len(names), 'layer')} {STATES[kind].badge.lower()}"
-        for kind, names in found.items()
-        if kind != said
+        for kind, names in layers.items()
+        if kind != verdict
     ]
     return (f"Also found: {', '.join(rest)}.",) if rest else ()
 
 
 def facts(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]:
-    """A few numbers, each with what it counts."""
+    """A few numbers: the number, and what it counts."""
     placement = with_default_flags(history, placement)
     below = "" if placement.threshold is None else f" below {short(placement.threshold)}"
     return [
@@ -181,7 +175,7 @@ def facts(history: GradientHistory, placement: Placement) -> list[tuple[str, str
 
 
 def why(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]:
-    """How it was decided: what, in a word, and the sentence."""
+    """How the decision was made: a heading and a sentence for each part of it."""
     rows = [("Rule", _rule(history, placement))]
     rows.append(("Placement", placement.reason))
     if placement.points:
@@ -195,17 +189,13 @@ def why(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]
 
 
 def _rule(history: GradientHistory, placement: Placement) -> str:
-    """What flags, and what places where that is something else."""
+    """The rule that flags layers, and the one that places branches where it is another one."""
     if looks_at_magnitudes(placement):
         return f"A layer is flagged by: {placement.policy}."
-    every = "A branch at every supervision point (Deeply-Supervised Nets)."
-    placed = every if placement.policy == _EVERY else f"Branches are placed by: {placement.policy}."
+    placed = f"Branches are placed by: {placement.policy}."
+    if placement.rule == "every":
+        placed = "A branch at every supervision point (Deeply-Supervised Nets)."
     return f"{placed} A layer is flagged by: {default_rule(history)}."
-
-
-def is_synthetic(history: GradientHistory) -> bool:
-    """Whether the data was made up."""
-    return "synthetic" in str(history.conditions.get("data", "")).lower()
 
 
 _ALWAYS = {
@@ -232,6 +222,8 @@ _SOMETIMES = {
     "inputs": "inputs of the model",
     "stopped": "ended early",
 }
+# those above, and what the page shows elsewhere or in other words
+_LISTED = {*_ALWAYS, *_SOMETIMES, "losses", "complete", "reduction", "synthetic"}
 _COMPARISON = {
     "iterations": "length of each training",
     "seeds": "seeds",
@@ -244,31 +236,32 @@ _COMPARISON = {
 
 
 def conditions(history: GradientHistory, comparison: Comparison | ArmsComparison | None) -> list[tuple[str, str]]:
-    """What the numbers depend on: name and value. What belongs to every record and is missing is said to be."""
+    """What the numbers depend on, as names and values; every record lists those of `_ALWAYS`, known or not."""
     known = dict(history.conditions)
-    if known.get("loss") and not str(known["loss"]).endswith(")"):
-        known["loss"] = f"{known['loss']}, which does not tell its reduction"
-    rows = [(name, _said(known[key], "none") if key in known else "not recorded") for key, name in _ALWAYS.items()]
-    rows += [(name, _said(known[key])) for key, name in _SOMETIMES.items() if known.get(key) not in (None, [], 1)]
-    hidden = {*_ALWAYS, *_SOMETIMES, "losses", "complete"}
-    rows += [(key, _said(value)) for key, value in known.items() if key not in hidden and value is not None]
+    if known.get("loss") and not known.get("reduction"):
+        known["loss"] = f"{known['loss']}, reduction unknown"
+    rows = [(name, _in_words(known.get(key, "not recorded")) or "none") for key, name in _ALWAYS.items()]
+    usual: tuple[Any, ...] = (None, [], 1)
+    rows += [(name, _in_words(known[key])) for key, name in _SOMETIMES.items() if known.get(key) not in usual]
+    others = {key: value for key, value in known.items() if key not in _LISTED and value is not None}
+    rows += [(key, _in_words(value)) for key, value in others.items()]
     if comparison is not None:
         facts = comparison.conditions
-        rows += [(name, _said(facts[key])) for key, name in _COMPARISON.items() if facts.get(key) is not None]
+        rows += [(name, _in_words(facts[key])) for key, name in _COMPARISON.items() if facts.get(key) is not None]
     return [*rows, ("gradprobe", __version__)]
 
 
-def _said(value: Any, missing: str = "") -> str:
-    """A value in words.
+def _in_words(value: Any) -> str:
+    """A value in words; nothing for None.
 
     Example:
-        >>> _said([0, 1]), _said(0.30000001), _said(None, "not recorded"), _said(True)
-        ('0, 1', '0.3', 'not recorded', 'yes')
+        >>> _in_words([0, 1]), _in_words(0.30000001), _in_words(None), _in_words(True)
+        ('0, 1', '0.3', '', 'yes')
     """
     if value is None:
-        return missing
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_in_words, value))
     return short(value) if isinstance(value, float) else str(value)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.show.plots import style
-from gradprobe.show.plots.header import frame
+from gradprobe.show.plots.header import figure_header
 from gradprobe.show.plots.labels import End, EndLabels
-from gradprobe.show.plots.learning import Look, check_value, draw_arms, finish
+from gradprobe.show.plots.learning import Look, check_value, draw_curves, finish_axes
 from gradprobe.verdict.arm import ARMS, NONE
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from gradprobe.verdict.arms_comparison import ArmsComparison
 
-# an arm has the same look in every figure; Okabe and Ito's colours, and the marker tells them apart as well
+# an arm has the same look in every figure: Okabe and Ito's colours, and a marker of its own
 _COLOURS = ("#666666", "#0072b2", "#56b4e9", "#882255", "#e69f00", "#007a5a", "#d55e00", "#cc79a7", "#222222")
 _MARKERS = ("s", "o", "^", "v", "D", "P", "X", "<", ">")
 _LOOKS = dict(zip(ARMS, zip(_COLOURS, _MARKERS, strict=True), strict=True))
@@ -38,42 +38,42 @@ def plot_arms(result: ArmsComparison, *, value: str | None = None, ax: Axes | No
         The axes.
 
     Raises:
-        ValueError: The value is neither.
+        ValueError: If the value is neither.
     """
     value = ("accuracy" if result.held_out else "loss") if value is None else value
     check_value(value)
-    ax = style.axes(ax, style.size(style.SCREEN))
-    _draw(result, value, ax, describe_conditions(result.plain.conditions))
+    ax = style.axes(ax, style.panel_size(style.SCREEN))
+    _draw_panel(result, value, ax, describe_conditions(result.plain.conditions))
     return ax
 
 
 def arms_size(width: str | float, panels: int) -> tuple[float, float]:
-    """Width and height in inches of so many panels beside each other, or below each other where it is narrow."""
+    """Width and height in inches of a figure with panels side by side, or below each other if it is narrow."""
     wide = style.inches(width, panels * PANEL)
     rows = panels if wide < panels * style.WIDTHS["column"] else 1
-    return wide, 0.7 + rows * style.size(wide * rows / panels)[1]
+    return wide, 0.7 + rows * style.panel_size(wide * rows / panels)[1]
 
 
-def draw_arms_page(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -> None:
-    """Draw the loss and, where it was taken, the accuracy into an empty figure, under what they come to."""
-    frame(figure, result.choice.sentences[0], describe_conditions(result.plain.conditions))
+def draw_arms(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -> None:
+    """Draw the loss and, where it was measured, the accuracy into an empty figure; the title is the verdict."""
+    figure_header(figure, result.choice.sentences[0], describe_conditions(result.plain.conditions))
     wide = figure.get_figwidth() >= len(values) * style.WIDTHS["column"]
     shape = (1, len(values)) if wide else (len(values), 1)
     panels = figure.subplots(*shape, squeeze=False).ravel()
     for ax, value in zip(panels, values, strict=True):
-        _draw(result, value, ax, "")
+        _draw_panel(result, value, ax, "")
 
 
-def _draw(result: ArmsComparison, value: str, ax: Axes, conditions: str) -> None:
-    style.dress(ax)
-    drawn, notes = draw_arms(ax, result.frame, value, looks(result), result.conditions.get("chance"))
+def _draw_panel(result: ArmsComparison, value: str, ax: Axes, conditions: str) -> None:
+    style.strip_axes(ax)
+    drawn, entries = draw_curves(ax, result.frame, value, arm_looks(result), result.conditions.get("chance"))
     ends = [End(look.text, float(mean.index[-1]), float(mean.iloc[-1]), look.colour) for look, mean in drawn]
     EndLabels(ax, ends)
-    finish(ax, result.frame, value, conditions, notes)
+    finish_axes(ax, result.frame, value, conditions, entries)
 
 
-def looks(result: ArmsComparison) -> list[Look]:
-    """How the arms that were trained are drawn, each with the names of those that do the same."""
+def arm_looks(result: ArmsComparison) -> list[Look]:
+    """How the trained arms are drawn, each labelled with the names of all arms that do the same."""
     trained = [arm.name for arm in result.arms if arm.like is None]
-    alike = {name: [name, *(arm.name for arm in result.arms if arm.like == name)] for name in trained}
-    return [Look(name, " = ".join(alike[name]), *_LOOKS[name], "--" if name == NONE else "-") for name in trained]
+    same = {name: [name, *(arm.name for arm in result.arms if arm.like == name)] for name in trained}
+    return [Look(name, " = ".join(same[name]), *_LOOKS[name], "--" if name == NONE else "-") for name in trained]

@@ -16,10 +16,10 @@ from gradprobe.record.points import Point
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
 from gradprobe.show.plots import style
-from gradprobe.show.plots.fitting import settle
+from gradprobe.show.plots.fitting import lay_out
 from gradprobe.show.plots.grid import Floats, Grid, limits
-from gradprobe.show.plots.header import header, lane, mark
-from gradprobe.show.plots.iterations import grid_notes, threshold_end
+from gradprobe.show.plots.header import header, header_start, marker_entry
+from gradprobe.show.plots.iterations import grid_entries, threshold_end
 from gradprobe.show.plots.labels import EndLabels
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from gradprobe.record.placement import Placement
 
-MOST_ROWS = 4
+MAX_NAME_ROWS = 4  # of the names of branches, above the axes
 Rows = NDArray[np.int64]
 
 
@@ -44,10 +44,9 @@ def plot_profile(
 ) -> Axes:
     """Draw the magnitude of every layer against its depth.
 
-    A dot for the aggregated magnitude and a bar from the smallest to the largest over the iterations, on a
-    log axis; a zero in any iteration is marked at the floor, NaN or inf at the top. Flagged layers have a colour
-    and a shape of their own. With a placement, a line marks each point that a branch is placed at, and a note says
-    what it advises to change first.
+    A dot shows the aggregated magnitude and a bar the range over the iterations, on a log axis; a zero in any
+    iteration is marked at the bottom, NaN or inf at the top. Flagged layers have a colour and a shape of their
+    own. With a placement, a line marks each point with a branch, and a note says what it advises to change first.
 
     Args:
         history: What to draw.
@@ -61,7 +60,7 @@ def plot_profile(
         The axes.
 
     Raises:
-        ValueError: The quantity was not recorded, or there is no such aggregation.
+        ValueError: If the quantity was not recorded, or there is no such aggregation.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -77,27 +76,27 @@ def plot_profile(
     flagged = low if placement is None else set(placement.flagged)
     word = "below the threshold" if placement is None else "flagged"
     points = () if placement is None else placement.points
-    ax = style.axes(ax, style.size(style.SCREEN))
-    style.dress(ax)
+    ax = style.axes(ax, style.panel_size(style.SCREEN))
+    style.strip_axes(ax)
     ax.set_xlim(-0.6, max(len(grid.names), 1) - 0.4)
     style.log_axis(ax, *limits([grid], threshold), f"{label(of)}, {how}")
     style.draw_threshold(ax, threshold)
     EndLabels(ax, threshold_end(ax, threshold, of))
-    settle(ax)  # so that the names of the layers know their room
+    lay_out(ax)  # the names of the layers are fitted to the axes' size
     _layer_axis(ax, grid, flagged)
-    entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word) + _decided(placement)
-    start = max(_draw_points(ax, grid, points), lane(grid.nonfinite))
-    decided = None if placement is not None else threshold
-    said = style.found(len(flagged & set(grid.names)), int(grid.reached.sum()), decided)
+    entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word) + _decision_entries(placement)
+    start = max(_draw_points(ax, grid, points), header_start(grid.nonfinite))
+    below = threshold if placement is None else None
+    phrase = style.flagged_phrase(len(flagged & set(grid.names)), int(grid.reached.sum()), below)
     conditions = describe_conditions(history.conditions)
-    header(ax, "Gradient by depth" + said, conditions, [*entries, *grid_notes(grid)], start=start)
+    header(ax, "Gradient by depth" + phrase, conditions, [*entries, *grid_entries(grid)], start=start)
     return ax
 
 
 def _draw_magnitudes(
     ax: Axes, grid: Grid, magnitudes: Floats, flagged: Collection[str], word: str
 ) -> list[Artist]:
-    """Dots and bars in one colour for flagged layers and another for the rest; gives the legend entries."""
+    """Dots and bars in one colour for flagged layers and another for the rest; returns the legend entries."""
     is_flagged = np.array([name in flagged for name in grid.names], dtype=bool)
     rest = "other layers" if is_flagged.any() else "layers"
     entries: list[Artist] = []
@@ -109,44 +108,45 @@ def _draw_magnitudes(
         if len(rows):
             _draw_bars(ax, grid, rows, colour)
             _draw_dots(ax, rows, magnitudes[rows], colour, marker, len(grid.names))
-            entries.append(mark(marker, text, colour))
+            entries.append(marker_entry(marker, text, colour))
     over = counted(len(grid.iterations), "iteration")
     return [*entries, Patch(facecolor=style.GREY, alpha=0.3, label=f"range over {over}")] if entries else []
 
 
 def _draw_bars(ax: Axes, grid: Grid, rows: Rows, colour: str) -> None:
-    """From the smallest to the largest, marked where that is no number; of many layers the bars become a band.
+    """From the smallest to the largest, marked where that is not finite; of many layers the bars become a band.
 
-    They never overlap, since what is pale would add up, and are not moved to whole pixels, which leaves stripes.
+    They never overlap, because overlapping pale bars look darker. Nor are they snapped to whole pixels, which
+    would leave stripes.
     """
-    drawn = grid.drawn(*ax.get_ylim())[rows]
+    drawn = grid.clipped(*ax.get_ylim())[rows]
     width = min(7, 0.77 * ax.bbox.width * 72 / ax.figure.dpi / len(grid.names))
     smallest, largest = np.nanmin(drawn, axis=1), np.nanmax(drawn, axis=1)
     ax.vlines(rows, smallest, largest, color=colour, linewidth=width, alpha=0.22, zorder=2, snap=False)
-    for found, zero in ((grid.zero, True), (grid.nonfinite, False)):
-        style.mark_lane(ax, rows[found[rows].any(axis=1)], colour, zero=zero)
+    for mask, zero in ((grid.zero, True), (grid.nonfinite, False)):
+        style.draw_off_scale(ax, rows[mask[rows].any(axis=1)], colour, zero=zero)
 
 
 def _draw_dots(ax: Axes, rows: Rows, values: Floats, colour: str, marker: str, count: int) -> None:
     size = float(np.clip(180 / count, 1.5, 6))
-    there = np.isfinite(values) & (values > 0)
+    positive = np.isfinite(values) & (values > 0)
     look: dict[str, Any] = {"markersize": size, "markeredgewidth": 0, "color": colour, "zorder": 3}
-    ax.plot(rows[there], values[there], marker, gid="magnitudes", **look)
+    ax.plot(rows[positive], values[positive], marker, gid="magnitudes", **look)
 
 
 def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
-    """Layer names as tick labels, thinned where there are many; flagged ones in their colour."""
+    """Layer names as tick labels; of many layers only some. Flagged ones have their colour."""
     count = len(grid.names)
     ticks = style.tick_positions(count, ax.bbox.width * 72 / ax.figure.dpi)
-    names = [style.name(grid.names[tick], ax, 20) for tick in ticks]
+    names = [style.layer_label(grid.names[tick], ax, 20) for tick in ticks]
     upright = len(names) > 12 or max(map(len, names), default=0) > 14
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks(ticks, names, parse_math=False, **({"rotation": 90} if upright else slanted))
     style.colour_ticks(ax.get_xticklabels(), [grid.names[tick] in flagged for tick in ticks])
-    style.name_axis(ax.xaxis, "layer, by depth" + style.named(len(ticks), count))
+    style.name_axis(ax.xaxis, "layer, by depth" + style.named_phrase(len(ticks), count))
 
 
-def _decided(placement: Placement | None) -> list[Artist]:
+def _decision_entries(placement: Placement | None) -> list[Artist]:
     """Legend entries for the branches, and for what to change before any is placed."""
     if placement is None:
         return []
@@ -155,33 +155,33 @@ def _decided(placement: Placement | None) -> list[Artist]:
     if placement.points:
         entries.append(Line2D([], [], color=style.BRANCH, linewidth=1.2, label=branches))
     if placement.remedy:
-        entries.append(mark("", f"advised first: {placement.remedy}"))
+        entries.append(marker_entry("", f"advised first: {placement.remedy}"))
     return entries
 
 
 def _draw_points(ax: Axes, grid: Grid, points: Sequence[Point]) -> float:
-    """A line for each point, named above the axes; gives the height of the names in points."""
+    """A line for each branch, named above the axes; returns the height of the names in points."""
     places = np.searchsorted(grid.depths, [point.depth for point in points])
     width = float(np.clip(16 / max(len(points), 1), 0.5, 1.2))
     for point, x in zip(points, places, strict=True):
         ax.axvline(x, color=style.BRANCH, linewidth=width, zorder=1.9, gid=f"branch {point.name}")
     if not points:
         return 4
-    settle(ax)
-    labels = [_flag(ax, x, point.name) for point, x in zip(points, places, strict=True)]
-    rows = flag_rows([tuple(flag.get_window_extent().intervalx) for flag in labels])
-    for i, flag in enumerate(labels):
+    lay_out(ax)
+    labels = [_branch_label(ax, x, point.name) for point, x in zip(points, places, strict=True)]
+    rows = label_rows([tuple(text.get_window_extent().intervalx) for text in labels])
+    for i, text in enumerate(labels):
         if i in rows:
-            flag.xyann = (0, 4 + 11 * rows[i])
+            text.xyann = (0, 4 + 11 * rows[i])
         else:
-            flag.remove()
+            text.remove()
     return 9 + 11 * (max(rows.values()) + 1)
 
 
-def _flag(ax: Axes, x: int, name: str) -> Annotation:
-    """A name to the right of its pole."""
+def _branch_label(ax: Axes, x: int, name: str) -> Annotation:
+    """A name above the axes, to the right of the line that goes up to it."""
     return ax.annotate(
-        " " + style.name(name, ax),
+        " " + style.layer_label(name, ax),
         (x, 1),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 4),
@@ -195,31 +195,32 @@ def _flag(ax: Axes, x: int, name: str) -> Annotation:
     )
 
 
-def flag_rows(spans: Sequence[tuple[float, ...]]) -> dict[int, int]:
-    """Rows for labels that stand like flags on poles, none covering another or its pole.
+def label_rows(spans: Sequence[tuple[float, ...]]) -> dict[int, int]:
+    """Rows for names at the upper ends of vertical lines, so that none covers another name or another line.
 
-    Where they would take more than a few rows, only every second or third one is kept.
+    Where they would take more than a few rows, only every second or third name is kept.
 
     Args:
-        spans: Left and right end of each label, from left to right.
+        spans: Left and right end of each name, from left to right.
 
     Returns:
-        The row of each label that is kept, the lowest being 0.
+        The row of each name that is kept, the lowest being 0.
 
     Example:
-        >>> flag_rows([(0, 5), (3, 8), (9, 12)])
+        >>> label_rows([(0, 5), (3, 8), (9, 12)])
         {0: 1, 1: 0, 2: 0}
     """
     for step in range(1, len(spans) + 1):
         rows = _stack(spans[::step])
-        if max(rows) < MOST_ROWS:
+        if max(rows) < MAX_NAME_ROWS:
             break
     return dict(zip(range(0, len(spans), step), rows, strict=True))
 
 
 def _stack(spans: Sequence[tuple[float, ...]]) -> list[int]:
+    """The lowest row for each name, where it lies above all names that begin below it."""
     rows = [0] * len(spans)
     for i in reversed(range(len(spans))):
-        under = [row for row, other in zip(rows[i + 1 :], spans[i + 1 :], strict=True) if other[0] < spans[i][1]]
-        rows[i] = max(under, default=-1) + 1
+        covered = [row for row, other in zip(rows[i + 1 :], spans[i + 1 :], strict=True) if other[0] < spans[i][1]]
+        rows[i] = max(covered, default=-1) + 1
     return rows

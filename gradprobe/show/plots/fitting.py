@@ -1,4 +1,4 @@
-"""Text fitted to the room it has: what the layout gives the axes, and lines broken to that width."""
+"""Text fitted to the space that the layout gives the axes: lines are broken to that width."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-_PAD = 3 / 72  # inches that a constrained layout leaves free around everything
+_PAD = 3 / 72  # inches that a constrained layout leaves around everything
 
 
-def settle(ax: Axes) -> None:
-    """Let the figure's layout give the axes their size, which what follows is fitted to."""
+def lay_out(ax: Axes) -> None:
+    """Let the figure's layout give the axes their size, so that text can be fitted to it."""
     engine = ax.figure.get_layout_engine()
     root = ax.figure.figure
     if engine is not None and root is not None:
         engine.execute(root)
 
 
-def heighten(figure: Figure, panels: Sequence[Axes], least: float, rows: int = 1) -> None:
-    """Give a figure the least height in inches, or more where a header would leave axes less than half of it.
+def grow_height(figure: Figure, panels: Sequence[Axes], least: float, rows: int = 1) -> None:
+    """Give a figure a height in inches, or more where its headers would leave the axes less than half of it.
 
     Args:
-        figure: The figure, of which the rows take equal parts.
-        panels: One axes for each part, settled before their header was drawn.
-        least: Its height in inches where that is enough.
+        figure: The figure; its rows are equally high.
+        panels: The axes, one in each subfigure, laid out before their header was drawn.
+        least: The height in inches where that is enough.
         rows: Number of rows.
     """
-    rest = max(_around(panel) for panel in panels)
+    rest = max(_height_around(panel) for panel in panels)
     figure.set_figheight(max(least, rows * 2 * rest / figure.dpi))
 
 
-def _around(ax: Axes) -> float:
-    """Pixels of the height of its part of a figure that are not the axes', once there is a header."""
+def _height_around(ax: Axes) -> float:
+    """Pixels of the height of a subfigure that the axes do not take, once there is a header."""
     part, box = ax.figure, ax.get_tightbbox()
     below = ax.bbox.y0 - part.bbox.y0
     above = 0.0 if box is None else box.y1 - ax.bbox.y1
@@ -46,26 +46,26 @@ def _around(ax: Axes) -> float:
     return float(below + above + names) + 2 * _PAD * (1 + len(part.texts)) * ax.figure.dpi
 
 
-def room(ax: Axes) -> float:
-    """Pixels from the left end of the axes to the right end of what stands beside them, less a reserve.
+def header_width(ax: Axes) -> float:
+    """Pixels from the left end of the axes to the right end of the labels beside them, less a reserve.
 
-    A figure is saved at another resolution than it is laid out for, at which both ends lie a little elsewhere.
+    A figure may be saved at another resolution than it was laid out for, which moves both ends a little.
     """
     box = ax.get_tightbbox()
     return 0.96 * float(max(ax.bbox.x1, ax.bbox.x1 if box is None else box.x1) - ax.bbox.x0)
 
 
 def wrap(text: Text, width: float, lines: int = 2) -> None:
-    """Break a text into lines that fit into so many pixels; what does not fit is cut off."""
+    """Break a text into lines of at most so many pixels; the rest is cut off."""
     words = text.get_text()
     columns = len(words)
-    while columns > 12 and wide(text) > width:
+    while columns > 12 and text_width(text) > width:
         columns = int(columns * 0.94)
         text.set_text("\n".join(textwrap.wrap(words, columns, max_lines=lines, placeholder=" …")))
 
 
-def wide(text: Text) -> float:
-    """Pixels that a text takes: as it is here or, which may be wider by a tenth, in letters without hinting."""
+def text_width(text: Text) -> float:
+    """Pixels that a text takes, as it is here or without hinting, which may be wider by a tenth."""
     font, dpi = text.get_fontproperties(), text.get_figure(root=True).dpi  # type: ignore[union-attr]
     lines = text.get_text().split("\n")
     points = max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines)

@@ -1,4 +1,4 @@
-"""A history as an array of layers by iterations, which every figure draws from."""
+"""A history as an array of layers by iterations: what every figure draws from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Grid:
         """Arrange one quantity of a history.
 
         Raises:
-            TypeError: It is no history.
+            TypeError: If it is not a history.
         """
         if not isinstance(history, GradientHistory):
             raise TypeError(
@@ -50,19 +50,19 @@ class Grid:
         rows = history.select(of).set_index(["layer", "iteration"])
         rows = rows[["mean_abs", "nonfinite"]].astype(float)
 
-        def spread(column: str) -> Floats:
+        def array(column: str) -> Floats:
             table = rows[column].unstack().reindex(index=names, columns=iterations)
             return table.to_numpy(dtype=float)
 
-        values = spread("mean_abs")
+        values = array("mean_abs")
         # a sum that overflows float32 is infinite though every element is finite
-        nonfinite = (spread("nonfinite") > 0) | np.isinf(values)
+        nonfinite = (array("nonfinite") > 0) | np.isinf(values)
         values = np.where(nonfinite, np.nan, values)
         return cls(tuple(names), tuple(layer.depth for layer in history.layers), iterations, values, nonfinite)
 
     @property
     def zero(self) -> Mask:
-        """Where the gradient was exactly zero, everywhere in the layer."""
+        """Where the whole gradient of a layer was exactly zero."""
         return np.asarray(self.values == 0)
 
     @property
@@ -80,34 +80,39 @@ class Grid:
             nonfinite=self.nonfinite[list(rows)],
         )
 
-    def choose(self, layers: str | Sequence[str] | None) -> Grid:
-        """The grid of the layers that a name or shell pattern stands for; None is all of them.
+    def matching(self, layers: str | Sequence[str] | None) -> Grid:
+        """The grid of the layers that match a name or shell pattern; None is all of them.
 
         Raises:
-            ValueError: A pattern stands for no layer.
+            ValueError: If a pattern matches no layer.
         """
         if layers is None:
             return self
         patterns = [layers] if isinstance(layers, str) else list(layers)
         for pattern in patterns:
-            if not any(_stands_for(pattern, name) for name in self.names):
+            if not any(_matches(pattern, name) for name in self.names):
                 known = ", ".join(map(repr, self.names[:40])) + (", ..." if len(self.names) > 40 else "")
-                raise ValueError(f"expected layer names or patterns out of {known}; {pattern!r} is none of them")
+                raise ValueError(f"no layer matches {pattern!r}: expected names or patterns of {known}")
         return self.take(
-            [row for row, name in enumerate(self.names) if any(_stands_for(pattern, name) for pattern in patterns)]
+            [row for row, name in enumerate(self.names) if any(_matches(pattern, name) for pattern in patterns)]
         )
 
-    def drawn(self, low: float, high: float) -> Floats:
-        """The values as they are drawn: an exact zero at the low limit, a non-finite one at the high limit."""
+    def clipped(self, low: float, high: float) -> Floats:
+        """The values between two limits: an exact zero becomes the low one, a non-finite value the high one."""
         return np.where(self.nonfinite, high, np.where(self.zero, low, self.values))
 
 
-def _stands_for(pattern: str, name: str) -> bool:
+def _matches(pattern: str, name: str) -> bool:
     return pattern == name or fnmatchcase(name, pattern)
 
 
+def recorded_quantity(history: GradientHistory, wanted: str = "output") -> str:
+    """The wanted quantity where it was recorded, else the first one that was."""
+    return wanted if wanted in history.of or not history.of else history.of[0]
+
+
 def limits(grids: Sequence[Grid], threshold: float | None) -> tuple[float, float]:
-    """Limits of the log axis: every value and the threshold, with a lane below for zeros and above for NaN."""
+    """Limits of the log axis: every value and the threshold, with space below for zeros and above for NaN."""
     values = np.concatenate([grid.values.ravel() for grid in grids])
     ends = [value for value in (threshold,) if value is not None]
     positive = values[values > 0]

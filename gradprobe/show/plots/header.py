@@ -1,4 +1,4 @@
-"""What stands around the axes: title, conditions and legend, and the entries that say what is not drawn."""
+"""What is around the axes: title, conditions and legend."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation, Transform
 from numpy.typing import NDArray
 
-from gradprobe.record.text import counted
-from gradprobe.show.plots.fitting import room, settle, wide, wrap
-from gradprobe.show.plots.style import BOX, GREY, INK, NONFINITE, SMALL, TITLE, WIDTHS, ZERO, depth_map, legible
+from gradprobe.show.plots.fitting import header_width, lay_out, text_width, wrap
+from gradprobe.show.plots.style import BOX, GREY, INK, SMALL, TITLE, WIDTHS, depth_map, legible
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# of a legend, above the axes or below the figure
-_LOOK: dict[str, Any] = {
+# of every legend, above the axes or below the figure
+_LEGEND_STYLE: dict[str, Any] = {
     "fontsize": SMALL,
     "frameon": False,
     "borderpad": 0,
@@ -30,8 +29,8 @@ _LOOK: dict[str, Any] = {
 }
 
 
-def frame(figure: Figure, title: str, conditions: str, *, size: float = TITLE) -> None:
-    """A title over a whole figure, and the conditions under it in small grey."""
+def figure_header(figure: Figure, title: str, conditions: str, *, size: float = TITLE) -> None:
+    """A title above a whole figure, and the conditions below it in small grey letters."""
     heading = figure.suptitle(legible(title), x=0.01, ha="left", fontsize=size, color=INK)
     heading.set(fontweight="bold", parse_math=False)
     foot = figure.supxlabel(legible(conditions), x=0.01, ha="left", fontsize=SMALL, color=GREY)
@@ -48,17 +47,17 @@ def header(
     *,
     start: float = 7,
 ) -> None:
-    """Stack above the axes, from below: the legend, the conditions in small grey, the title.
+    """Stack above the axes, from below: the legend, the conditions in small grey letters, the title.
 
     Args:
         ax: The axes.
         title: Short and factual.
-        conditions: What the magnitudes depend on; wrapped, and cut after three lines.
+        conditions: What the magnitudes depend on; at most three lines of it.
         entries: Legend entries.
         start: Points above the axes at which the stack begins.
     """
-    settle(ax)
-    width = room(ax)
+    lay_out(ax)
+    width = header_width(ax)
     if entries:
         start += _legend(ax, entries, start, width) + 7
     if conditions:
@@ -72,8 +71,8 @@ def header(
 
 
 def _legend(ax: Axes, entries: Sequence[Artist], start: float, width: float) -> float:
-    """Draw the legend in as many columns as fit; gives its height in points."""
-    options = {**_LOOK, "columnspacing": 1.4, "borderaxespad": 0}
+    """Draw the legend in as many columns as fit; returns its height in points."""
+    options = {**_LEGEND_STYLE, "columnspacing": 1.4, "borderaxespad": 0}
     if width < WIDTHS["column"] * ax.figure.dpi:
         options.update(columnspacing=0.8, handlelength=1.4)  # so that two columns fit beside each other
     for columns in range(len(entries), 0, -1):
@@ -86,23 +85,24 @@ def _legend(ax: Axes, entries: Sequence[Artist], start: float, width: float) -> 
             **options,
         )
         box = legend.get_window_extent()
-        stretch = max(wide(text) / text.get_window_extent().width for text in legend.get_texts())
+        stretch = max(text_width(text) / text.get_window_extent().width for text in legend.get_texts())
         if box.width * stretch <= width:
             break
     return float(box.height * 72 / ax.figure.dpi)
 
 
 def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
-    """A legend under everything else of a figure, in as many columns as fit."""
+    """A legend below everything else in a figure, in as many columns as fit."""
     for columns in range(min(len(entries), 8), 0, -1):
         legend = figure.legend(
             list(entries),
-            ["layer"] * len(entries),  # the text follows: matplotlib leaves out what begins with an underscore
+            ["layer"]
+            * len(entries),  # the texts follow below: matplotlib omits labels that begin with an underscore
             loc="outside lower left",
             ncols=columns,
             handlelength=1.6,
             columnspacing=1.2,
-            **_LOOK,
+            **_LEGEND_STYLE,
         )
         for text, entry in zip(legend.get_texts(), entries, strict=True):
             text.set(text=str(entry.get_label()), parse_math=False)
@@ -112,7 +112,7 @@ def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
 
 
 def depth_bar(ax: Axes, depths: Sequence[int], start: float) -> float:
-    """A small colour bar by depth above the right end of the axes; gives the points above which there is room."""
+    """A small colour bar by depth above the right end of the axes; returns the points where it ends."""
     width = 0.5 * ax.figure.dpi / ax.bbox.width
     bar = ax.inset_axes((0.97 - width, 1, width, 0.02), transform=above(ax, start + 3))
     bar.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=depth_map())
@@ -123,8 +123,8 @@ def depth_bar(ax: Axes, depths: Sequence[int], start: float) -> float:
     return start + 13
 
 
-def lane(nonfinite: NDArray[np.bool_]) -> float:
-    """Points above the axes at which the header begins: markers on the upper limit need some."""
+def header_start(nonfinite: NDArray[np.bool_]) -> float:
+    """Points above the axes at which the header begins: markers at the upper limit need some."""
     return 9 if nonfinite.any() else 7
 
 
@@ -133,24 +133,12 @@ def above(ax: Axes, points: float) -> Transform:
     return ax.transAxes + ScaledTranslation(0, points / 72, ax.figure.dpi_scale_trans)
 
 
-def mark(marker: str, text: str, colour: str = GREY) -> Line2D:
+def marker_entry(marker: str, text: str, colour: str = GREY) -> Line2D:
     """A legend entry for a marker; an empty marker makes it a note."""
     return Line2D([], [], linestyle="none", marker=marker or "none", color=colour, markersize=5, label=text)
 
 
-def notes(*, zeros: bool, nonfinite: bool, unreached: int, names: Sequence[str] = ()) -> list[Artist]:
-    """Legend entries for what a log axis and a font cannot show; only for what occurs."""
-    entries: list[Artist] = []
-    if zeros:
-        entries.append(mark(ZERO, "exact zero"))
-    if nonfinite:
-        entries.append(mark(NONFINITE, "NaN or inf"))
-    if unreached:
-        entries.append(mark("", f"{counted(unreached, 'layer')} unreached: not drawn"))
-    return entries + letters_note(names)
-
-
-def letters_note(names: Sequence[str]) -> list[Artist]:
-    """A legend entry where letters of these names are in no font."""
+def font_entries(names: Sequence[str]) -> list[Artist]:
+    """A legend entry where a letter of these names is in no font."""
     missing = any(legible(name) != name for name in names)
-    return [mark("", f"{BOX} a letter that the font has not")] if missing else []
+    return [marker_entry("", f"{BOX} a letter that the font does not have")] if missing else []

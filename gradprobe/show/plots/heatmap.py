@@ -17,8 +17,8 @@ from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
 from gradprobe.show.plots import style
 from gradprobe.show.plots.grid import Grid, Mask, limits
-from gradprobe.show.plots.header import header, letters_note
-from gradprobe.show.plots.iterations import below
+from gradprobe.show.plots.header import font_entries, header
+from gradprobe.show.plots.iterations import layers_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +36,8 @@ def plot_heatmap(
 ) -> Axes:
     """Draw the magnitude as the colour of a cell: a row for each layer, a column for each iteration.
 
-    The first layer is on top. Exact zeros are black, gradients with NaN or inf vermillion, cells without a
-    gradient hatched; a legend says so where they occur. The threshold is marked on the colour bar, and the
+    The first layer is at the top. Exact zeros are black, gradients with NaN or inf vermillion, and cells without
+    a gradient hatched; a legend says so where they occur. The threshold is marked on the colour bar, and the
     names of layers whose median is below it have its colour.
 
     Args:
@@ -50,7 +50,7 @@ def plot_heatmap(
         The axes.
 
     Raises:
-        ValueError: The quantity was not recorded.
+        ValueError: If the quantity was not recorded.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -62,10 +62,10 @@ def plot_heatmap(
     """
     grid = Grid.of(history, of)
     ax = style.axes(ax, heatmap_size(history))
-    style.dress(ax, grid="")
+    style.strip_axes(ax, grid="")
     ax.patch.set(facecolor="white", hatch=HATCH, edgecolor="#b5b5b5", linewidth=0)
     mesh = _draw_cells(ax, grid, threshold)
-    _axes_of_cells(ax, grid, below(history, of, threshold))
+    _axes_of_cells(ax, grid, layers_below(history, of, threshold))
     _colour_bar(ax, mesh, label(of), threshold, of)
     title = f"Gradient of {counted(len(grid.names), 'layer')} by iteration"
     header(ax, title, describe_conditions(history.conditions), _entries(grid))
@@ -80,7 +80,7 @@ def heatmap_size(history: GradientHistory, width: float = style.SCREEN) -> tuple
 def _draw_cells(ax: Axes, grid: Grid, threshold: float | None) -> QuadMesh:
     x, y = _edges(grid.iterations.astype(float)), np.arange(len(grid.names) + 1) - 0.5
     clean = np.ma.masked_where(np.isnan(grid.values) | grid.zero, grid.values)
-    # black stays free for zeros
+    # without the dark end, which would look like an exact zero
     colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.08, 1, 256)))
     low, high = limits([grid.take(np.flatnonzero(grid.reached))], threshold)
     mesh = ax.pcolormesh(x, y, clean, cmap=colours, norm=LogNorm(low, high), rasterized=True)
@@ -95,7 +95,7 @@ def _draw_cells(ax: Axes, grid: Grid, threshold: float | None) -> QuadMesh:
 
 
 def _edges(centres: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Borders half way between the centres."""
+    """Borders halfway between the centres."""
     if not len(centres):
         return np.array([-0.5])
     middles = (centres[1:] + centres[:-1]) / 2
@@ -108,10 +108,10 @@ def _axes_of_cells(ax: Axes, grid: Grid, low: Collection[str]) -> None:
     count = len(grid.names)
     ax.set_ylim(count - 0.5, -0.5)
     ticks = style.tick_positions(count, ax.bbox.height * 72 / ax.figure.dpi)
-    ax.set_yticks(ticks, [style.name(grid.names[tick], ax) for tick in ticks], parse_math=False)
+    ax.set_yticks(ticks, [style.layer_label(grid.names[tick], ax) for tick in ticks], parse_math=False)
     ax.spines[:].set_visible(False)
     style.colour_ticks(ax.get_yticklabels(), [grid.names[tick] in low for tick in ticks])
-    style.name_axis(ax.yaxis, "layer, first on top" + style.named(len(ticks), count))
+    style.name_axis(ax.yaxis, "layer, first on top" + style.named_phrase(len(ticks), count))
 
 
 def _colour_bar(ax: Axes, mesh: QuadMesh, name: str, threshold: float | None, of: str) -> None:
@@ -138,7 +138,7 @@ def _colour_bar(ax: Axes, mesh: QuadMesh, name: str, threshold: float | None, of
 
 
 def _entries(grid: Grid) -> list[Any]:
-    """Legend entries for the cells that have no magnitude; only for what occurs."""
+    """Legend entries for the kinds of cells without a magnitude that occur."""
     missing: Mask = np.isnan(grid.values) & ~grid.nonfinite
     hatched: dict[str, Any] = {"facecolor": "white", "hatch": HATCH, "edgecolor": "#b5b5b5"}
     kinds: tuple[tuple[Mask, str, dict[str, Any]], ...] = (
@@ -147,4 +147,4 @@ def _entries(grid: Grid) -> list[Any]:
         (missing, "unreached", hatched),
     )
     entries: list[Any] = [Patch(label=text, **options) for mask, text, options in kinds if mask.any()]
-    return entries + letters_note(grid.names)
+    return entries + font_entries(grid.names)

@@ -11,15 +11,16 @@ from matplotlib.lines import Line2D
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label, short
+from gradprobe.record.text import counted
 from gradprobe.show.plots import style
 from gradprobe.show.plots.grid import Floats, Grid, limits
-from gradprobe.show.plots.header import depth_bar, header, lane, notes
+from gradprobe.show.plots.header import depth_bar, font_entries, header, header_start, marker_entry
 from gradprobe.show.plots.labels import End, EndLabels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEW = 14
+MAX_NAMED = 14  # layers that are all named
 Colour = tuple[float, ...]
 
 
@@ -34,9 +35,9 @@ def plot_history(
 ) -> Axes:
     """Draw the magnitude of every layer against the iteration.
 
-    One line for each layer, coloured by depth, on a log axis. An exact zero is marked at the floor and a
+    One line for each layer, coloured by depth, on a log axis. An exact zero is marked at the bottom and a
     gradient with NaN or inf at the top; where no gradient arrived there is a gap. Up to 14 layers are named
-    at the ends of their lines; of more, the first, the last and the smallest.
+    at the ends of their lines; of more, the first, the last and the one with the smallest median.
 
     Args:
         history: What to draw.
@@ -50,7 +51,7 @@ def plot_history(
         The axes.
 
     Raises:
-        ValueError: The quantity was not recorded, or a pattern stands for no layer.
+        ValueError: If the quantity was not recorded, or a pattern matches no layer.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -60,23 +61,24 @@ def plot_history(
         >>> plot_history(history, ax=Figure().subplots()).get_title("left")
         'Gradient by iteration: 1 of 1 layer below 1e-7'
     """
-    grid = Grid.of(history, of).choose(layers)
-    ax = style.axes(ax, style.size(style.SCREEN))
-    low = below(history, of, threshold) if flagged is None else flagged
+    grid = Grid.of(history, of).matching(layers)
+    ax = style.axes(ax, style.panel_size(style.SCREEN))
+    low = layers_below(history, of, threshold) if flagged is None else flagged
     draw_iterations(ax, grid, limits([grid], threshold), of=of, threshold=threshold, flagged=low)
     names = [name for name, reached in zip(grid.names, grid.reached, strict=True) if reached]
-    said = style.found(sum(name in low for name in names), len(names), threshold if flagged is None else None)
-    start = lane(grid.nonfinite)
-    if len(names) > FEW:
+    below = threshold if flagged is None else None
+    phrase = style.flagged_phrase(sum(name in low for name in names), len(names), below)
+    start = header_start(grid.nonfinite)
+    if len(names) > MAX_NAMED:
         start = depth_bar(ax, grid.take(np.flatnonzero(grid.reached)).depths, start)
     conditions = describe_conditions(history.conditions)
     word = "flagged" if flagged is not None or threshold is None else f"below {short(threshold)}"
-    entries = [*thick(low, names, word), *grid_notes(grid)]
-    header(ax, "Gradient by iteration" + said, conditions, entries, start=start)
+    entries = [*emphasis_entry(low, names, word), *grid_entries(grid)]
+    header(ax, "Gradient by iteration" + phrase, conditions, entries, start=start)
     return ax
 
 
-def below(history: GradientHistory, of: str, threshold: float | None) -> set[str]:
+def layers_below(history: GradientHistory, of: str, threshold: float | None) -> set[str]:
     """The layers whose median magnitude is below the threshold."""
     if threshold is None:
         return set()
@@ -84,20 +86,22 @@ def below(history: GradientHistory, of: str, threshold: float | None) -> set[str
     return set(medians.index[medians < threshold])
 
 
-def thick(flagged: Collection[str], names: Sequence[str], word: str = "flagged") -> list[Any]:
+def emphasis_entry(flagged: Collection[str], names: Sequence[str], word: str = "flagged") -> list[Any]:
     """A legend entry for the thick lines, where they are not all of one kind."""
     kinds = {name in flagged for name in names}
     return [Line2D([], [], color=style.GREY, linewidth=2.4, label=word)] if len(kinds) > 1 else []
 
 
-def grid_notes(*grids: Grid) -> list[Any]:
-    """Legend entries for the zeros, the non-finite values and the unreached layers of the grids."""
-    return notes(
-        zeros=any(grid.zero.any() for grid in grids),
-        nonfinite=any(grid.nonfinite.any() for grid in grids),
-        unreached=int((~grids[0].reached).sum()),
-        names=grids[0].names,
-    )
+def grid_entries(*grids: Grid) -> list[Any]:
+    """Legend entries for what a log axis and a font cannot show; only for what occurs in the grids."""
+    entries: list[Any] = []
+    if any(grid.zero.any() for grid in grids):
+        entries.append(marker_entry(style.ZERO, "exact zero"))
+    if any(grid.nonfinite.any() for grid in grids):
+        entries.append(marker_entry(style.NONFINITE, "NaN or inf"))
+    if unreached := int((~grids[0].reached).sum()):
+        entries.append(marker_entry("", f"{counted(unreached, 'layer')} unreached: not drawn"))
+    return entries + font_entries(grids[0].names)
 
 
 def draw_iterations(
@@ -110,8 +114,8 @@ def draw_iterations(
     flagged: Collection[str] = (),
     labelled: bool = True,
 ) -> None:
-    """Draw axes, lines, threshold and, if they are wanted, end labels, but no header."""
-    style.dress(ax)
+    """Draw axes, lines, the threshold and, if ``labelled``, labels at the ends of the lines, but no header."""
+    style.strip_axes(ax)
     style.log_axis(ax, *span, label(of))
     style.iteration_axis(ax, grid.iterations)
     style.draw_threshold(ax, threshold)
@@ -121,17 +125,16 @@ def draw_iterations(
     colours = style.depth_colours(len(grid.names))
     draw_lines(ax, grid, colours, linewidth=widths)
     if labelled:
-        ends = end_labels(ax, grid, colours, span, telling(grid))
+        ends = layer_ends(ax, grid, colours, span, rows_to_name(grid))
         EndLabels(ax, ends + threshold_end(ax, threshold, of))
 
 
 def draw_lines(
     ax: Axes, grid: Grid, colours: Sequence[Colour], *, linewidth: Sequence[float], **options: Any
 ) -> None:
-    """One line for each layer; zeros and non-finite values as markers on the limits of the axis."""
+    """One line for each layer; zeros and non-finite values are markers at the limits of the axis."""
     visible = np.where(grid.zero, np.nan, grid.values)
     for name, values, colour, width in zip(grid.names, visible, colours, linewidth, strict=True):
-        lonely = _lonely(values)
         ax.plot(
             grid.iterations,
             values,
@@ -139,40 +142,40 @@ def draw_lines(
             linewidth=width,
             marker="o",
             markersize=3.5,
-            markevery=lonely,
+            markevery=_isolated(values),
             solid_capstyle="round",
             gid=f"layer {name}",
             **options,
         )
     for mask, zero in ((grid.zero, True), (grid.nonfinite, False)):
         rows, columns = np.nonzero(mask)
-        style.mark_lane(ax, grid.iterations[columns], [colours[int(row)] for row in rows], zero=zero)
+        style.draw_off_scale(ax, grid.iterations[columns], [colours[int(row)] for row in rows], zero=zero)
 
 
-def _lonely(values: Floats) -> list[int]:
+def _isolated(values: Floats) -> list[int]:
     """Where a value has no neighbour, so that no line shows it."""
-    there = np.pad(~np.isnan(values), 1)
-    return [int(i) for i in np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])]
+    known = np.pad(~np.isnan(values), 1)
+    return [int(i) for i in np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])]
 
 
-def telling(grid: Grid) -> list[int]:
-    """The layers to name: all of a few; of many the first, the last and the smallest."""
+def rows_to_name(grid: Grid) -> list[int]:
+    """The layers to name: all of a few; of many the first, the last and the one with the smallest median."""
     count = len(grid.names)
-    if count <= FEW:
+    if count <= MAX_NAMED:
         return list(range(count))
-    medians = np.nanmedian(grid.drawn(0.0, np.inf), axis=1)
+    medians = np.nanmedian(grid.clipped(0.0, np.inf), axis=1)
     return sorted({0, int(np.argmin(medians)), count - 1})
 
 
-def end_labels(
+def layer_ends(
     ax: Axes, grid: Grid, colours: Sequence[Colour], span: tuple[float, float], rows: Sequence[int]
 ) -> list[End]:
-    """Names of layers at the last place where something of them is drawn."""
-    drawn = grid.drawn(*span)
+    """The names of layers, each at the last value that is drawn of it."""
+    drawn = grid.clipped(*span)
     ends = []
     for row in rows:
         last = int(np.flatnonzero(~np.isnan(drawn[row]))[-1])
-        name = style.name(grid.names[row], ax)
+        name = style.layer_label(grid.names[row], ax)
         ends.append(End(name, float(grid.iterations[last]), float(drawn[row, last]), colours[row]))
     return ends
 

@@ -33,7 +33,7 @@ class EndLabels(Artist):
     """Labels in a column to the right of the axes, each tied to its place by a thin line.
 
     They are arranged whenever the figure is laid out or drawn, because only then is the height known. Where
-    there is no room for all, some are left out: never the first nor the last.
+    there is no room for all, some are left out, but never the first or the last.
     """
 
     def __init__(self, ax: Axes, ends: Sequence[End]) -> None:
@@ -48,7 +48,7 @@ class EndLabels(Artist):
         self._arrange()
 
     def get_tightbbox(self, renderer: RendererBase | None = None) -> None:
-        """Arrange the labels; takes no room itself."""
+        """Arrange the labels; this artist takes no space itself."""
         self._arrange()
 
     def _arrange(self) -> None:
@@ -61,7 +61,7 @@ class EndLabels(Artist):
             label.set_visible(False)
         pixels = ax.transData.transform(self._ends[shown])
         wanted = ax.transAxes.inverted().transform(pixels)[:, 1]
-        for row, height in zip(shown, spread(wanted, line), strict=True):
+        for row, height in zip(shown, move_apart(wanted, line), strict=True):
             self._labels[row].xyann = (1.0, height)
             self._labels[row].set_visible(True)
 
@@ -83,14 +83,14 @@ def _label(ax: Axes, end: End) -> Annotation:
     )
 
 
-def spread(wanted: Floats, gap: float, low: float = 0.0, high: float = 1.0) -> Floats:
+def move_apart(wanted: Floats, gap: float, low: float = 0.0, high: float = 1.0) -> Floats:
     """Heights at least a gap apart and as near to the wanted ones as possible (least squares).
 
     With the gaps taken out this is isotonic regression: neighbours in the wrong order share their mean.
     Where there is no room for all, the gap shrinks.
 
     Example:
-        >>> spread(np.array([0.5, 0.5, 0.9]), 0.1).round(3).tolist()
+        >>> move_apart(np.array([0.5, 0.5, 0.9]), 0.1).round(3).tolist()
         [0.45, 0.55, 0.9]
     """
     order = np.argsort(wanted, kind="stable")

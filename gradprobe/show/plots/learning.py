@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.text import counted
 from gradprobe.show.plots import style
-from gradprobe.show.plots.header import header, mark
+from gradprobe.show.plots.header import header, marker_entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ class Look:
         return Line2D([], [], color=self.colour, linewidth=1.8, linestyle=self.line, label=self.text, **look)
 
 
-DRAWING_ORDER = (
+LOOKS = (
     Look("plain", "without", style.FLAGGED, "s", "--"),
     Look("supervised", "with deep supervision", style.FINE, "o"),
 )
@@ -49,8 +49,8 @@ NAMES = {"loss": "Training loss", "accuracy": "Held-out accuracy"}
 def plot_learning(comparison: Comparison, *, value: str = "loss", ax: Axes | None = None) -> Axes:
     """Draw the loss or the held-out accuracy of the main output with and without deep supervision.
 
-    The loss is a rolling mean; with one seed the raw loss stands pale behind it. With several seeds the
-    line is their mean and the band reaches from the smallest to the largest.
+    The loss is a rolling mean; with one seed a pale line shows the loss itself. With several seeds the line
+    is their mean and the band reaches from the smallest to the largest.
 
     Args:
         comparison: What to draw.
@@ -61,31 +61,31 @@ def plot_learning(comparison: Comparison, *, value: str = "loss", ax: Axes | Non
         The axes.
 
     Raises:
-        ValueError: The value is neither.
+        ValueError: If the value is neither.
     """
-    ax = style.axes(ax, style.size(style.SCREEN))
+    ax = style.axes(ax, style.panel_size(style.SCREEN))
     draw_learning(comparison, value, ax, conditions=describe_conditions(comparison.plain.conditions))
     return ax
 
 
 def draw_learning(comparison: Comparison, value: str, ax: Axes, *, conditions: str) -> None:
-    """Draw one value of both arms, with this line of conditions above."""
+    """Draw one value of both arms, with the conditions above."""
     check_value(value)
-    style.dress(ax)
-    drawn, notes = draw_arms(ax, comparison.frame, value, DRAWING_ORDER, comparison.conditions.get("chance"))
-    finish(ax, comparison.frame, value, conditions, [*(look.entry(value) for look, _ in drawn), *notes])
+    style.strip_axes(ax)
+    drawn, entries = draw_curves(ax, comparison.frame, value, LOOKS, comparison.conditions.get("chance"))
+    finish_axes(ax, comparison.frame, value, conditions, [*(look.entry(value) for look, _ in drawn), *entries])
 
 
 def check_value(value: str) -> None:
-    """Raise the sentence for what no learning curve shows."""
+    """Raise ValueError if no learning curve shows this value."""
     if value not in NAMES:
         raise ValueError(f"expected one of {list(NAMES)}, got {value!r}")
 
 
-def draw_arms(
+def draw_curves(
     ax: Axes, frame: pd.DataFrame, value: str, looks: Sequence[Look], chance: float | None
 ) -> tuple[list[tuple[Look, pd.Series[float]]], list[Artist]]:
-    """Draw the curves of some arms; gives those drawn with their means, and legend entries for the rest."""
+    """Draw the curves of some arms; returns those drawn with their means, and the other legend entries."""
     drawn: list[tuple[Look, pd.Series[float]]] = []
     entries: list[Artist] = []
     missing = 0
@@ -101,33 +101,33 @@ def draw_arms(
     if (seeds := int(frame["seed"].nunique())) > 1:
         entries.append(Patch(facecolor=style.GREY, alpha=0.3, label=f"mean and range of {seeds} seeds"))
     if missing:
-        entries.append(mark("", f"NaN or inf in {counted(missing, 'iteration')}: not drawn"))
+        entries.append(marker_entry("", f"NaN or inf in {counted(missing, 'iteration')}: not drawn"))
     return drawn, entries
 
 
-def finish(ax: Axes, frame: pd.DataFrame, value: str, conditions: str, entries: Sequence[Artist]) -> None:
+def finish_axes(ax: Axes, frame: pd.DataFrame, value: str, conditions: str, entries: Sequence[Artist]) -> None:
     """Name the axes and put title, conditions and legend above them."""
     if not ax.lines:
-        entries = [*entries, mark("", f"no {NAMES[value].lower()} was recorded")]
+        entries = [*entries, marker_entry("", f"no {NAMES[value].lower()} was recorded")]
     style.iteration_axis(ax, np.unique(frame["iteration"].to_numpy(dtype=np.int64)))
-    style.name_axis(ax.yaxis, _name(frame, value))
+    style.name_axis(ax.yaxis, _y_label(frame, value))
     header(ax, f"{NAMES[value]}, main output", conditions, entries)
 
 
 def _curves(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One row for each iteration, one column for each seed; only where something finite was recorded."""
+    """One row for each iteration with a finite value, one column for each seed."""
     table = rows.set_index(["iteration", "seed"])[value].unstack()
     return table.where(np.isfinite(table)).dropna(how="all")
 
 
 def _draw_curves(ax: Axes, curves: pd.DataFrame, look: Look, *, markers: bool) -> pd.Series[float]:
-    """Draw the mean of the seeds and their range; gives the mean."""
+    """Draw the mean of the seeds and their range; returns the mean."""
     x = curves.index.to_numpy()
     several = curves.shape[1] > 1
     if not markers:
         if not several:
             ax.plot(x, curves.iloc[:, 0], color=look.colour, alpha=0.25, linewidth=0.9, gid="raw")
-        curves = curves.rolling(window(len(curves)), min_periods=1, center=True).mean()
+        curves = curves.rolling(rolling_length(len(curves)), min_periods=1, center=True).mean()
     if several:
         ax.fill_between(x, curves.min(axis=1), curves.max(axis=1), color=look.colour, alpha=0.15, linewidth=0)
     mean: pd.Series[float] = curves.mean(axis=1)
@@ -140,23 +140,23 @@ def _draw_curves(ax: Axes, curves: pd.DataFrame, look: Look, *, markers: bool) -
         marker=look.marker if markers else "",
         markersize=4.5,
         clip_on=False,
-        zorder=2 if look.line == "-" else 2.1,  # of two that coincide, both are seen
+        zorder=2 if look.line == "-" else 2.1,  # where two curves coincide, both can be seen
         gid="mean",
     )
     return mean
 
 
-def window(count: int) -> int:
+def rolling_length(count: int) -> int:
     """Length of the rolling mean: an odd number, about a twentieth of the iterations.
 
     Example:
-        >>> window(10), window(50), window(600)
+        >>> rolling_length(10), rolling_length(50), rolling_length(600)
         (1, 3, 31)
     """
     return 2 * (count // 40) + 1
 
 
-def _name(frame: pd.DataFrame, value: str) -> str:
+def _y_label(frame: pd.DataFrame, value: str) -> str:
     """The label of the y axis."""
-    length = window(int(frame["iteration"].nunique()))
+    length = rolling_length(int(frame["iteration"].nunique()))
     return NAMES[value].lower() + (f", rolling mean of {length}" if value == "loss" and length > 1 else "")

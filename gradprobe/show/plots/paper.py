@@ -11,10 +11,10 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from gradprobe.show.plots import style
-from gradprobe.show.plots.comparison import draw_reason, quantity
-from gradprobe.show.plots.grid import Grid, limits
-from gradprobe.show.plots.header import header, lane, legend_below
-from gradprobe.show.plots.iterations import FEW, draw_iterations, grid_notes, thick
+from gradprobe.show.plots.comparison import draw_reason
+from gradprobe.show.plots.grid import Grid, limits, recorded_quantity
+from gradprobe.show.plots.header import header, header_start, legend_below
+from gradprobe.show.plots.iterations import MAX_NAMED, draw_iterations, emphasis_entry, grid_entries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def paper_figure(comparison: Comparison, *, threshold: float | None = 1e-7, width: str | float = "page") -> Figure:
     """Draw the gradient of every layer without and, beside it, with deep supervision: the figures of CNDS.
 
-    Both have the same scale and share a legend; up to 14 layers are named in it, more are a colour bar by
-    depth. Neither title nor conditions are drawn: they are for the caption, and `describe_conditions` has them.
+    Both have the same scale and share a legend. It names up to 14 layers; for more there is a colour bar by
+    depth. Title and conditions are left to the caption; `describe_conditions` gives the latter.
 
     Args:
         comparison: What to draw.
@@ -38,7 +38,7 @@ def paper_figure(comparison: Comparison, *, threshold: float | None = 1e-7, widt
         A new figure, made with pyplot, so that a notebook shows it. `save_figure` writes it for print.
 
     Raises:
-        ValueError: The width is none.
+        ValueError: If it is not a width.
     """
     figure = style.new_figure(*paper_size(width))
     draw_paper(figure, comparison, threshold)
@@ -46,14 +46,14 @@ def paper_figure(comparison: Comparison, *, threshold: float | None = 1e-7, widt
 
 
 def paper_size(width: str | float) -> tuple[float, float]:
-    """Width and height of the figure in inches; the legend takes more of the height of a column."""
+    """Width and height of the figure in inches; in a column the legend takes more of the height."""
     wide = style.inches(width)
     return wide, float(np.clip(0.3 * wide + 1.4, 3.0, 4.2))
 
 
 def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
     """Draw both arms into an empty figure."""
-    of, flagged = quantity(comparison.plain), comparison.placement.flagged
+    of, flagged = recorded_quantity(comparison.plain), comparison.placement.flagged
     arms = {"Without deep supervision": comparison.plain, "With deep supervision": comparison.supervised}
     grids = {title: Grid.of(arm, of) for title, arm in arms.items() if arm is not None}
     span = limits(list(grids.values()), threshold)
@@ -66,7 +66,7 @@ def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) 
         panels[1].set_ylabel("")
     _legend(figure, list(panels), list(grids.values()), threshold, of, flagged)
     for ax, title in zip(panels, grids, strict=False):
-        header(ax, title, start=lane(grids[title].nonfinite))
+        header(ax, title, start=header_start(grids[title].nonfinite))
 
 
 def _legend(
@@ -77,22 +77,22 @@ def _legend(
     of: str,
     flagged: Collection[str],
 ) -> None:
-    """Below both panels: the layers by colour, what is thick, the threshold, and what is not drawn."""
+    """A legend below both panels: layers by colour, thick lines, the threshold, and what is not drawn."""
     reached = grids[0].take(np.flatnonzero(grids[0].reached))
     entries: list[Any] = []
-    if len(reached.names) <= FEW:
+    if len(reached.names) <= MAX_NAMED:
         colours = style.depth_colours(len(reached.names))
         entries += [
-            Line2D([], [], color=colour, linewidth=1.5, label=style.name(layer, panels[0]))  # type: ignore[arg-type]
+            Line2D([], [], color=colour, linewidth=1.5, label=style.layer_label(layer, panels[0]))  # type: ignore[arg-type]
             for layer, colour in zip(reached.names, colours, strict=True)
         ]
     else:
         _depth_bar(figure, panels, reached.depths)
-    entries += thick(flagged, reached.names)
+    entries += emphasis_entry(flagged, reached.names)
     if threshold is not None:
         label = style.threshold_label(threshold, of)
         entries.append(Line2D([], [], color=style.FLAGGED, linewidth=1.2, linestyle=(0, (5, 3)), label=label))
-    legend_below(figure, [*entries, *grid_notes(*grids)])
+    legend_below(figure, [*entries, *grid_entries(*grids)])
 
 
 def _depth_bar(figure: Figure, panels: list[Axes], depths: tuple[int, ...]) -> None:

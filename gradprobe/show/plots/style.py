@@ -1,4 +1,4 @@
-"""What the figures have in common: colours and sizes, axes, the threshold, and names as they are printed."""
+"""What the figures share: colours and sizes, axes, the threshold, and how names are printed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 INK, GREY, PALE = "#222222", "#666666", "#e4e4e4"
-# vermillion, blue and green of Okabe and Ito's palette: told apart by every kind of colour vision
+# vermillion, blue and green of Okabe and Ito's palette, which every kind of colour vision tells apart
 FLAGGED, FINE, BRANCH = "#d55e00", "#0072b2", "#007a5a"
 ZERO, NONFINITE = "v", "X"
 BOX = "\N{WHITE SQUARE}"
@@ -50,10 +50,10 @@ def darker(colour: str | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def inches(width: str | float, screen: float = SCREEN) -> float:
-    """A width in inches: a number of them, or ``"screen"``, ``"column"`` or ``"page"``.
+    """A width in inches: given as a number, or as ``"screen"``, ``"column"`` or ``"page"``.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: If it is neither.
 
     Example:
         >>> inches("column"), inches("screen"), inches(5)
@@ -62,14 +62,14 @@ def inches(width: str | float, screen: float = SCREEN) -> float:
     if isinstance(width, str):
         known = {"screen": screen, **WIDTHS}
         if width not in known:
-            raise ValueError(f"expected a width out of {list(known)} or a number of inches, got {width!r}")
+            raise ValueError(f"expected a width: one of {list(known)} or a number of inches, got {width!r}")
         return known[width]
     if not width > 0:
         raise ValueError(f"expected a width above 0 inches, got {width!r}")
     return float(width)
 
 
-def size(width: float) -> tuple[float, float]:
+def panel_size(width: float) -> tuple[float, float]:
     """Width and height of a figure with one panel, in inches."""
     return width, float(np.clip(0.62 * width, 3.2, 4.6))
 
@@ -88,8 +88,8 @@ def new_figure(width: float, height: float) -> Figure:
     return pyplot.figure(figsize=(width, height), layout="constrained")
 
 
-def dress(ax: Axes, *, grid: str = "y") -> None:
-    """Take away what is not data."""
+def strip_axes(ax: Axes, *, grid: str = "y") -> None:
+    """Remove what is not data: the upper and right spine, dark ticks, all but a pale grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(GREY)
     ax.tick_params(which="both", colors=GREY, labelcolor=INK, labelsize=SMALL)
@@ -100,7 +100,7 @@ def dress(ax: Axes, *, grid: str = "y") -> None:
 
 
 def log_axis(ax: Axes, low: float, high: float, name: str) -> None:
-    """A log y axis with these limits, widened to those of the axes that share it and hold something already."""
+    """A log y axis with these limits, extended to those of axes that share it and already hold data."""
     sharing = [other for other in ax.get_shared_y_axes().get_siblings(ax) if other is not ax and other.has_data()]
     if sharing:
         low, high = min(low, ax.get_ylim()[0]), max(high, ax.get_ylim()[1])
@@ -119,13 +119,13 @@ def iteration_axis(ax: Axes, iterations: NDArray[np.int64]) -> None:
 
 
 def draw_threshold(ax: Axes, threshold: float | None) -> None:
-    """A dashed line, and a breath of its colour over everything below."""
+    """A dashed line, and a faint shade of its colour over everything below."""
     if threshold is None:
         return
     line = ax.axhline(threshold, color=FLAGGED, linestyle=(0, (5, 3)), linewidth=1.2, zorder=2.5, gid="threshold")
     line.set_path_effects([withStroke(linewidth=2.6, foreground="white", alpha=0.7)])
-    below = np.finfo(np.float64).tiny  # whatever the axes' lower limit becomes
-    ax.axhspan(below, threshold, color=FLAGGED, alpha=0.05, linewidth=0, zorder=0.1)
+    lowest = np.finfo(np.float64).tiny  # below whatever the axes' lower limit becomes
+    ax.axhspan(lowest, threshold, color=FLAGGED, alpha=0.05, linewidth=0, zorder=0.1)
 
 
 def threshold_label(threshold: float, of: str) -> str:
@@ -135,28 +135,28 @@ def threshold_label(threshold: float, of: str) -> str:
         >>> threshold_label(1e-7, "output"), threshold_label(1e-7, "weight")
         ('threshold 1e-7 (CNDS)', 'threshold 1e-7')
     """
-    name = " (CNDS)" if (of, threshold) == ("output", CNDS_THRESHOLD) else ""
-    return f"threshold {short(threshold)}{name}"
+    rule = " (CNDS)" if (of, threshold) == ("output", CNDS_THRESHOLD) else ""
+    return f"threshold {short(threshold)}{rule}"
 
 
-def found(flagged: int, count: int, threshold: float | None) -> str:
-    """How many layers are flagged or, where nobody decided yet, below the threshold; for a title.
+def flagged_phrase(flagged: int, count: int, threshold: float | None) -> str:
+    """How many layers are flagged or, without a placement, below the threshold; for a title.
 
     Example:
-        >>> found(2, 8, None), found(1, 1, 1e-7), found(0, 8, 1e-7)
+        >>> flagged_phrase(2, 8, None), flagged_phrase(1, 1, 1e-7), flagged_phrase(0, 8, 1e-7)
         (': 2 of 8 layers flagged', ': 1 of 1 layer below 1e-7', '')
     """
     word = "flagged" if threshold is None else f"below {short(threshold)}"
     return f": {flagged} of {counted(count, 'layer')} {word}" if flagged else ""
 
 
-def mark_lane(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
-    """Markers on a limit of the log axis: exact zeros on the lower, non-finite values on the upper."""
+def draw_off_scale(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
+    """Markers at the limits of the log axis: exact zeros at the lower, non-finite values at the upper one."""
     if not len(x):
         return
     marker, gid = (ZERO, "exact zero") if zero else (NONFINITE, "non-finite")
     look: dict[str, Any] = {"s": 32, "marker": marker, "linewidths": 0, "clip_on": False, "zorder": 4, "gid": gid}
-    # in parts of the height: axes that are drawn side by side get their limits afterwards
+    # y is a fraction of the axes' height, because panels drawn side by side get their limits afterwards
     ax.scatter(x, np.full(len(x), 0 if zero else 1), c=colour, transform=ax.get_xaxis_transform(), **look)
 
 
@@ -165,8 +165,8 @@ def name_axis(axis: Axis, name: str) -> None:
     axis.set_label_text(name, color=INK, fontsize=NAME)
 
 
-def name(layer: str, ax: Axes, most: int = 24) -> str:
-    """A layer's name as it is printed: as long as these axes have room for, in letters that the font has."""
+def layer_label(layer: str, ax: Axes, most: int = 24) -> str:
+    """A layer's name, no longer than these axes have room for, in letters that the font has."""
     room = 4.2 * ax.bbox.width / ax.figure.dpi
     return legible(shorten(layer, int(np.clip(room, 14, most))))
 
@@ -174,7 +174,7 @@ def name(layer: str, ax: Axes, most: int = 24) -> str:
 def legible(text: str) -> str:
     r"""A text with a box in place of every letter that none of matplotlib's fonts has.
 
-    Which fonts those are says ``rcParams["font.family"]``; it may be a list, tried in its order.
+    The fonts are those of ``rcParams["font.family"]``, which may be a list.
 
     Example:
         >>> legible("conv1 µ"), legible("\u5c42.1")
@@ -182,32 +182,32 @@ def legible(text: str) -> str:
     """
     if text.isascii():
         return text
-    known = _letters(tuple(matplotlib.rcParams["font.family"]))
+    known = _known_letters(tuple(matplotlib.rcParams["font.family"]))
     return "".join(letter if letter in known or letter == "\n" else BOX for letter in text)
 
 
 @lru_cache(maxsize=8)
-def _letters(families: tuple[str, ...]) -> frozenset[str]:
-    found: set[str] = set()
+def _known_letters(families: tuple[str, ...]) -> frozenset[str]:
+    letters: set[str] = set()
     for family in families:
         file = findfont(FontProperties(family=[family]))
-        found.update(map(chr, get_font(file).get_charmap()))
-    return frozenset(found)
+        letters.update(map(chr, get_font(file).get_charmap()))
+    return frozenset(letters)
 
 
-def named(shown: int, count: int) -> str:
-    """What to say where not every layer is named."""
+def named_phrase(shown: int, count: int) -> str:
+    """What an axis adds to its name where not every layer is named."""
     return "" if shown == count else f" ({shown} of {count} named)"
 
 
 def colour_ticks(ticks: Sequence[Text], flagged: Sequence[bool]) -> None:
-    """Give the names of flagged layers their colour."""
+    """Colour the names of flagged layers."""
     for text, is_flagged in zip(ticks, flagged, strict=True):
         text.set_color(FLAGGED if is_flagged else INK)
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:
-    """So many positions out of ``range(count)``, or all, spread evenly from the first to the last."""
+    """At most so many positions out of ``range(count)``, spread evenly from the first to the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
@@ -220,5 +220,5 @@ def tick_positions(count: int, room: float) -> NDArray[np.int64]:
     """
     step = max(1, int(np.ceil(count / max(2, room / 12))))
     positions = np.arange(0, count, step)
-    positions[-1:] = count - 1  # widens the last gap: two labels next to each other would touch
+    positions[-1:] = count - 1  # the last gap gets wider: adding a label instead would make two touch
     return positions
