@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from gradprobe.record.history import GradientHistory
-    from gradprobe.testing import GradientReachError
+    from gradprobe.testing import GradientReachError, ReachCheck
 
 
 @pytest.fixture
-def gradients_reach(tmp_path: Path) -> Callable[..., GradientHistory]:
+def gradients_reach(tmp_path: Path) -> ReachCheck:
     """`gradprobe.testing.assert_gradients_reach`, which on failure writes the run and says where.
 
     The run goes to the test's ``tmp_path``; its figures, its record and its table are there.
     """
     from gradprobe.testing import GradientReachError, assert_gradients_reach
 
-    def check(*args: Any, **kwargs: Any) -> GradientHistory:
+    @functools.wraps(assert_gradients_reach)
+    def check(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         try:
             return assert_gradients_reach(*args, **kwargs)

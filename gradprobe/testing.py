@@ -1,4 +1,4 @@
-"""For a project's own tests: hold that the gradient reaches every layer, and say where it does not.
+"""For a project's own tests: assert that the gradient reaches every layer, and say where it does not.
 
 Needs no test framework. With pytest the fixture ``gradients_reach`` does the same and keeps the run of a failure.
 """
@@ -6,13 +6,13 @@ Needs no test framework. With pytest the fixture ``gradients_reach`` does the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from torch import nn
 
-from gradprobe.decide import findings as diagnosis
 from gradprobe.decide.findings import EXPLODING, FINDINGS, findings
+from gradprobe.decide.findings import unreached as unreached_layers
 from gradprobe.decide.policies import Policy, place
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
@@ -31,7 +31,8 @@ MOST_ROWS = 40
 ENDS = 4  # rows that are left at either end of a run of equal layers, where there are too many
 UNREACHED = ("fail", "ignore")
 
-Found = Mapping[str, Sequence[str]]
+LayersByKind = Mapping[str, Sequence[str]]  # by kind of finding
+ReachCheck = Callable[..., GradientHistory]  # `assert_gradients_reach`, and what the fixture makes of it
 
 
 class GradientReachError(AssertionError):
@@ -78,7 +79,7 @@ def assert_gradients_reach(
         iterations: Optimizer steps to record.
         policy: What counts as vanishing: by default CNDS' rule, below 1e-7 on the outputs' gradient (Wang et al.
             2015, section 3), which depends on the batch size; `gradprobe.RelativePolicy` does not.
-        layers: Names or shell patterns of the layers to ask about; all by default. All are recorded.
+        layers: Names or shell patterns of the layers to check; all by default. All are recorded.
         optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
         unreached: ``"ignore"`` lets layers pass that no gradient arrives at, as long as one arrives at some layer.
         seed: Seeds every generator first, so that the same test gives the same result; None leaves them as they
@@ -90,7 +91,8 @@ def assert_gradients_reach(
     Raises:
         GradientReachError: An AssertionError whose message names the layers, shows the magnitudes by depth as bars
             and says what to do.
-        ValueError: No layer has such a name, the model has nothing to train, or the loss depends on none of it.
+        ValueError: If no layer has such a name, nothing in the model can be trained, or the loss does not depend
+            on it.
 
     Example:
         >>> import torch
@@ -102,21 +104,21 @@ def assert_gradients_reach(
     __tracebackhide__ = True  # pytest shows the line of the test, not these
     if unreached not in UNREACHED:
         raise ValueError(f"expected unreached= to be one of {list(UNREACHED)}, got {unreached!r}")
-    asked = None if layers is None else set(matching_names(named_layers(model), layers))
+    wanted = None if layers is None else set(matching_names(named_layers(model), layers))
     history = scan(model, batches, loss_fn, iterations, optimizer=optimizer, seed=seed)
-    names = [layer.name for layer in history.layers if asked is None or layer.name in asked]
+    names = [layer.name for layer in history.layers if wanted is None or layer.name in wanted]
     placement = place(history, policy)
-    found = _found(history, placement, names, unreached)
-    if found or _stopped(history):
+    by_kind = _findings_in(names, history, placement, unreached)
+    if by_kind or _stopped(history):
         how = getattr(policy, "aggregate", "median")
-        raise GradientReachError(_message(history, placement, found, names, how), history, placement)
+        raise GradientReachError(_message(history, placement, by_kind, names, how), history, placement)
     return history
 
 
 def text_profile(
     history: GradientHistory,
     placement: Placement,
-    found: Found | None = None,
+    found: LayersByKind | None = None,
     *,
     layers: Iterable[str] | None = None,
     how: str = "median",
@@ -128,7 +130,7 @@ def text_profile(
     Args:
         history: What to show.
         placement: Whose quantity and threshold to show.
-        found: What to write behind the bars: layers by kind of finding; by default those of
+        found: What to write after the bars: layers by kind of finding; by default those of
             `gradprobe.decide.findings.findings`.
         layers: Names of the layers to show; all by default.
         how: Aggregation over the iterations.
@@ -179,16 +181,16 @@ def _folded(rows: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:
             yield from (rows[place] for place in places[-ENDS:])
 
 
-def _found(
-    history: GradientHistory, placement: Placement, names: Sequence[str], unreached: str
+def _findings_in(
+    names: Sequence[str], history: GradientHistory, placement: Placement, unreached: str
 ) -> dict[str, list[str]]:
-    """The findings in the layers asked about, by kind, in the order of `FINDINGS`."""
+    """The findings in these layers, by kind, in the order of `FINDINGS`."""
     rows = history.frame[history.frame["nonfinite"].notna()]
     arrived = set(rows["layer"]) & set(names)
-    missing = list(names) if not arrived else diagnosis.unreached(history) if unreached == "fail" else []
-    found = {**findings(history, placement), "unreached": missing}
-    asked = {kind: [name for name in found.get(kind, []) if name in names] for kind in FINDINGS}
-    return {kind: layers for kind, layers in asked.items() if layers}
+    missing = list(names) if not arrived else unreached_layers(history) if unreached == "fail" else []
+    everywhere = {**findings(history, placement), "unreached": missing}
+    by_kind = {kind: [name for name in everywhere.get(kind, []) if name in names] for kind in FINDINGS}
+    return {kind: layers for kind, layers in by_kind.items() if layers}
 
 
 def _stopped(history: GradientHistory) -> str | None:
@@ -196,26 +198,33 @@ def _stopped(history: GradientHistory) -> str | None:
     return stopped
 
 
-def _message(history: GradientHistory, placement: Placement, found: Found, names: Sequence[str], how: str) -> str:
-    heads = [f"{kind} at {_listed(layers)}" for kind, layers in found.items()]
-    heads += filter(None, [_stopped(history)])
+def _message(
+    history: GradientHistory, placement: Placement, by_kind: LayersByKind, names: Sequence[str], how: str
+) -> str:
     return "\n".join(
         [
-            f"the gradient is {'; '.join(heads)}" if found else f"{heads[0]}: the record ends there",
-            text_profile(history, placement, found, layers=names, how=how),
+            _headline(by_kind, _stopped(history)),
+            text_profile(history, placement, by_kind, layers=names, how=how),
             describe_conditions(history.conditions),
-            *_advice(history, placement, found),
+            *_advice(history, placement, by_kind),
         ]
     )
+
+
+def _headline(by_kind: LayersByKind, stopped: str | None) -> str:
+    if not by_kind:
+        return f"{stopped}: the record ends there"
+    parts = [f"{kind} at {_listed(layers)}" for kind, layers in by_kind.items()]
+    return f"the gradient is {'; '.join([*parts, stopped] if stopped else parts)}"
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
     return f"{counted(len(names), 'layer')} ({few([shorten(name, 40) for name in names], most)})"
 
 
-def _advice(history: GradientHistory, placement: Placement, found: Found) -> Iterator[str]:
+def _advice(history: GradientHistory, placement: Placement, by_kind: LayersByKind) -> Iterator[str]:
     """What to do, a line or two for each kind of finding."""
-    if "vanishing" in found:
+    if "vanishing" in by_kind:
         yield f"vanishing ({placement.policy}): {placement.reason}"
         if placement.points:
             yield (
@@ -224,16 +233,16 @@ def _advice(history: GradientHistory, placement: Placement, found: Found) -> Ite
             )
         if placement.disagreement:
             yield f"  {placement.disagreement}"
-    if "exploding" in found:
+    if "exploding" in by_kind:
         yield (
             f"exploding (above {EXPLODING:g}): look at the scale of the loss and of the initialisation, add "
             "normalisation, or lower the learning rate if it begins small"
         )
-    if "nonfinite" in found:
-        yield f"nonfinite: {_first_nonfinite(history, found['nonfinite'])}"
-    for name in list(found.get("unreached", ()))[:5]:
+    if "nonfinite" in by_kind:
+        yield f"nonfinite: {_first_nonfinite(history, by_kind['nonfinite'])}"
+    for name in list(by_kind.get("unreached", ()))[:5]:
         yield f"unreached: {shorten(name, 40)}: {_reasons(history, name)}"
-    if "unreached" in found:
+    if "unreached" in by_kind:
         yield "  use these layers in the forward, freeze or remove them, or pass unreached='ignore'"
 
 

@@ -82,7 +82,7 @@ def test_the_same_test_gives_the_same_numbers(batches):
 
 
 def test_a_layer_that_vanishes_is_named_with_its_magnitude(chain):
-    # dL/d output is 1/4 behind the last layer, and 1/4 times the weights behind each other
+    # dL/d output is 1/4 at the last layer, and 1/4 times the weights after it at each other
     error = failure(chain(1.0, 1e-4, 1e-8, 1.0), ones(), mean, iterations=1)
     lines = str(error).splitlines()
     assert lines[0] == "the gradient is vanishing at 2 layers (0, 1)"
@@ -179,7 +179,7 @@ def test_where_nothing_arrives_at_all_it_fails_whatever_may_be_ignored(batches):
     assert "unreached at 1 layer (mid)" in str(error)
 
 
-def test_only_the_layers_asked_about_can_fail(chain):
+def test_only_the_layers_named_can_fail(chain):
     net = chain(1.0, 1e-9, 1.0)
     history = assert_gradients_reach(net, ones(), mean, iterations=1, layers=["1", "2"])
     assert len(history.layers) == 3
@@ -189,7 +189,7 @@ def test_only_the_layers_asked_about_can_fail(chain):
 
 
 def test_the_policy_and_the_optimizer_are_the_callers(chain):
-    # behind these weights only the scale-free rule flags a layer
+    # with these weights only the scale-free rule flags a layer
     net = chain(1.0, 1e-5, 1.0)
     assert_gradients_reach(net, ones(), mean, iterations=1)
     error = failure(net, ones(), mean, iterations=1, policy=gp.RelativePolicy())
@@ -255,11 +255,11 @@ def test_lost(gradients_reach):
     gradients_reach(net(1e-5), batches, nn.functional.cross_entropy, iterations=3)
 
 def test_lost_twice(gradients_reach, tmp_path):
-    for _ in range(2):
-        try:
-            gradients_reach(net(1e-5), batches, nn.functional.cross_entropy, iterations=3)
-        except AssertionError as error:
-            assert str(tmp_path) in str(error)
+    (tmp_path / "gradprobe").mkdir()  # as a failure before left it
+    try:
+        gradients_reach(net(1e-5), batches, nn.functional.cross_entropy, iterations=3)
+    except AssertionError as error:
+        assert str(tmp_path) in str(error)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gradprobe", "gradprobe-2"]
 """
 
@@ -282,14 +282,14 @@ def test_the_fixture_keeps_the_run_of_a_failure_and_names_it(tmp_path):
     assert "GradientReachError: the gradient is vanishing at 1 layer (0)" in done.stdout
     line = next(i for i, text in enumerate(PROJECT.splitlines(), 1) if "iterations=3" in text)
     assert f"test_project.py:{line}: GradientReachError" in done.stdout  # the line of the test, not one of ours
-    said = next(line for line in done.stdout.splitlines() if "run written to" in line)
-    folder = Path(said.split("run written to ")[1])
+    note = next(line for line in done.stdout.splitlines() if "run written to" in line)
+    folder = Path(note.split("run written to ")[1])
     assert folder == tmp_path / "kept" / "test_lost0" / "gradprobe"
     assert gp.load(folder).placement.flagged == ("0",)
     assert (folder / "depth.png").is_file()
 
 
-def test_the_plugin_costs_nothing_until_it_is_asked_for():
+def test_the_plugin_loads_nothing_before_it_is_used():
     code = "import sys, gradprobe.plugin; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "matplotlib", "click"} & set(done.stdout.split())

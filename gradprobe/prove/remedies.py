@@ -1,6 +1,6 @@
 """What else can be done about a network that does not learn: other initial weights, or normalisation.
 
-Where that does as well as deep supervision it is the better advice: there is nothing to take off again.
+Where that does as well as deep supervision it is the better advice: there is nothing to remove afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gradprobe.measure.batches import Batches, forward, to_device
 from gradprobe.network.hooks import Attached, Hook
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-_NOT_NORMALISED = (
+_LEFT_AS_IT_IS = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
     nn.RMSNorm,
@@ -32,12 +32,12 @@ Remedy = Callable[[nn.Module, Any], None]
 def kaiming(model: nn.Module, inputs: Any = None) -> None:
     """Draw the weights of all linear and convolutional layers after He et al. 2015 (arXiv 1502.01852); biases 0.
 
-    Normal, for the inputs of each layer and a ReLU behind it. The ``Conv1D`` of transformers is a linear layer.
+    Normal, for the inputs of each layer and a ReLU after it. The ``Conv1D`` of transformers is a linear layer.
     Other layers, frozen and parametrized weights are left as they are.
 
     Args:
         model: Changed in place.
-        inputs: Not looked at.
+        inputs: Not used.
 
     Example:
         >>> layer = nn.Linear(50_000, 4)
@@ -54,7 +54,7 @@ def lsuv(model: nn.Module, inputs: Any) -> None:
     """Layer-sequential unit variance (Mishkin and Matas 2016, arXiv 1511.06422), from one batch.
 
     Orthonormal weights, biases 0; then, in the order of a forward pass, each layer's weights are divided by the
-    standard deviation of what it returns, the first time that it is called. Other layers, frozen and parametrized
+    standard deviation of its output, the first time that it is called. Other layers, frozen and parametrized
     weights are left as they are.
 
     Args:
@@ -83,7 +83,7 @@ def lsuv(model: nn.Module, inputs: Any) -> None:
         try:
             for layer in _plain_layers(model):
                 weight = _outputs_first(layer)
-                # in float32: there is no decomposition of shorter numbers
+                # in float32: torch has no QR decomposition of float16 and bfloat16
                 weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, device=weight.device)))
                 _zero_bias(layer)
                 hooks.add(layer.register_forward_hook(Hook(scale)))
@@ -115,14 +115,14 @@ class ChannelsLast(nn.Module):
 
 
 def normalised(model: nn.Module, inputs: Any = None) -> None:
-    """Put batch normalisation (Ioffe and Szegedy 2015) behind every linear and convolutional layer but the last.
+    """Put batch normalisation (Ioffe and Szegedy 2015) after every linear and convolutional layer but the last.
 
-    Each such layer becomes a ``Sequential`` of itself and the normalisation, so the names below it change. A
+    Each such layer becomes a ``Sequential`` of itself and the normalisation, so the names inside it change. A
     network that has normalisation already, or recurrent layers or attention, is left as it is.
 
     Args:
         model: Changed in place.
-        inputs: Not looked at.
+        inputs: Not used.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -130,12 +130,12 @@ def normalised(model: nn.Module, inputs: Any = None) -> None:
         >>> [type(module).__name__ for module in net]
         ['Sequential', 'ReLU', 'Linear']
     """
-    if any(isinstance(module, _NOT_NORMALISED) for module in model.modules()):
+    if any(isinstance(module, _LEFT_AS_IT_IS) for module in model.modules()):
         return
     layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
     for owner, name, layer in [(o, name, child) for o in model.modules() for name, child in o.named_children()]:
         if isinstance(layer, _LAYERS) and layer is not layers[-1]:
-            norm = _norm_behind(layer).to(layer.weight.device, layer.weight.dtype)
+            norm = _norm_for(layer).to(layer.weight.device, layer.weight.dtype)
             owner.register_module(name, nn.Sequential(layer, norm).train(layer.training))
 
 
@@ -143,14 +143,14 @@ REMEDIES: dict[str, Remedy] = {"kaiming": kaiming, "lsuv": lsuv, "normalised": n
 
 
 def apply(remedy: Remedy, model: nn.Module, batches: Batches) -> None:
-    """Change a model in place by a remedy, which gets the inputs of the first batch; the batches begin anew."""
+    """Change a model in place by a remedy, which gets the inputs of the first batch; the batches are put back."""
     device = next(model.parameters()).device
     with batches.rewound():
         inputs, _ = to_device(next(batches.stream()), device)
     remedy(model, inputs)
 
 
-def _norm_behind(layer: PlainLayer) -> nn.Module:
+def _norm_for(layer: PlainLayer) -> nn.Module:
     if isinstance(layer, nn.Linear):
         return ChannelsLast(layer.out_features)
     kinds = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -164,7 +164,7 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 
 def _outputs_first(layer: PlainLayer) -> Tensor:
-    """Its weight as that of a linear layer or a convolution is arranged; the same memory."""
+    """Its weight as ``(outputs, inputs, ...)``, as ``nn.Linear`` has it; the same memory."""
     weight = layer.weight.detach()
     return weight.t() if _is_conv1d(layer) else weight
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-# channels of each 3x3 convolution behind conv1, a stage a row; a pool follows each stage
+# channels of each 3x3 convolution after conv1, one stage a row; a pool follows each stage
 _STAGES_8 = ((128,), (256, 256), (512, 512), (512, 512))
 _STAGES_13 = ((128,), (256, 256), (512, 512, 512), (512, 512, 512), (512, 512, 512))
 
@@ -18,7 +18,7 @@ _STAGES_13 = ((128,), (256, 256), (512, 512, 512), (512, 512, 512), (512, 512, 5
 def cnds8(width: float = 1.0, image_size: int = 227, classes: int = 1000, channels: int = 3) -> nn.Sequential:
     """CNDS-8: eight convolutions, three fully connected layers, no normalisation, the authors' initialisation.
 
-    conv 7x7/2 64; 3x3 128; 3x3 256 twice; 3x3 512 twice; 3x3 512 twice; a 3x3/2 pool behind each group; FC 4096,
+    conv 7x7/2 64; 3x3 128; 3x3 256 twice; 3x3 512 twice; 3x3 512 twice; a 3x3/2 pool after each group; FC 4096,
     4096, classes with ReLU and dropout 0.5. Weights N(0, 0.01); biases 0.5 in conv1, 0.1 in the other
     convolutions, 1 in fc6 and fc7, 0 in the last.
 
@@ -104,5 +104,5 @@ def _initialise(net: nn.Sequential) -> None:
         for name, module in net.named_children():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
                 module.weight.normal_(0, 0.01)
-                known = {"conv1": 0.5, "fc6": 1.0, "fc7": 1.0, "fc8": 0.0}
-                module.bias.fill_(known.get(name, 0.1))
+                biases = {"conv1": 0.5, "fc6": 1.0, "fc7": 1.0, "fc8": 0.0}
+                module.bias.fill_(biases.get(name, 0.1))

@@ -81,7 +81,7 @@ def test_lsuv_takes_any_inputs_that_a_batch_may_have(two_inputs):
         assert (weights @ weights.T)[0, 1].abs() < 1e-5
 
 
-def test_normalisation_goes_behind_every_layer_but_the_last():
+def test_normalisation_follows_every_layer_but_the_last():
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3),
         nn.ReLU(),
