@@ -76,35 +76,35 @@ def save_figures(
     of = of or recorded_quantity(history, "output" if placement is None else placement.of)
     if threshold is None:
         threshold = CNDS_THRESHOLD if placement is None or placement.threshold is None else placement.threshold
+    drawn: dict[str, Axes | Figure] = dict(_history_axes(history, placement, of, threshold, style.inches(width)))
+    if comparison is not None:
+        narrow = style.inches(width) < style.WIDTHS["page"]
+        drawn["comparison"] = page = _figure(*comparison_size("page" if narrow else width))
+        draw_comparison(page, comparison, threshold)
+        drawn["paper"] = paper = _figure(*paper_size(width))
+        draw_paper(paper, comparison, threshold)
+    if arms is not None:
+        values = ("loss", "accuracy") if arms.held_out else ("loss",)
+        drawn["arms"] = figure = _figure(*arms_size(width, len(values)))
+        draw_arms(figure, arms, values)
+    return [save_figure(each, folder / f"{name}.{suffix}") for name, each in drawn.items()]
+
+
+def _history_axes(
+    history: GradientHistory, placement: Placement | None, of: str, threshold: float, width: float
+) -> dict[str, Axes]:
+    """The three figures of a history, by the names of their files."""
     flagged = None if placement is None else placement.flagged
-    size = style.panel_size(style.inches(width))
-    high = heatmap_size(history, size[0])
+    size, heatmap = style.panel_size(width), heatmap_size(history, width)
     axes = {
         "iterations": plot_history(history, of=of, threshold=threshold, flagged=flagged, ax=_axes(*size)),
         "depth": plot_profile(history, of=of, threshold=threshold, placement=placement, ax=_axes(*size)),
-        "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*high)),
+        "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*heatmap)),
     }
     for ax in axes.values():
         figure = ax.figure.figure
         grow_height(figure, [ax], figure.get_figheight())
-    files = [save_figure(ax, folder / f"{name}.{suffix}") for name, ax in axes.items()]
-    if comparison is not None:
-        page = _figure(*comparison_size(width if size[0] >= style.WIDTHS["page"] else "page"))
-        draw_comparison(page, comparison, threshold)
-        paper = _figure(*paper_size(width))
-        draw_paper(paper, comparison, threshold)
-        files.append(save_figure(page, folder / f"comparison.{suffix}"))
-        files.append(save_figure(paper, folder / f"paper.{suffix}"))
-    if arms is not None:
-        files.append(save_figure(_arms_figure(arms, width), folder / f"arms.{suffix}"))
-    return files
-
-
-def _arms_figure(arms: ArmsComparison, width: str | float) -> Figure:
-    values = ("loss", "accuracy") if arms.held_out else ("loss",)
-    figure = _figure(*arms_size(width, len(values)))
-    draw_arms(figure, arms, values)
-    return figure
+    return axes
 
 
 def save_side_by_side(
