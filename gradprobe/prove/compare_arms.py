@@ -94,8 +94,8 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
     plan = Plan.checked(batches, loss_fn, trainings, supervision, optimizer, held_out, conditions)
     gpus = float(any(parameter.is_cuda for parameter in build(model, seeds[0]).parameters()))
     try:
-        with open_engine(engine, jobs, gpus) as opened:
-            return _compared(plan, model, names, _Runner(opened, on_training))
+        with open_engine(engine, jobs, gpus) as running:
+            return _compared(plan, model, names, _Runner(running, on_training))
     except Interrupted:  # it carries the record of one training, which is not what the caller waits for
         raise KeyboardInterrupt from None
 
@@ -132,7 +132,7 @@ class _Decided(NamedTuple):
 
 def _compared(plan: Plan, model: ModelSource, names: Sequence[str], runner: _Runner) -> ArmsComparison:
     seeds = plan.trainings.seeds
-    # as if every arm did something of its own: what turns out not to is taken away again below
+    # as if no two arms did the same; the trainings of those that do are subtracted below
     runner.total = len(names) * len(seeds) + sum(name in TRAIN_TO_DECIDE for name in names)
     known = [Arm(name, remedy=name if name in REMEDIES else None) for name in names if name not in POLICIES]
     results = runner.run("training", _trainings(plan, model, known), _describe)

@@ -22,7 +22,7 @@ from gradprobe.prove.remedies import Remedy, apply
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
-CHECKPOINTS = 10  # so often in a training the held-out accuracy is taken
+CHECKPOINTS = 10  # how many times in a training the held-out accuracy is measured
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Trained:
         history: Gradients over the window.
         losses: Of the main output, by iteration.
         accuracies: Of the main output on held-out data, by the iteration after which it was taken.
-        seen: A number that tells whether two trainings saw the same batches.
+        seen: A number that two trainings share if they saw the same batches, and hardly otherwise.
     """
 
     history: GradientHistory
