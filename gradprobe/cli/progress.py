@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from gradprobe.decide.policies import Policy, RelativePolicy, ThresholdPolicy
-from gradprobe.measure.preview import Glimpse
+from gradprobe.measure.preview import Preview
 from gradprobe.measure.scan import TrainingProgress
 from gradprobe.record.quantities import short
 from gradprobe.show.tables import Profile
@@ -43,7 +43,7 @@ class Display:
         self._task = self._progress.add_task("starting", total=None)
         self._live = Live(self._progress, console=console, auto_refresh=False, transient=True)
         self._training: tuple[str, int | None] | None = None
-        self._glimpse: Glimpse | None = None
+        self._glimpse: Preview | None = None
         self._at = ""
         self._started = self._next = time.monotonic()
 
@@ -104,7 +104,7 @@ class Display:
             name += f" ({self._begun} of {self._trainings})"
         self._progress.reset(self._task, total=progress.total, description=name)
 
-    def _draw(self, progress: TrainingProgress, glimpse: Glimpse) -> None:
+    def _draw(self, progress: TrainingProgress, glimpse: Preview) -> None:
         magnitudes = list(glimpse.magnitudes.values())
         threshold = _threshold(self._policy, magnitudes)
         parts = [f"loss {glimpse.loss:.4g}"]
