@@ -480,11 +480,11 @@ def test_compiled_they_follow_batches_of_other_sizes(kind, point, arguments):
     torch._dynamo.reset()
     branch = build_branch(kind, point(4), (2, 5, 16, 24), **arguments).eval()
     compiled = torch.compile(branch, fullgraph=True)
-    for k in (4, 5, 6):
+    for k in (4, 5):  # the second size is compiled as one of any size
         x, like = torch.randn(point(k)), torch.zeros(2, 5, 4 * k, 4 * k + 8)
         prediction = compiled(x, like=like)
         torch.testing.assert_close(prediction, branch(x, like=like))
-        prediction.sum().backward()
+    prediction.sum().backward()
 
 
 @pytest.mark.parametrize(("kind", "point", "output", "arguments"), COMPILED)

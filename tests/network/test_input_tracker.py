@@ -54,7 +54,7 @@ def numbers():
         lambda x: torch.where(x > 2, x, 0.0),
     ],
 )
-def test_an_input_enters_behind_its_preprocessing(prepared):
+def test_an_input_enters_after_its_preprocessing(prepared):
     result, tracker = entered(lambda x: prepared(x) * WEIGHT, numbers())
     assert tracker.entries == {result.grad_fn: {0}}
     assert not tracker.foreign

@@ -1,6 +1,6 @@
 """What each rank does in the tests of supervised training in several processes, run by `torchrun`.
 
-Usage: torchrun --nproc-per-node 2 tests/distributed_supervised.py FOLDER
+Usage: torchrun --nproc-per-node 2 tests/support/distributed_supervised.py FOLDER
 """
 
 import sys
@@ -21,7 +21,7 @@ ROWS = 4  # of each rank in each batch
 
 
 class Blocks(nn.Module):
-    """Two blocks, and an in-place operation behind the first."""
+    """Two blocks, and an in-place operation after the first."""
 
     def __init__(self):
         super().__init__()

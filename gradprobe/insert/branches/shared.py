@@ -10,7 +10,7 @@ from gradprobe.insert.branches.base import ShapedBranch, contiguous_if_compiling
 from gradprobe.insert.branches.layout import Layout, Shape, class_tokens, no_branch
 from gradprobe.insert.branches.maps import as_map
 
-# Label sets are smaller and vocabularies larger. From here on a last layer of its own, which every branch would need,
+# Label sets are smaller and vocabularies larger. From here on a last layer of its own (every branch needs one)
 # has more weights than a transformer block (12 C^2) of up to C = 341 channels.
 VOCABULARY = 4096
 
