@@ -14,6 +14,7 @@ import pytest
 import torch.distributed as dist
 
 from gradprobe.cli import main
+from gradprobe.decide.policies import POLICIES
 from gradprobe.testing import assert_gradients_reach
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +123,12 @@ def test_every_option_that_is_named_exists(page):
 def test_the_help_names_every_command_it_is_asked_for():
     text = (ROOT / "docs" / "reference.md").read_text()
     assert all(f"### gradprobe {name}\n" in text for name in main.commands)
+
+
+def test_every_policy_can_be_asked_for():
+    for name in ("scan", "compare", "run", "place"):
+        (option,) = [option for option in main.commands[name].params if option.name == "policy"]
+        assert set(POLICIES) <= set(option.type.choices)
 
 
 # links ----------------------------------------------------------------------------------------------------------
