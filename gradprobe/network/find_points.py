@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from gradprobe.network.cuts import SOURCE, Graph, cuts, flow_graph, separates, without_long_skips
+from gradprobe.network.layers import is_inside
 from gradprobe.network.trace import Call, TraceGraph, channel_axes, joint_after
 from gradprobe.record.points import Point, Points
 
@@ -190,7 +191,7 @@ def _innermost(calls: Sequence[Call], layers: Sequence[str]) -> Call:
     """Of several modules that return a tensor: the innermost one that contains the layers, or the last of them."""
     for contained in (layers, layers[-1:]):
         for call in calls:
-            if all(name == call.name or name.startswith(f"{call.name}.") for name in contained):
+            if all(is_inside(call.name, name) for name in contained):
                 return call
     return calls[0]
 

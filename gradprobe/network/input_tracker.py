@@ -75,20 +75,20 @@ class InputTracker(TorchFunctionMode):
         """Which of the arguments of a function are input."""
         if not self._inputs:
             return []
-        found = list(tensors(arguments))
-        with_inputs = [(tensor, self._inputs_in(tensor)) for tensor in found if not tensor.requires_grad]
-        parameters_only = all(tensor.is_leaf for tensor in found if tensor.requires_grad)
+        every = list(tensors(arguments))
+        with_inputs = [(tensor, self._inputs_in(tensor)) for tensor in every if not tensor.requires_grad]
+        parameters_only = all(tensor.is_leaf for tensor in every if tensor.requires_grad)
         uses = [InputUse(_holds_numbers(tensor), inputs) for tensor, inputs in with_inputs if inputs]
         return [use for use in uses if use.as_numbers or parameters_only]
 
     def _follow(self, uses: Sequence[InputUse], result: Any) -> None:
-        """The inputs are now in what a function made of them."""
-        every = {index for use in uses for index in use.inputs}
+        """Note in which results of a function the inputs are now."""
+        all_inputs = {index for use in uses for index in use.inputs}
         for tensor in tensors(result):
             if tensor.requires_grad:
                 node = base_of_full_view(tensor).grad_fn
                 if node is not None:
-                    self.entries.setdefault(node, set()).update(every)
+                    self.entries.setdefault(node, set()).update(all_inputs)
             elif tensor.dtype != torch.bool:
                 as_numbers = _holds_numbers(tensor)
                 inputs = {index for use in uses if use.as_numbers == as_numbers for index in use.inputs}

@@ -34,6 +34,16 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
+def is_inside(outer: str, name: str) -> bool:
+    """Whether a name is that of a module or of one inside it.
+
+    Example:
+        >>> is_inside("block", "block.conv"), is_inside("block", "block"), is_inside("block", "block2.conv")
+        (True, True, False)
+    """
+    return f"{name}.".startswith(f"{outer}.")
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The bare model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
     while _is_wrapper(model):

@@ -21,7 +21,14 @@ from gradprobe.network.checks import check_network
 from gradprobe.network.find_points import find_points
 from gradprobe.network.hooks import Attached, Eager, Hook
 from gradprobe.network.input_tracker import InputTracker
-from gradprobe.network.layers import frozen_fast_path_modules, is_compiled, named_layers, named_modules, unwrap
+from gradprobe.network.layers import (
+    frozen_fast_path_modules,
+    is_compiled,
+    is_inside,
+    named_layers,
+    named_modules,
+    unwrap,
+)
 from gradprobe.network.preserve import preserved
 from gradprobe.network.tensors import as_arguments, base_of_full_view, main_output, output_shape, tensors
 from gradprobe.network.trace import Call, Trace, TraceGraph, channel_axes
@@ -159,14 +166,14 @@ class Survey:
         layers = list(named_layers(self.model))
         order = _depth_order(layers, [call.name for call in self._calls], called=self._result is not None)
         graph = TraceGraph(self._trace(order))
-        found = find_points(graph)
+        points = find_points(graph)
         shape = output_shape(self._result)
         like_output = [call for call in self._calls if call.shape == shape]
         return Topology(
             order,
-            found,
+            points,
             _points_by_hand(order, self._calls),
-            frozenset(name for name in found.unserved if graph.makes_output(name)),
+            frozenset(name for name in points.unserved if graph.makes_output(name)),
             shape,
             channel_axes(self._calls)[id(like_output[-1])] if like_output else None,
             next((call.name for call in reversed(like_output) if call.name in layers), None),
@@ -199,10 +206,10 @@ def points(model: nn.Module, inputs: Any) -> Points:
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
-        >>> found = points(net, torch.ones(2, 1, 4, 4))
-        >>> [(point.name, point.shape, point.layers) for point in found]
+        >>> net_points = points(net, torch.ones(2, 1, 4, 4))
+        >>> [(point.name, point.shape, point.layers) for point in net_points]
         [('2', (2, 4, 2, 2), ('0', '1'))]
-        >>> found.unserved
+        >>> net_points.unserved
         {'4': "it makes the network's output"}
     """
     return survey(model, inputs).points
@@ -247,13 +254,9 @@ def _points_by_hand(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Po
         if call.name in layers and call.name not in finished:
             finished.append(call.name)
         if call.shape is not None and call.suits_branch and call_count[call.name] == 1:
-            inside = tuple(takewhile(partial(_is_inside, call.name), reversed(finished)))[::-1]
+            inside = tuple(takewhile(partial(is_inside, call.name), reversed(finished)))[::-1]
             points[call.name] = Point(call.name, call.shape, max(0, len(finished) - 1), inside, axes[id(call)])
     return points
-
-
-def _is_inside(outer: str, name: str) -> bool:
-    return f"{name}.".startswith(f"{outer}.")
 
 
 def _call(name: str, module: nn.Module, inputs: tuple[Node, ...], output: Any) -> Call:
