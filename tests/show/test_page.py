@@ -57,31 +57,55 @@ def browser():
         running.close()
 
 
-@pytest.fixture
-def show(browser, tmp_path):
-    """Opens the page of a run from disk and holds that nothing goes wrong in it and nothing leaves it."""
-    opened, wrong, asked = [], [], []
+class Tabs:
+    """A tab for each colour scheme, and what went wrong in them: a new tab takes longer than a page in an old one."""
 
-    def open_page(history, placement=None, comparison=None, *, arms=None, width=1440, scheme="light"):
-        placement = placement or gp.place(history, gp.ThresholdPolicy(of=(history.of or ("output",))[0]))
-        file = gp.write_page(tmp_path / "page.html", history, placement, comparison, arms=arms)
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.set_default_timeout(10_000)
-        opened.append(page)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
+    def __init__(self, browser):
+        self.errors, self.requests = [], []
+        self._browser, self._tabs = browser, {}
+
+    def open(self, file, width, scheme):
+        if scheme not in self._tabs:
+            self._tabs[scheme] = self._new()
+        page = self._tabs[scheme]
+        page.mouse.move(1, 1)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(media="screen", color_scheme=scheme)
         page.goto(file.as_uri())
         page.locator("html[data-ready]").wait_for()
         settle(page)
         return page
 
+    def _new(self):
+        page = self._browser.new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text))
+        page.on("dialog", lambda dialog: self.errors.append(dialog.message))
+        page.on("request", lambda request: self.requests.append(request.url))
+        return page
+
+
+@pytest.fixture(scope="module")
+def tabs(browser):
+    return Tabs(browser)
+
+
+@pytest.fixture
+def show(tabs, tmp_path):
+    """Opens the page of a run from disk and checks that nothing goes wrong in it and that it requests nothing."""
+    file = tmp_path / "page.html"
+    tabs.errors.clear()
+    tabs.requests.clear()
+
+    def open_page(history, placement=None, comparison=None, *, arms=None, width=1440, scheme="light"):
+        placement = placement or gp.place(history, gp.ThresholdPolicy(of=(history.of or ("output",))[0]))
+        gp.write_page(file, history, placement, comparison, arms=arms)
+        return tabs.open(file, width, scheme)
+
     yield open_page
-    for page in opened:
-        page.close()
-    assert wrong == []
-    assert {url for url in asked if not url.startswith("data:")} <= {(tmp_path / "page.html").as_uri()}
+    assert tabs.errors == []
+    assert {url for url in tabs.requests if not url.startswith("data:")} <= {file.as_uri()}
 
 
 def settle(page):
@@ -590,7 +614,7 @@ def test_options_and_numbers_stay_on_one_line(show):
     comparison = compared(vanishing(), helped=False)
     page = show(comparison.plain, comparison.placement, comparison, width=390)
     assert {"--iterations", "1e-7", "1.03e-10"} <= set(page.locator(".unbroken").all_text_contents())
-    for width in range(320, 420, 5):
+    for width in range(320, 420, 10):
         page.set_viewport_size({"width": width, "height": 900})
         lines = page.evaluate(
             "[...document.querySelectorAll('.unbroken')].map((it) => it.getClientRects().length)"
@@ -863,7 +887,8 @@ def test_all_conditions_are_listed_and_what_is_missing_is_said():
 # on disk ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_run_has_its_page_and_report_writes_it_again(tmp_path):
+def test_every_run_has_its_page_and_report_writes_it_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradprobe.show.plots.save_figures", lambda *_, **__: [])
     history = vanishing()
     folder = gp.save(tmp_path / "run", history, gp.place(history))
     first = (folder / "report.html").read_text()
@@ -880,9 +905,9 @@ def test_every_run_has_its_page_and_report_writes_it_again(tmp_path):
 def test_report_needs_neither_torch_nor_the_model(tmp_path):
     history = vanishing()
     folder = gp.save(tmp_path / "run", history, gp.place(history), figures=False)
-    code = f"import sys; from gradprobe.cli.commands import main; main(['report', {str(folder)!r}], standalone_mode=False)"
+    code = f"import sys; from gradprobe.cli.commands import main; main(['report', {str(folder)!r}], "
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"],
+        [sys.executable, "-c", f"{code}standalone_mode=False); print('torch' in sys.modules)"],
         capture_output=True,
         text=True,
         check=True,

@@ -151,7 +151,7 @@ FIGURES = [plot_history, plot_profile, plot_heatmap]
 
 class TestEveryFigure:
     @pytest.mark.parametrize("plot", FIGURES)
-    @pytest.mark.parametrize("count", [1, 8, 200, 1000])
+    @pytest.mark.parametrize("count", [1, 8, 1000])
     def test_any_depth(self, plot, count):
         ax = plot(ramp(count, iterations=4), ax=laid_out())
         draw(ax)
@@ -296,7 +296,7 @@ class TestHistory:
         middles = [(box.y0 + box.y1) / 2 for box in boxes(labels(ax))]
         np.testing.assert_allclose(middles, places, atol=2)
 
-    def test_of_many_layers_a_telling_few_are_named(self):
+    def test_of_many_layers_the_first_the_last_and_the_smallest_are_named(self):
         values = [[10.0 ** (-3 - 0.01 * (k == 13))] * 3 for k in range(40)]
         ax = plot_history(make(values), threshold=None, ax=axes())
         assert [text.get_text() for text in labels(ax)] == ["net.0", "net.13", "net.39"]
@@ -532,9 +532,8 @@ class TestComparison:
         assert plain.get_ylim() == supervised.get_ylim()
         assert len(by_gid(plain, "layer ")) == len(by_gid(supervised, "layer ")) == 8
 
-    @pytest.mark.parametrize("count", [8, 60])
-    def test_layers_have_the_colour_of_their_depth_in_every_panel(self, count):
-        figure = comparison_figure(compare(count, count // 2))
+    def test_layers_have_the_colour_of_their_depth_in_every_panel(self):
+        figure = comparison_figure(compare(20, 10))  # more flagged layers than are drawn
         plain, supervised, flagged, *_ = figure.axes
         colours = [
             {line.get_gid(): line.get_color() for line in by_gid(ax, "layer ")}
@@ -648,7 +647,7 @@ def cut_off(figure) -> list[str]:
 
 
 def seen_while_saving(monkeypatch, look) -> list:
-    """What there is to see in each figure at the moment it is written, in the resolution of its file."""
+    """What there is to see in each figure while it is written as PDF and as PNG, in the resolution of the file."""
     seen = []
     save = Figure.savefig
 
@@ -659,14 +658,20 @@ def seen_while_saving(monkeypatch, look) -> list:
     def saved(figure, path, **options):
         last = figure.add_artist(Last())
         last.set(zorder=1000, in_layout=False)
-        save(figure, path, **options)
+        for suffix in (".pdf", ".png"):
+            save(figure, path.with_suffix(suffix), **options | {"metadata": None})
 
     monkeypatch.setattr(Figure, "savefig", saved)
     return seen
 
 
+def heights(figure) -> list[float]:
+    """The height of each axes with a header, as a fraction of its part of the figure."""
+    return [ax.bbox.height / ax.figure.bbox.height for ax in figure.axes if ax.get_title("left")]
+
+
 def crowded() -> GradientHistory:
-    """A history whose figures say all there is to say above the axes."""
+    """A history whose figures have everything above the axes that can be there."""
     values = [[10.0 ** (k - 11)] * 10 for k in range(8)]
     cells = {(2, 2): ZERO, (4, 3): NAN, **{(6, i): MISSING for i in range(10)}}
     names = [
@@ -686,7 +691,7 @@ class TestPrint:
     """In the sizes of print nothing is cut off, and letters have 7 to 9 points."""
 
     @pytest.mark.parametrize("width", ["column", "page"])
-    @pytest.mark.parametrize("count", [8, 60, 200, 1000])
+    @pytest.mark.parametrize("count", [8, 60, 300])
     def test_nothing_is_cut_off(self, tmp_path, monkeypatch, count, width):
         names = [f"encoder.layers.{k}.attention.output.dense" for k in range(count)]
         plain = dataclasses.replace(ramp(count, 3, names=names), conditions=LONG)
@@ -703,31 +708,20 @@ class TestPrint:
             assert min(sizes) >= 7
             assert max(sizes - {11.0}) <= 9, "only the heading of a whole page is larger"
 
-    @pytest.mark.parametrize("suffix", ["pdf", "png"])
     @pytest.mark.parametrize("conditions", [LONG, USUAL])
-    def test_long_conditions_stay_inside_the_file(self, tmp_path, monkeypatch, conditions, suffix):
+    def test_in_a_column_long_conditions_stay_inside_and_the_axes_have_half_of_the_height(
+        self, tmp_path, monkeypatch, conditions
+    ):
         assert len(describe_conditions(LONG)) >= 150
         history = dataclasses.replace(crowded(), conditions=conditions)
         placement = Placement("rule", ("c", "d"), history.points[1:3], "because")
-        outside = seen_while_saving(monkeypatch, cut_off)
-        save_figures(tmp_path, history, placement, suffix=suffix, width="column")
-        save_side_by_side(tmp_path, [("a", history), ("b", history)], suffix=suffix, width="column")
-        assert len(outside) >= 5
-        assert not any(outside)
-
-    def test_the_axes_have_half_of_the_height_of_a_column(self, tmp_path, monkeypatch):
-        history = crowded()
-        placement = Placement("rule", ("c", "d"), history.points[1:3], "because")
-        figures = saved_figures(monkeypatch)
+        seen = seen_while_saving(monkeypatch, lambda figure: (cut_off(figure), heights(figure)))
         save_figures(tmp_path, history, placement, width="column")
         save_side_by_side(tmp_path, [("a", history), ("b", history)], width="column")
-        shares = [
-            ax.bbox.height / ax.figure.bbox.height
-            for figure in figures
-            for ax in figure.axes
-            if ax.get_title("left")
-        ]
-        assert len(shares) == 7
+        assert len(seen) >= 2 * 5  # as PDF and as PNG
+        assert not any(texts for texts, _ in seen)
+        shares = [share for _, shares in seen for share in shares]
+        assert len(shares) == 7 * len(seen) / 5
         assert min(shares) > 0.49
 
     def test_a_pdf_embeds_its_fonts_as_truetype(self, tmp_path):
@@ -737,7 +731,7 @@ class TestPrint:
         assert b"/Type3" not in data
         assert dict(matplotlib.rcParams) == before
 
-    @pytest.mark.parametrize("suffix", ["pdf", "svg", "png"])
+    @pytest.mark.parametrize("suffix", ["pdf", "svg"])  # PNG: TestFiles
     def test_equal_data_gives_equal_files_of_every_kind(self, tmp_path, suffix):
         first, second = (
             save_figure(plot_history(ramp(4), ax=laid_out()), tmp_path / f"{k}.{suffix}").read_bytes()
