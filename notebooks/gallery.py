@@ -1,10 +1,10 @@
-"""Makes every figure of the README and of docs/gallery.md from seeded runs, and the texts that show them.
+"""Draws every figure of the README and of docs/gallery.md from seeded runs, and writes the texts that show them.
 
     python notebooks/gallery.py            # all of them; make gallery does this
     python notebooks/gallery.py paper      # one
 
 Each function below is one figure; docs/gallery.md shows its text and its picture. The numbers that the lines of a
-picture were drawn from are kept beside it in figures.json, so that a test can hold the two together.
+picture were drawn from are kept in figures.json, so that a test can compare them.
 """
 
 from __future__ import annotations
@@ -131,15 +131,15 @@ IN_README = ("iterations", "profile", "paper", "flagged", "transformer", "heatma
 
 
 def numbers(drawn: Axes | Figure) -> dict[str, list[float]]:
-    """What can be read off the lines of a figure: for each panel the median of every layer."""
-    found = {}
+    """The median of every layer in each panel, as the lines of a figure show it."""
+    medians_of = {}
     for panel, ax in enumerate(drawn.figure.figure.axes):
         lines = [line.get_ydata() for line in ax.lines if (line.get_gid() or "").startswith("layer ")]
         medians = [float(np.nanmedian(np.asarray(line, dtype=float))) for line in lines]
         medians += [float(y) for line in ax.lines if line.get_gid() == "magnitudes" for y in line.get_ydata()]
         if medians:
-            found[str(panel)] = [float(f"{value:.4g}") for value in medians]
-    return found
+            medians_of[str(panel)] = [float(f"{value:.4g}") for value in medians]
+    return medians_of
 
 
 def page() -> str:
@@ -171,9 +171,9 @@ def table() -> str:
 HEAD = """# Gallery
 
 Every figure here and in the README is made by `make gallery` (notebooks/gallery.py) from a seeded run on real
-data; each one stands above the code that made it, which begins with `import gradprobe as gp`.
+data; below each one is the code that made it, which begins with `import gradprobe as gp`.
 
-All of them can be had for print. `plot_history`, `plot_profile`, `plot_heatmap`, `plot_comparison` and
+All of them can be made for print. `plot_history`, `plot_profile`, `plot_heatmap`, `plot_comparison` and
 `plot_learning` draw into any axes (`ax=`) and return them, in letters of 7 to 9 points, so the size is that of
 your figure: `plt.subplots(figsize=(3.4, 3.2), layout="constrained")` for a column. `paper_figure` takes
 `width="column"`, `"page"` or inches, `comparison_figure`, which has five panels, `"page"` or at least 7 inches.
@@ -186,8 +186,8 @@ gradprobe plot gradprobe_runs/demo --size column --suffix pdf --out figures
 
 In LaTeX, `includegraphics` without a width then keeps the letters at the size that they were made in.
 
-Layer names in letters that DejaVu Sans has not (Chinese, Japanese, Korean) are drawn as boxes, and a note says
-so. With a font that has them, `plt.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"]` draws them.
+Layer names in letters that DejaVu Sans does not have (Chinese, Japanese, Korean) are drawn as boxes, and a note
+says so. With a font that has them, `plt.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"]` draws them.
 """
 
 
