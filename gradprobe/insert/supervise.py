@@ -25,11 +25,11 @@ _HOOK_ID = -1  # torch counts its own up from 0
 
 
 class _PointOutput(NamedTuple):
-    """What a point returned in a forward pass, and what is kept of it for the branch: the same, or a copy."""
+    """What a point returned in a forward pass."""
 
-    kept: Tensor
+    kept: Tensor  # for the branch: the original, or a copy of it
     original: Tensor
-    version: int | None
+    version: int | None  # of the original when it was returned; None if it is not known
 
 
 class SupervisedModel(nn.Module):
@@ -38,8 +38,8 @@ class SupervisedModel(nn.Module):
     In ``train()`` it returns ``SupervisedOutput(output, auxiliary)``. In ``eval()`` it returns exactly what the
     trunk returns, computed by the trunk alone. The trunk has hooks only during a training forward, so
     ``net.trunk`` has the state dict, class, pickle and export that it had. ``load_state_dict`` takes a plain
-    checkpoint of the trunk as well, also where this network is a part of a larger one; for one to give away use
-    ``net.trunk.state_dict()``.
+    checkpoint of the trunk as well, also if this network is a part of a larger one; ``net.trunk.state_dict()`` is
+    such a checkpoint.
 
     Args:
         trunk: The user's network.
@@ -71,11 +71,11 @@ class SupervisedModel(nn.Module):
         self.points = tuple(branches)
         self.training = trunk.training
         self._changed_in_place: dict[str, bool] = {}  # for each point whose forward pass was seen
-        self._hooks_of = {name: modules[name]._forward_hooks for name in branches}
+        self._hook_registries = {name: modules[name]._forward_hooks for name in branches}
         self.register_load_state_dict_pre_hook(_take_plain_checkpoint)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The trunk's output, and in training the branches' with it."""
+        """The trunk's output, and in training the predictions of the branches with it."""
         if not self.training:
             return self.trunk(*args, **kwargs)
         outputs: dict[str, _PointOutput] = {}
@@ -105,7 +105,7 @@ class SupervisedModel(nn.Module):
         try:
             for name, hook in hooks.items():
                 module = self.trunk.get_submodule(name)
-                self._hooks_of[name] = module._forward_hooks
+                self._hook_registries[name] = module._forward_hooks
                 attached.add(module.register_forward_hook(Hook(hook)))
             return self.trunk(*args, **kwargs)
         finally:
@@ -117,17 +117,17 @@ class SupervisedModel(nn.Module):
         modules = {name: self.trunk.get_submodule(name) for name in hooks}
         try:
             for name, module in modules.items():
-                module._forward_hooks = OrderedDict({**self._hooks_of[name], _HOOK_ID: hooks[name]})
+                module._forward_hooks = OrderedDict({**self._hook_registries[name], _HOOK_ID: hooks[name]})
             return self.trunk(*args, **kwargs)
         finally:
             for name, module in modules.items():
-                module._forward_hooks = self._hooks_of[name]
+                module._forward_hooks = self._hook_registries[name]
 
     def remove(self, *names: str) -> None:
         """Take branches off: those at these points, or all of them.
 
-        May be done in the middle of training. Optimizers that hold the branches' parameters go on: they find no
-        gradient there any more. Under ``DistributedDataParallel``, which counts its parameters once, set the
+        This may be done in the middle of training. Optimizers that hold the branches' parameters go on: these have
+        no gradient any more. Under ``DistributedDataParallel``, which counts its parameters once, set the
         weight to 0 instead (``DeepSupervisionLoss(drop_after=...)``), or wrap again.
 
         Args:
@@ -152,7 +152,7 @@ class SupervisedModel(nn.Module):
                 raise ValueError(no_such_name("supervision point", name, self.points))
             branch = self.branches.pop(_key(name))
             self.points = tuple(point for point in self.points if point != name)
-            self._hooks_of.pop(name, None)
+            self._hook_registries.pop(name, None)
             for parameter in branch.parameters():
                 parameter.grad = None
 
@@ -163,7 +163,7 @@ class SupervisedModel(nn.Module):
             if changed and output.kept is output.original:
                 warnings.warn(
                     f"the output of {name!r} was changed in place in this forward pass, but not in those "
-                    "before: this once its branch got the changed values",
+                    "before: this time its branch got the changed values",
                     stacklevel=3,
                 )
             if output.version is not None:

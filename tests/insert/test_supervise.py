@@ -44,10 +44,10 @@ def supervised(**arguments):
 
 
 def test_points_extend_over_normalisation_and_activation():
-    found = {point.name: point for point in gp.points(Residual(), inputs())}
-    assert found["act"].layers == ("stem", "norm")
-    assert found["act"].shape == (6, 4, 5, 5)
-    assert found["dropout"].layers == ("body",)  # the root adds x behind it, and no other module returns the sum
+    points = {point.name: point for point in gp.points(Residual(), inputs())}
+    assert points["act"].layers == ("stem", "norm")
+    assert points["act"].shape == (6, 4, 5, 5)
+    assert points["dropout"].layers == ("body",)  # the root adds x after it, and no other module returns the sum
     assert gp.points(Residual(), inputs()).unserved == {"fc": "it makes the network's output"}
 
 

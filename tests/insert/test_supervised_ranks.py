@@ -84,11 +84,11 @@ RANKED = {
 def test_two_ranks_are_one_process_with_the_whole_batch(name, on_two_ranks):
     expected = written_out(RANKED[name], "shared" if "shared" in name else "pooled")
     for rank in range(2):
-        found = torch.load(on_two_ranks() / f"{name}-{rank}.pt")
-        unreached = found["gradients"].keys() - expected["gradients"].keys()
-        assert all("branches" in key and not found["gradients"][key].any() for key in unreached)
-        assert_same({key: found["gradients"][key] for key in expected["gradients"]}, expected["gradients"])
-        assert_same(found["parameters"], expected["parameters"])
+        trained = torch.load(on_two_ranks() / f"{name}-{rank}.pt")
+        unreached = trained["gradients"].keys() - expected["gradients"].keys()
+        assert all("branches" in key and not trained["gradients"][key].any() for key in unreached)
+        assert_same({key: trained["gradients"][key] for key in expected["gradients"]}, expected["gradients"])
+        assert_same(trained["parameters"], expected["parameters"])
 
 
 @pytest.mark.slow

@@ -92,8 +92,8 @@ def test_accumulation_sums_to_the_whole_batch():
     net = setups.build()
     whole = copy.deepcopy(net)
     x, y = setups.batches()[0]
-    for part, goal in zip(x.chunk(4), y.chunk(4), strict=True):
-        (criterion()(net(part), goal) / 4).backward()
+    for part, target in zip(x.chunk(4), y.chunk(4), strict=True):
+        (criterion()(net(part), target) / 4).backward()
     criterion()(whole(x), y).backward()
     assert_same_gradients(net, whole)
 
@@ -157,8 +157,8 @@ def test_a_discriminator_on_real_and_fake():
     (loss(gan.discriminator(real), 1.0) + loss(gan.discriminator(gan.generator(noise())), 0.0)).backward()
 
     total = torch.zeros(())
-    for image, goal in ((real, 1.0), (hand.generator(noise()), 0.0)):
-        trunk, target = hand.discriminator.trunk, torch.full((2, 1), goal)
+    for image, label in ((real, 1.0), (hand.generator(noise()), 0.0)):
+        trunk, target = hand.discriminator.trunk, torch.full((2, 1), label)
         maps = trunk[0](image)
         scores = trunk[3](torch.relu(maps).flatten(1)), hand.discriminator.branches["at_0"](maps)
         total = total + binary_cross_entropy_with_logits(scores[0], target)
@@ -299,11 +299,11 @@ def test_gradients_of_single_samples():
         return criterion()(torch.func.functional_call(net, parameters, (x[None],)), y[None])
 
     parameters = {name: p.detach() for name, p in net.named_parameters()}
-    found = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, x, y)
+    per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, x, y)
     for index in range(len(x)):
         net.zero_grad()
         criterion()(net(x[index : index + 1]), y[index : index + 1]).backward()
-        assert_same({name: values[index] for name, values in found.items()}, gradients(net))
+        assert_same({name: values[index] for name, values in per_sample.items()}, gradients(net))
 
 
 def test_a_trunk_without_memory():

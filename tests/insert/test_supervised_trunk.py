@@ -185,8 +185,8 @@ def test_a_checkpoint_with_a_branch_too_many_names_it():
     net = supervised(["norm", "block"])
     with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"branches\.at_act"):
         net.load_state_dict(state)
-    found = net.load_state_dict(state, strict=False)
-    assert found.unexpected_keys == ["branches.at_act.fc.weight", "branches.at_act.fc.bias"]
+    keys = net.load_state_dict(state, strict=False)
+    assert keys.unexpected_keys == ["branches.at_act.fc.weight", "branches.at_act.fc.bias"]
 
 
 @pytest.mark.parametrize(

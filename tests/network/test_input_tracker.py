@@ -212,8 +212,8 @@ def test_a_custom_function_is_not_seen_and_the_first_layer_stands_in():
     _, tracker = entered(lambda x: Double.apply(x, WEIGHT), numbers())
     assert not tracker.entries
     net = nn.Sequential(Custom(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
-    found = gp.points(net, numbers())
-    assert [(point.name, point.layers) for point in found] == [("0", ("0",)), ("2", ("1",))]
+    points = gp.points(net, numbers())
+    assert [(point.name, point.layers) for point in points] == [("0", ("0",)), ("2", ("1",))]
 
 
 class Packed(nn.Module):
@@ -228,9 +228,9 @@ class Packed(nn.Module):
 
 
 def test_lengths_of_a_packed_sequence_do_not_enter():
-    found = gp.points(Packed(), (torch.tensor([[1, 2, 3], [4, 1, 0]]), torch.tensor([3, 2])))
-    assert found[0].name == "embed"
-    assert found[0].layers == ("embed",)
+    points = gp.points(Packed(), (torch.tensor([[1, 2, 3], [4, 1, 0]]), torch.tensor([3, 2])))
+    assert points[0].name == "embed"
+    assert points[0].layers == ("embed",)
 
 
 def test_the_mode_gives_the_same_bits():
@@ -314,5 +314,5 @@ def test_the_frozen_transformer_s_output_is_still_input():
     net.encoder.eval()
     middle = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     net.head = nn.Sequential(middle, nn.Linear(8, 3))
-    found = gp.points(net, torch.randn(4, 6, 8))
-    assert [point.name for point in found] == ["head.0"]
+    points = gp.points(net, torch.randn(4, 6, 8))
+    assert [point.name for point in points] == ["head.0"]

@@ -12,7 +12,6 @@ import gradprobe as gp
 from gradprobe.network.layers import named_layers, named_modules
 from gradprobe.network.tensors import tensors
 
-
 INNERMOST = "the innermost skip is added like a residual block's shortcut: the lowest stage is no point"
 
 
@@ -23,27 +22,27 @@ BY_HAND = [expected_to_fail(name, reason=INNERMOST) if name == "unet_additive" e
 def test_points_are_those_by_hand(name):
     expected = NETWORKS[name]
     model, inputs = built(name)
-    found = gp.points(model, inputs)
+    points = gp.points(model, inputs)
     layers = list(named_layers(model))
-    assert {point.name: sorted(point.layers) for point in found} == {
+    assert {point.name: sorted(point.layers) for point in points} == {
         name: sorted(matching(layers, patterns.split())) for name, patterns in expected.points.items()
     }
-    assert [point.name for point in found] == list(expected.points)
-    assert found.unserved == {
+    assert [point.name for point in points] == list(expected.points)
+    assert points.unserved == {
         layer: why for pattern, why in expected.unserved.items() for layer in matching(layers, [pattern])
     }
-    assert {point.name: point.channels for point in found if point.name in expected.channels} == expected.channels
+    assert {point.name: point.channels for point in points if point.name in expected.channels} == expected.channels
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_layer_is_served_once_or_has_a_reason(name):
     model, inputs = built(name)
-    found = gp.points(model, inputs)
-    served = [layer for point in found for layer in point.layers]
-    assert sorted([*served, *found.unserved]) == sorted(named_layers(model))
-    for point in found:
+    points = gp.points(model, inputs)
+    served = [layer for point in points for layer in point.layers]
+    assert sorted([*served, *points.unserved]) == sorted(named_layers(model))
+    for point in points:
         assert list(point.layers) == sorted(point.layers, key=served.index)
-    assert [point.depth for point in found] == sorted(point.depth for point in found)
+    assert [point.depth for point in points] == sorted(point.depth for point in points)
 
 
 def test_points_lead_to_the_output_that_a_branch_has_to_predict():
@@ -74,11 +73,11 @@ def leaves(inputs):
         return inputs, [inputs] * inputs.requires_grad
     if isinstance(inputs, tuple):
         made = [leaves(value) for value in inputs]
-        return tuple(value for value, _ in made), [leaf for _, found in made for leaf in found]
+        return tuple(value for value, _ in made), [leaf for _, inner in made for leaf in inner]
     made = {
         key: leaves(value) if isinstance(value, torch.Tensor) else (value, []) for key, value in inputs.items()
     }
-    return {key: value for key, (value, _) in made.items()}, [leaf for _, found in made.values() for leaf in found]
+    return {key: value for key, (value, _) in made.items()}, [leaf for _, inner in made.values() for leaf in inner]
 
 
 def call(model, inputs):
@@ -106,8 +105,8 @@ def arrives(name, without=None):
     }
 
 
-def _any_gradient(found):
-    return any(tensor.grad is not None and bool(tensor.grad.any()) for tensor in found)
+def _any_gradient(parameters):
+    return any(tensor.grad is not None and bool(tensor.grad.any()) for tensor in parameters)
 
 
 SEVERAL_INPUTS = ("two_inputs", "conditioned_blocks")
@@ -118,11 +117,11 @@ SERVED = [name for name, net in NETWORKS.items() if not net.long_skips]
 @pytest.mark.parametrize("name", SERVED)
 def test_after_a_detached_point_nothing_arrives(name):
     """Every path from an input to the output, and from every layer that the point serves, passes the point."""
-    found = gp.points(*built(name))
+    points = gp.points(*built(name))
     inputs, layers = arrives(name)
     assert all(inputs) == (name != "backbone_under_no_grad")
     served = []
-    for point in found:
+    for point in points:
         served = (
             [*served, *point.layers] if name not in SEVERAL_INPUTS else point.layers
         )  # else all before it, too
@@ -162,9 +161,9 @@ def test_the_same_twice(name):
     first, again = (gp.points(*built(name)) for _ in range(2))
     model, inputs = built(name)
     gp.points(model, inputs)
-    for found in (again, gp.points(model, inputs)):
-        assert tuple(found) == tuple(first)
-        assert found.unserved == first.unserved
+    for points in (again, gp.points(model, inputs)):
+        assert tuple(points) == tuple(first)
+        assert points.unserved == first.unserved
 
 
 def unserved(history):
@@ -194,8 +193,8 @@ def test_a_probe_in_the_user_s_loop_records_the_same_points(name):
     assert unserved(probe.history) == expected.unserved
 
 
-def pairs(found):
-    return [(point.name, point.layers) for point in found]
+def pairs(points):
+    return [(point.name, point.layers) for point in points]
 
 
 @pytest.mark.parametrize("name", ["plain", "resnet", "vit", "hrnet", "nnunet"])
@@ -230,8 +229,8 @@ def test_a_distributed_model_has_the_points_of_the_model(name, one_process):
 
 def test_a_thousand_layers():
     deep = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.Tanh()) for _ in range(1000)), nn.Linear(2, 1))
-    found = gp.points(deep, torch.randn(3, 2))
-    assert [point.name for point in found] == [str(k) for k in range(1000)]
+    points = gp.points(deep, torch.randn(3, 2))
+    assert [point.name for point in points] == [str(k) for k in range(1000)]
 
 
 def test_a_thousand_layers_in_residual_blocks():
@@ -239,14 +238,14 @@ def test_a_thousand_layers_in_residual_blocks():
         return x + self.lin2(self.lin1(x).tanh())
 
     blocks = [Apply(block, lin1=nn.Linear(2, 2), lin2=nn.Linear(2, 2)) for _ in range(500)]
-    found = gp.points(nn.Sequential(nn.Linear(2, 2), *blocks, nn.Linear(2, 1)), torch.randn(3, 2))
-    assert [point.name for point in found] == [str(k) for k in range(501)]
+    points = gp.points(nn.Sequential(nn.Linear(2, 2), *blocks, nn.Linear(2, 1)), torch.randn(3, 2))
+    assert [point.name for point in points] == [str(k) for k in range(501)]
 
 
 def test_a_model_without_layers_has_no_points():
-    found = gp.points(nn.Sequential(nn.ReLU(), nn.Flatten()), torch.randn(2, 3))
-    assert tuple(found) == ()
-    assert found.unserved == {}
+    points = gp.points(nn.Sequential(nn.ReLU(), nn.Flatten()), torch.randn(2, 3))
+    assert tuple(points) == ()
+    assert points.unserved == {}
 
 
 def test_a_single_layer_makes_the_output():

@@ -18,8 +18,8 @@ from gradprobe.zoo import cnds8
 SHORT_DECODER = "two decoder layers have twelve layers on their longest path: taken for a block with its shortcut"
 
 
-def names_like(found, pattern):
-    return [point.name for point in found if fnmatch.fnmatchcase(point.name, pattern)]
+def names_like(points, pattern):
+    return [point.name for point in points if fnmatch.fnmatchcase(point.name, pattern)]
 
 
 def detr(layers):
@@ -40,8 +40,8 @@ def test_every_encoder_layer_of_detr_is_a_point(layers):
 
 @pytest.mark.parametrize("layers", [2, 3, 6])
 def test_nothing_inside_a_branch_of_detr_is_a_point(layers):
-    found = detr(layers)
-    assert not [point.name for point in found if "attn" in point.name or "linear" in point.name]
+    points = detr(layers)
+    assert not [point.name for point in points if "attn" in point.name or "linear" in point.name]
 
 
 def test_the_last_decoder_layer_of_detr_is_a_point():
@@ -67,10 +67,10 @@ def torch_transformer(layers, norm_first, dropout):
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("layers", [2, 3, 6])
 def test_layers_of_torch_s_transformer_but_the_last_are_points(layers, norm_first):
-    found = torch_transformer(layers, norm_first, 0.1)
+    points = torch_transformer(layers, norm_first, 0.1)
     for part in ("encoder", "decoder"):
         wanted = [f"body.{part}.layers.{k}" for k in range(layers - 1)]
-        assert names_like(found, f"body.{part}.layers.?")[: layers - 1] == wanted
+        assert names_like(points, f"body.{part}.layers.?")[: layers - 1] == wanted
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -84,15 +84,15 @@ def test_the_last_layer_of_torch_s_transformer_is_a_point(norm_first, part):
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_no_attention_inside_torch_s_transformer_is_a_point(norm_first, dropout):
     """The first cross-attention is all that comes from the source, but the decoder's own stream is added to it."""
-    found = torch_transformer(3, norm_first, dropout)
-    assert not [point.name for point in found if "attn" in point.name or "linear" in point.name]
+    points = torch_transformer(3, norm_first, dropout)
+    assert not [point.name for point in points if "attn" in point.name or "linear" in point.name]
 
 
 def test_where_cnds_branches_is_a_point():
     """Wang et al. 2015: the authors' training file taps conv3_2, the fourth convolution, after its ReLU."""
-    found = gp.points(cnds8(width=0.05, image_size=69, classes=5, channels=1), torch.randn(2, 1, 69, 69))
-    assert [point.name for point in found][:8] == [f"relu{k}" for k in range(1, 9)]
-    assert found[3].layers == ("conv4",)
+    points = gp.points(cnds8(width=0.05, image_size=69, classes=5, channels=1), torch.randn(2, 1, 69, 69))
+    assert [point.name for point in points][:8] == [f"relu{k}" for k in range(1, 9)]
+    assert points[3].layers == ("conv4",)
 
 
 def test_the_last_but_one_stage_of_a_resnet_is_a_point():
@@ -117,5 +117,5 @@ def test_the_decoder_stages_of_nnunet_are_points():
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 def test_the_stages_of_hrnet_are_points(stages):
     """Wang et al. 2019 (HRNet), section 3: every stage returns a list, one tensor for each resolution."""
-    found = gp.points(HRNet(stages), images())
-    assert [point.name for point in found] == ["relu", *(f"stages.{k}" for k in range(stages))]
+    points = gp.points(HRNet(stages), images())
+    assert [point.name for point in points] == ["relu", *(f"stages.{k}" for k in range(stages))]

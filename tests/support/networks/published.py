@@ -10,7 +10,6 @@ from support.networks.convolutional import Inception
 from support.networks.registry import NO_PATH, OUTPUT, conv, images, network
 from support.networks.transformers import Mlp
 
-
 INCEPTIONS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 
 
