@@ -25,7 +25,7 @@ HOSTILE = "[red]not markup[/red]"
 
 
 def recorded(magnitudes, points=()):
-    """A history with these layers and magnitudes, and a point behind each of the layers named."""
+    """A history with these layers and magnitudes, and a point after each of the named layers."""
     layers = tuple(Layer(name, depth, "Linear", 9) for depth, name in enumerate(magnitudes))
     rows = [
         (0, layer.name, layer.depth, of, magnitudes[layer.name], 0, 0, 0, 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradprobe.decide.findings import default_rule, findings, looks_at_magnitudes, with_default_flags
+from gradprobe.record.conditions import with_codes
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import short
@@ -101,7 +102,7 @@ def verdict(
     if comparison is not None and comparison.verdict in _COMPARED:
         return Verdict(comparison.verdict, _COMPARED[comparison.verdict], tuple(str(comparison).splitlines()))
     if not history.iterations:
-        return Verdict("cannot tell", "Nothing was recorded, so nothing can be said.")
+        return Verdict("cannot tell", "Nothing was recorded, so there is no verdict.")
     health = _health(history, placement)
     if not placement.remedy:
         return health
@@ -237,7 +238,7 @@ _COMPARISON = {
 
 def conditions(history: GradientHistory, comparison: Comparison | ArmsComparison | None) -> list[tuple[str, str]]:
     """What the numbers depend on, as names and values; every record lists those of `_ALWAYS`, known or not."""
-    known = dict(history.conditions)
+    known = with_codes(history.conditions)
     if known.get("loss") and not known.get("reduction"):
         known["loss"] = f"{known['loss']}, reduction unknown"
     rows = [(name, _in_words(known.get(key, "not recorded")) or "none") for key, name in _ALWAYS.items()]
