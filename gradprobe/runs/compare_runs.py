@@ -14,34 +14,34 @@ from gradprobe.runs.explanations import remarks
 from gradprobe.runs.matching import same_layers
 from gradprobe.runs.run import Run
 
-# what follows from the record itself, or is there for the figures
-_NO_CONDITION = {"losses", "skipped", "complete", "window", "ranks", "stats", "inputs"}
+_RECORDED = {"losses", "skipped", "complete", "window", "ranks", "stats", "inputs"}  # not part of the set-up
+_CODES = {"reduction", "synthetic"}  # of sentences that are conditions too
 
 
 def compare_runs(
     first: Run | GradientHistory, second: Run | GradientHistory, *, of: str | None = None, factor: float = 10.0
 ) -> Difference:
-    """Say which layers changed between two runs, and what of it the conditions explain.
+    """Find which layers changed between two runs, and what explains it.
 
-    Layers are told by their names; one that is in only one of the runs is taken for one in the other that
-    has the same kind and size and stands at the same place.
+    Layers are matched by name; a layer whose name is in only one of the runs is matched with one of the other run
+    that has the same kind and size at the same place.
 
     Args:
-        first: The run to compare with; a history is decided on by CNDS' rule.
-        second: The run to look at.
+        first: The run to compare with; for a history CNDS' rule decides.
+        second: The run that is compared to it.
         of: ``"output"`` or ``"weight"``; None takes what the second run's placement looked at.
         factor: How many times larger or smaller a magnitude (median over the iterations) has to be to count.
 
     Raises:
-        ValueError: The quantity was not recorded in both, or the factor is not above 1.
+        ValueError: If the quantity was not recorded in both, or the factor is not above 1.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
-        >>> def taken(*sizes):
+        >>> def history(*sizes):
         ...     rows = [(0, f"conv{i}", i, "output", size, 0, 0, 0, 0) for i, size in enumerate(sizes)]
         ...     layers = tuple(Layer(f"conv{i}", i, "Conv2d", 9) for i in range(len(sizes)))
         ...     return GradientHistory(tidy(rows), {}, layers, (), None)
-        >>> print(compare_runs(taken(1e-5, 1e-3), taken(1e-9, 1e-3)))
+        >>> print(compare_runs(history(1e-5, 1e-3), history(1e-9, 1e-3)))
         1 of 2 layers changed from first to second
         mean |dL/d output|, median over the iterations; changes beyond 10 times
         layer           was        now       times
@@ -88,22 +88,26 @@ def _layer_changes(one: Run, other: Run, of: str, factor: float) -> Iterator[Lay
 
 def _kinds(run: Run) -> dict[str, tuple[str, ...]]:
     """The findings of each layer that has some."""
-    found = findings(run.history, run.placement)
-    names = dict.fromkeys(name for layers in found.values() for name in layers)
-    return {name: tuple(kind for kind, layers in found.items() if name in layers) for name in names}
+    by_kind = findings(run.history, run.placement)
+    names = dict.fromkeys(name for layers in by_kind.values() for name in layers)
+    return {name: tuple(kind for kind, layers in by_kind.items() if name in layers) for name in names}
 
 
 def _change(first: float | None, second: float | None, factor: float) -> str:
-    if first is None or second is None:
-        return "" if first is second else "lost" if second is None else "found"
     if first == second:
         return ""
-    return "up" if second > factor * first else "down" if second * factor < first else ""
+    if first is None:
+        return "found"
+    if second is None:
+        return "lost"
+    if second > factor * first:
+        return "up"
+    return "down" if second * factor < first else ""
 
 
 def _conditions(first: GradientHistory, second: GradientHistory) -> dict[str, tuple[Any, Any]]:
     """The conditions that differ; one that is not recorded is None."""
     one, other = ({**history.conditions, "iterations": history.iterations} for history in (first, second))
-    keys = [key for key in {**one, **other} if key not in _NO_CONDITION]
+    keys = [key for key in {**one, **other} if key not in _RECORDED | _CODES]
     pairs = {key: (one.get(key), other.get(key)) for key in keys}
     return {key: pair for key, pair in pairs.items() if as_tuples(pair[0]) != as_tuples(pair[1])}

@@ -29,8 +29,8 @@ class LayerChange:
         first: Its magnitude in the first run, median over the iterations; None if no gradient arrived, infinite
             if it was NaN or infinite in most of them.
         second: The same in the second run.
-        change: One of `CHANGES`, or empty: ``up`` and ``down`` by more than the factor, ``lost`` where no gradient
-            arrives any more, ``found`` where one does now.
+        change: One of `CHANGES`, or empty: ``up`` and ``down`` by more than the factor, ``lost`` if no gradient
+            arrives any more, ``found`` if one does now.
         new: Findings that the first run did not have: ``vanishing``, ``exploding``, ``nonfinite``, ``unreached``.
         gone: Findings that the second run does not have any more.
     """
@@ -96,7 +96,7 @@ class Difference:
         factor: Changes of the magnitude beyond this count.
         layers: Every layer, those of the second run in depth order, then those that are gone.
         conditions: What is different in the conditions: first and second value, by name.
-        remarks: What would explain it, in sentences.
+        remarks: What may explain it, in sentences.
     """
 
     names: tuple[str, str]
@@ -108,7 +108,7 @@ class Difference:
 
     @property
     def changed(self) -> tuple[LayerChange, ...]:
-        """The layers that changed; another name alone is no change."""
+        """The layers that changed; a new name alone is not a change."""
         return tuple(layer for layer in self.layers if layer.changed)
 
     @property
@@ -118,7 +118,7 @@ class Difference:
 
     @property
     def gone(self) -> dict[str, list[str]]:
-        """Layers by the kind of finding that only the first run has; those that are removed do not count."""
+        """Layers by the kind of finding that only the first run has; removed layers do not count."""
         return _by_kind(self.layers, "gone")
 
     @property
@@ -168,33 +168,33 @@ class Difference:
 
 
 def _by_kind(layers: Sequence[LayerChange], which: str) -> dict[str, list[str]]:
-    found = {kind: [layer.name for layer in layers if kind in getattr(layer, which)] for kind in FINDINGS}
-    return {kind: names for kind, names in found.items() if names}
+    by_kind = {kind: [layer.name for layer in layers if kind in getattr(layer, which)] for kind in FINDINGS}
+    return {kind: names for kind, names in by_kind.items() if names}
 
 
 def _json(value: float | None) -> float | str | None:
     return "inf" if value is not None and math.isinf(value) else value
 
 
-def report(found: Difference) -> Iterator[str]:
-    """The lines of the report: which layers changed, what is newly found, what else is different."""
-    changed = found.changed
-    between = f"from {found.names[0]} to {found.names[1]}"
+def report(difference: Difference) -> Iterator[str]:
+    """The lines of the report: which layers changed, which findings are new or gone, what else is different."""
+    changed = difference.changed
+    between = f"from {difference.names[0]} to {difference.names[1]}"
     if not changed:
-        spread = extent([layer.ratio for layer in found.layers if layer.ratio is not None])
+        spread = extent([layer.ratio for layer in difference.layers if layer.ratio is not None])
         yield f"no layer changed {between}" + (f": all are {spread} times what they were" if spread else "")
     else:
-        yield f"{len(changed)} of {counted(len(found.layers), 'layer')} changed {between}"
-        yield f"{label(found.of)}, median over the iterations; changes beyond {found.factor:g} times"
+        yield f"{len(changed)} of {counted(len(difference.layers), 'layer')} changed {between}"
+        yield f"{label(difference.of)}, median over the iterations; changes beyond {difference.factor:g} times"
         yield from _table(changed)
-    for title, kinds in (("newly", found.new), ("no longer", found.gone)):
+    for title, kinds in (("newly", difference.new), ("no longer", difference.gone)):
         yield from (f"{title} {kind}: {some(names)}" for kind, names in kinds.items())
-    if found.renamed:
-        pairs = [f"{shorten(old, 40)} to {shorten(new, 40)}" for old, new in found.renamed.items()]
+    if difference.renamed:
+        pairs = [f"{shorten(old, 40)} to {shorten(new, 40)}" for old, new in difference.renamed.items()]
         yield f"renamed: {few(pairs, 5)}"
-    if found.conditions:
-        yield "different conditions: " + "; ".join(_condition(*item) for item in found.conditions.items())
-    yield from found.remarks
+    if difference.conditions:
+        yield "different conditions: " + "; ".join(_condition(*item) for item in difference.conditions.items())
+    yield from difference.remarks
 
 
 def _table(changed: Sequence[LayerChange]) -> Iterator[str]:
@@ -210,8 +210,8 @@ def _table(changed: Sequence[LayerChange]) -> Iterator[str]:
 
 def _words_for(layer: LayerChange) -> Iterator[str]:
     if layer.change:
-        said = {"lost": "no gradient any more", "found": "has a gradient now"}
-        yield said.get(layer.change, layer.change)
+        words = {"lost": "no gradient any more", "found": "has a gradient now"}
+        yield words.get(layer.change, layer.change)
     yield from (f"newly {kind}" for kind in layer.new)
     yield from (f"no longer {kind}" for kind in layer.gone)
     if layer.before is not None and layer.replaced:
@@ -223,7 +223,7 @@ def _number(value: float | None) -> str:
 
 
 def extent(ratios: Collection[float | None]) -> str:
-    """The smallest and the largest of those that are there."""
+    """The smallest and the largest of the ratios that are known."""
     known = sorted(ratio for ratio in ratios if ratio is not None)
     if not known:
         return ""
@@ -232,7 +232,7 @@ def extent(ratios: Collection[float | None]) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first layers, and how many more there are."""
+    """The names of the first layers, and how many more there are."""
     return few([shorten(name, 40) for name in names], 5)
 
 

@@ -1,4 +1,4 @@
-"""What would explain a difference: the batch size, the scale of the loss, another rule, another verdict."""
+"""What may explain a difference: the batch size, the scale of the loss, another rule, another verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALIKE = 2.0  # ratios that differ by less than this count as one factor
 
 
 def remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange]) -> Iterator[str]:
-    """Sentences on what would explain that these layers changed, each only where it is so."""
+    """Sentences on what may explain that these layers changed; only those that apply."""
     yield from _scale_remarks(one, other, of, layers)
     if one.placement.policy != other.placement.policy:
         yield (
@@ -26,7 +26,7 @@ def remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange]) -> Ite
 
 
 def _scale_remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange]) -> Iterator[str]:
-    """What a common factor of all layers comes from."""
+    """Why all layers may have changed by a common factor."""
     ratios = {layer.name: layer.ratio for layer in layers if layer.ratio is not None}
     if not ratios:
         return
@@ -43,7 +43,7 @@ def _scale_remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange])
 
 
 def _alike(ratios: Sequence[float]) -> bool:
-    """Whether several ratios are about the same factor, and that is not about 1."""
+    """Whether there are several ratios, all about the same, and not about 1."""
     middle = math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
     near = all(1 / ALIKE <= ratio / middle <= ALIKE for ratio in ratios)
     return len(ratios) > 1 and near and not 1 / ALIKE < middle < ALIKE
@@ -53,12 +53,12 @@ def _batch_remarks(one: Run, other: Run, first: int, second: int, layers: Sequen
     expected = first / second
     ratios = {layer.name: layer.ratio for layer in layers if layer.ratio is not None}
     rest = [name for name, ratio in ratios.items() if not 1 / ALIKE <= ratio / expected <= ALIKE]
-    told = f"{len(ratios) - len(rest)} of the {len(ratios)} layers are within {ALIKE:g} times of that"
+    agreement = f"{len(ratios) - len(rest)} of the {len(ratios)} layers are within {ALIKE:g} times of that"
     if not rest:
-        told = f"every layer is about there ({extent(ratios.values())} times), which explains it"
+        agreement = f"every layer is about there ({extent(ratios.values())} times), which explains it"
     yield (
         f"The batch size, {first} and now {second}, alone makes every output's gradient of a mean loss "
-        f"{short(expected)} times what it was: {told}{f'; not {some(rest)}' if rest else ''}."
+        f"{short(expected)} times what it was: {agreement}{f'; not {some(rest)}' if rest else ''}."
     )
     threshold = other.placement.threshold
     if threshold is None or threshold != one.placement.threshold or other.placement.of != "output":
@@ -76,5 +76,5 @@ def _batch_sizes(history: GradientHistory) -> int | None:
 
 
 def _summed(*runs: Run) -> bool:
-    """Whether one of the losses is known not to be a mean."""
-    return any("(sum)" in str(run.history.conditions.get("loss")) for run in runs)
+    """Whether one of the losses is a sum."""
+    return any(run.history.conditions.get("reduction") == "sum" for run in runs)

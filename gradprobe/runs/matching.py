@@ -9,12 +9,12 @@ from gradprobe.record.history import Layer
 
 
 def form(layer: Layer) -> tuple[str, int]:
-    """Kind and size: what a layer that has another name is known by."""
+    """Kind and size: what identifies a layer whose name is another one."""
     return layer.kind, layer.parameters
 
 
 def same_layers(first: Sequence[Layer], second: Sequence[Layer]) -> dict[str, str]:
-    """Which layer of the first run each layer of the second one is, both by name; those that are new are absent.
+    """For each layer of the second run the one of the first run, both by name; new layers are absent.
 
     Example:
         >>> first = [Layer("0", 0, "Linear", 9), Layer("2", 1, "Linear", 9), Layer("4", 2, "Linear", 5)]

@@ -1,4 +1,4 @@
-"""A run on disk: a folder of plain text and pictures, written whole or not at all, read back exactly."""
+"""A run on disk: a folder of plain text and figures, written in one step and read back exactly."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def save(
     figures: bool = True,
     force: bool = False,
 ) -> Path:
-    """Write a run: everything goes to a folder beside it first, which then takes its name in one step.
+    """Write a run: first everything goes to a temporary folder, which then takes the run's name in one step.
 
     Of several ranks only rank 0 writes.
 
@@ -69,15 +69,16 @@ def save(
         folder: Where; missing parents are made.
         history: The record.
         placement: The decision.
-        comparison: With and without, if it was done.
-        arms: Several arms, if they were compared; history and placement are theirs, ``plain`` and ``placement``.
+        comparison: The comparison with and without deep supervision, if there is one.
+        arms: The comparison of several arms, if there is one; history and placement are its ``plain`` and
+            ``placement``.
         timings: Seconds, by what they were spent on.
-        figures: Draw the pictures and write ``report.html`` too.
+        figures: Draw the figures and write ``report.html`` too.
         force: Replace an existing run. Other files in its folder are kept.
 
     Raises:
-        FileExistsError: There is a run already and ``force`` is not set, or a folder that is no run.
-        OSError: The folder cannot be written.
+        FileExistsError: If there is a run already and ``force`` is not set, or a folder that is not a run.
+        OSError: If the folder cannot be written.
 
     Example:
         >>> from gradprobe.record.history import tidy
@@ -91,28 +92,9 @@ def save(
     if not is_first_rank():
         return folder
     check_free(folder, force=force)
-    record = {
-        "schema": SCHEMA,
-        "gradprobe": __version__,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        **history.to_dict(),
-        "placement": placement.to_dict(),
-        "comparison": comparison.to_dict() if comparison else None,
-        "arms": arms.to_dict() if arms else None,
-        "timings": dict(timings or {}),
-    }
-    texts = {
-        "run.json": json.dumps(record, indent=1, allow_nan=False) + "\n",
-        "history.csv": write_csv(history.frame),
-    }
-    if comparison:
-        texts["learning.csv"] = write_csv(comparison.frame)
-        if comparison.supervised:
-            texts["supervised.csv"] = write_csv(comparison.supervised.frame)
-    if arms:
-        texts["arms.csv"] = write_csv(arms.frame)
+    run = Run(folder, history, placement, comparison, timings or {}, arms)
     with replacing(folder) as partial:
-        for name, text in texts.items():
+        for name, text in _texts(run).items():
             (partial / name).write_text(text, encoding="utf-8", newline="")
         if figures:
             from gradprobe.show.page import write_page
@@ -123,21 +105,44 @@ def save(
     return folder
 
 
+def _texts(run: Run) -> dict[str, str]:
+    """The text files of a run, by name."""
+    record = {
+        "schema": SCHEMA,
+        "gradprobe": __version__,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **run.history.to_dict(),
+        "placement": run.placement.to_dict(),
+        "comparison": run.comparison.to_dict() if run.comparison else None,
+        "arms": run.arms.to_dict() if run.arms else None,
+        "timings": dict(run.timings),
+    }
+    texts = {"run.json": json.dumps(record, indent=1, allow_nan=False) + "\n"}
+    texts["history.csv"] = write_csv(run.history.frame)
+    if run.comparison:
+        texts["learning.csv"] = write_csv(run.comparison.frame)
+        if run.comparison.supervised:
+            texts["supervised.csv"] = write_csv(run.comparison.supervised.frame)
+    if run.arms:
+        texts["arms.csv"] = write_csv(run.arms.frame)
+    return texts
+
+
 def load(folder: str | Path) -> Run:
     """Read a run back, exactly as it was saved. Needs neither the model nor torch.
 
     Raises:
-        FileNotFoundError: No run there.
-        ValueError: Written by a newer gradprobe, or damaged.
+        FileNotFoundError: If there is no run.
+        ValueError: If it was written by a newer gradprobe, or is damaged.
     """
     folder = Path(folder)
     recover(folder)
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"no run at {folder}: expected a folder with run.json and history.csv in it")
     try:
-        record = json.loads(_text(folder / "run.json"))
+        record = json.loads(_read_text(folder / "run.json"))
         if record["schema"] <= SCHEMA:
-            return _loaded(folder, record)
+            return _read_run(folder, record)
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         again = "copy the folder again, or record the run again with --force"
         raise ValueError(f"the run at {folder} cannot be read: {_damage(error)}; {again}") from error
@@ -146,54 +151,54 @@ def load(folder: str | Path) -> Run:
     )
 
 
-def _loaded(folder: Path, record: Mapping[str, Any]) -> Run:
-    history = GradientHistory.from_dict(_table(folder / "history.csv", read_csv), record)
+def _read_run(folder: Path, record: Mapping[str, Any]) -> Run:
+    history = GradientHistory.from_dict(_read_table(folder / "history.csv", read_csv), record)
     placement = Placement.from_dict(record["placement"])
-    comparison = _comparison(folder, record["comparison"], history, placement)
-    arms = _arms(folder, record.get("arms"), history)
+    comparison = _read_comparison(folder, record["comparison"], history, placement)
+    arms = _read_arms(folder, record.get("arms"), history)
     return Run(folder, history, placement, comparison, record["timings"], arms)
 
 
 def _damage(error: Exception) -> str:
-    """What is wrong with the files of a run, in more words than the error has."""
+    """What is wrong with the files of a run, in a clause."""
     if isinstance(error, OSError):
         return f"{Path(str(error.filename)).name}: {error.strerror}"
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return f"run.json is not whole ({error})"
+        return f"run.json is incomplete ({error})"
     if isinstance(error, KeyError):
         return f"run.json has no {error}"
     if isinstance(error, ValueError):
         return str(error)
-    return f"run.json is not as gradprobe writes it ({error})"
+    return f"run.json is not what gradprobe writes ({error})"
 
 
-def _comparison(
+def _read_comparison(
     folder: Path, record: Mapping[str, Any] | None, plain: GradientHistory, placement: Placement
 ) -> Comparison | None:
     if record is None:
         return None
     supervised = None
     if record["supervised"] is not None:
-        frame = _table(folder / "supervised.csv", read_csv)
+        frame = _read_table(folder / "supervised.csv", read_csv)
         supervised = GradientHistory.from_dict(frame, record["supervised"])
-    frame = _table(folder / "learning.csv", read_learning)
+    frame = _read_table(folder / "learning.csv", read_learning)
     return Comparison(plain, supervised, placement, frame, record["conditions"])
 
 
-def _arms(folder: Path, record: Mapping[str, Any] | None, plain: GradientHistory) -> ArmsComparison | None:
+def _read_arms(folder: Path, record: Mapping[str, Any] | None, plain: GradientHistory) -> ArmsComparison | None:
     if record is None:
         return None
-    return ArmsComparison.from_dict(plain, _table(folder / "arms.csv", read_learning), record)
+    return ArmsComparison.from_dict(plain, _read_table(folder / "arms.csv", read_learning), record)
 
 
-def _table(path: Path, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+def _read_table(path: Path, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
     try:
-        return read(_text(path))
+        return read(_read_text(path))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     with path.open(encoding="utf-8", newline="") as file:
         return file.read()
 
@@ -204,7 +209,10 @@ def run_html(
     comparison: Comparison | None,
     arms: ArmsComparison | None = None,
 ) -> str:
-    """A saved run: all that it holds."""
+    """All that a run holds: the history, the placement and the comparisons."""
     parts = [history_html(history), placement_html(placement)]
-    parts += [comparison_html(comparison)] if comparison else []
-    return "".join([*parts, *([arms_html(arms)] if arms else [])])
+    if comparison:
+        parts.append(comparison_html(comparison))
+    if arms:
+        parts.append(arms_html(arms))
+    return "".join(parts)

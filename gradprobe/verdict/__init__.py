@@ -1,4 +1,4 @@
-"""Whether a difference between trainings is one: two of them, or several arms, and which arm to use. No torch.
+"""Whether a difference between trainings is beyond the noise: of two or several arms. No torch.
 
 Imports only ``record`` and ``decide``.
 """

@@ -1,4 +1,4 @@
-"""The arms of a comparison: what can be done about a network that does not learn, and what became of it."""
+"""The arms of a comparison: policies and remedies in words, and what each arm did."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Arm:
 
     Attributes:
         name: One of `ARMS`.
-        placement: What its policy decided, if it has one and it came that far.
+        placement: What its policy decided; None if it has no policy, or the decision failed.
         remedy: What was done to the network before it trained, out of `gradprobe.remedies.REMEDIES`, or None.
         like: The arm that does the same: its trainings stand for both. None if this one was trained itself.
         windows: How much training the decision took beyond that of the network as it is, in windows.
-        seconds: What one training took, the median over the seeds; two comparisons are equal whatever it was.
-        failed: Why a part of it failed: by ``"seed 1"``, or ``"deciding"``.
+        seconds: What one training took, the median over the seeds; it does not count when two arms are compared.
+        failed: Why a part of it failed; keys ``"seed 1"``, ``"deciding"``, ...
 
     Example:
         >>> Arm("cnds", Placement("by hand", (), (Point("act1", (8, 4), 0, ("fc1",)),), "")).did
@@ -106,19 +106,19 @@ class Arm:
 
 
 def chosen_arms(names: str | Iterable[str]) -> tuple[str, ...]:
-    """The arms asked for, each once; what the others are compared to, ``"none"``, comes first and is always there.
+    """The arms asked for, each once; ``"none"``, which the others are compared to, is added and comes first.
 
     Raises:
-        ValueError: There is no such arm.
+        ValueError: If there is no such arm.
 
     Example:
         >>> chosen_arms(["lsuv", "cnds", "lsuv"])
         ('none', 'lsuv', 'cnds')
     """
-    asked = [names] if isinstance(names, str) else list(names)
-    for name in asked:
+    chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
         if name not in ARMS:
             close = difflib.get_close_matches(str(name), ARMS, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(f"no arm is called {name!r}; {hint}Arms are {', '.join(ARMS)}")
-    return tuple(dict.fromkeys([NONE, *asked]))
+    return tuple(dict.fromkeys([NONE, *chosen]))

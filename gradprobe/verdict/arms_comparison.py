@@ -1,4 +1,4 @@
-"""Several arms beside each other: the record of their trainings, a table, and which one to use. No torch."""
+"""Several arms compared: the record of their trainings, a table, and which one to use. No torch."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ class ArmsComparison:
         return pd.DataFrame([self._row(arm) for arm in self.arms])
 
     def _row(self, arm: Arm) -> dict[str, Any]:
-        stands = arm.like or arm.name
+        trained = arm.like or arm.name  # whose trainings stand for it
         failed = "; ".join(f"{where}: {why}" for where, why in arm.failed.items())
         costs = {"windows": arm.windows, "seconds": _MISSING if arm.seconds is None else arm.seconds}
-        numbers, verdict = self._numbers(stands), self._verdict(stands)
+        numbers, verdict = self._numbers(trained), self._verdict(trained)
         return {"arm": arm.name, "did": arm.did, **numbers, "verdict": verdict, **costs, "failed": failed}
 
     def _verdict(self, name: str) -> str:
@@ -137,11 +137,11 @@ class ArmsComparison:
 
     @property
     def failures(self) -> list[str]:
-        """What failed and why, a sentence for each."""
+        """What failed and why, a sentence for each failure."""
         return [f"{arm.name} failed ({where}): {why}" for arm in self.arms for where, why in arm.failed.items()]
 
     def table(self) -> list[tuple[str, ...]]:
-        """The summary as text: the head, then a row for each arm; of the columns those that say something."""
+        """The summary as text: the head, then a row for each arm."""
         what = "accuracy" if self.held_out else "loss"
         head = ("arm", "what it did", what, "better by", "verdict", "windows", "seconds")
         return [head, *(_cells(row) for row in self.summary.to_dict("records"))]

@@ -1,4 +1,4 @@
-"""With and without: the record of a comparison and what it says, in words. Plain data, no torch."""
+"""A training with and without deep supervision: the record of both, and what it says. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -104,24 +104,31 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     if comparison.supervised is None or table.empty:
         return []
     order = [layer.name for layer in comparison.plain.layers]
-    which = layer_span([str(name) for name in table.index], order, _said)
-    low, high = table["ratio"].min(), table["ratio"].max()
+    which = layer_span([str(name) for name in table.index], order, _short)
     still = list(comparison.conditions.get("still_flagged", []))
     flagged = bool(comparison.placement.flagged)
-    verb = "did not come back" if low < 2 else "rose" if still or low < 10 else "came back"
-    if not flagged:
-        verb = "rose" if table["ratio"].median() >= 2 else "hardly changed"
+    verb = _flagged_verb(table["ratio"], still) if flagged else _supervised_verb(table["ratio"])
     kind = "flagged layer" if flagged else "supervised layer"
-    first = (
+    change = (
         f"The gradient {verb}: {label('output')} of the {counted(len(table), kind)} "
-        f"({which}) is {_times(low, high)} what it was "
+        f"({which}) is {_times(table['ratio'].min(), table['ratio'].max())} what it was "
         f"(median over the first {counted(comparison.early, 'iteration')})."
     )
     if not still:
-        return [first]
-    named = layer_span(still, order, _said)
-    left = named if len(still) == 1 else f"{len(still)} of them ({named})"
-    return [first, f"By the same rule {left} would still be flagged: --repeat places more branches."]
+        return [change]
+    names = layer_span(still, order, _short)
+    left = names if len(still) == 1 else f"{len(still)} of them ({names})"
+    return [change, f"By the same rule {left} would still be flagged: --repeat places more branches."]
+
+
+def _flagged_verb(ratios: pd.Series[float], still_flagged: list[str]) -> str:
+    if ratios.min() < 2:
+        return "did not come back"
+    return "rose" if still_flagged or ratios.min() < 10 else "came back"
+
+
+def _supervised_verb(ratios: pd.Series[float]) -> str:
+    return "rose" if ratios.median() >= 2 else "hardly changed"
 
 
 def _first(history: GradientHistory, iterations: int) -> GradientHistory:
@@ -129,7 +136,7 @@ def _first(history: GradientHistory, iterations: int) -> GradientHistory:
     return replace(history, frame=history.frame[history.frame["iteration"] < iterations])
 
 
-def _said(name: str) -> str:
+def _short(name: str) -> str:
     return shorten(name, 24)
 
 

@@ -167,14 +167,14 @@ def test_what_is_no_run_says_so(recorded, tmp_path):
 
 
 DAMAGE = {
-    "cut off": ("run.json", lambda text: text[:100], r"run\.json is not whole"),
-    "no object": ("run.json", lambda text: "[]", r"run\.json is not as gradprobe writes it"),
+    "cut off": ("run.json", lambda text: text[:100], r"run\.json is incomplete"),
+    "no object": ("run.json", lambda text: "[]", r"run\.json is not what gradprobe writes"),
     "a key less": (
         "run.json",
         lambda text: text.replace('"placement"', '"place"'),
         r"run\.json has no 'placement'",
     ),
-    "another key": ("run.json", lambda text: text.replace('"kind"', '"sort"'), r"run\.json is not as .*'sort'"),
+    "another key": ("run.json", lambda text: text.replace('"kind"', '"sort"'), r"run\.json is not what .*'sort'"),
     "no table": ("history.csv", lambda text: None, r"history\.csv: No such file"),
     "an empty table": ("history.csv", lambda text: "", r"history\.csv: No columns"),
     "another table": ("history.csv", lambda text: "a,b\n1,2\n", r"history\.csv: expected the columns iteration"),
