@@ -27,7 +27,7 @@ from gradprobe.verdict.comparison import Comparison, learning_frame
 from gradprobe.zoo import digits, plain_mlp
 
 
-def taken(sizes, of=("output",), iterations=3, **conditions):
+def history_of(sizes, of=("output",), iterations=3, **conditions):
     """A history with constant magnitudes by layer; None is unreached, NaN is not finite."""
     sizes = sizes if isinstance(sizes, dict) else {f"conv{i}": size for i, size in enumerate(sizes)}
     rows, layers = [], []
@@ -39,41 +39,41 @@ def taken(sizes, of=("output",), iterations=3, **conditions):
     return GradientHistory(tidy(rows), conditions, tuple(layers), (), (8, 2))
 
 
-def changes(found):
-    return {layer.name: layer.change for layer in found.layers if layer.change}
+def changes(difference):
+    return {layer.name: layer.change for layer in difference.layers if layer.change}
 
 
 def test_equal_runs():
-    run = taken([1e-9, None, math.nan, 0.0, 1.0], batch_size=8)
-    found = compare_runs(run, run)
-    assert str(found) == "no layer changed from first to second: all are 1 times what they were"
-    assert found.changed == ()
-    assert found.new == found.gone == found.conditions == found.renamed == {}
-    assert found.remarks == ()
+    run = history_of([1e-9, None, math.nan, 0.0, 1.0], batch_size=8)
+    difference = compare_runs(run, run)
+    assert str(difference) == "no layer changed from first to second: all are 1 times what they were"
+    assert difference.changed == ()
+    assert difference.new == difference.gone == difference.conditions == difference.renamed == {}
+    assert difference.remarks == ()
 
 
 def test_newly_and_no_longer_flagged():
-    found = compare_runs(taken([1e-6, 1e-9, 1e-2]), taken([5e-8, 2e-7, 1e-2]))
-    assert found.new == {"vanishing": ["conv0"]}
-    assert found.gone == {"vanishing": ["conv1"]}
-    text = str(found)
+    difference = compare_runs(history_of([1e-6, 1e-9, 1e-2]), history_of([5e-8, 2e-7, 1e-2]))
+    assert difference.new == {"vanishing": ["conv0"]}
+    assert difference.gone == {"vanishing": ["conv1"]}
+    text = str(difference)
     assert text.splitlines()[0] == "2 of 3 layers changed from first to second"
     assert "newly vanishing: conv0\nno longer vanishing: conv1" in text
 
 
 def test_findings_of_every_kind():
-    found = compare_runs(taken([1.0, 1.0, 1.0, 1.0]), taken([1e-9, 2e3, math.nan, None]))
-    assert found.new == {kind: [f"conv{i}"] for i, kind in enumerate(FINDINGS)}
-    back = compare_runs(taken([1e-9, 2e3, math.nan, None]), taken([1.0, 1.0, 1.0, 1.0]))
-    assert back.gone == found.new
+    difference = compare_runs(history_of([1.0, 1.0, 1.0, 1.0]), history_of([1e-9, 2e3, math.nan, None]))
+    assert difference.new == {kind: [f"conv{i}"] for i, kind in enumerate(FINDINGS)}
+    back = compare_runs(history_of([1e-9, 2e3, math.nan, None]), history_of([1.0, 1.0, 1.0, 1.0]))
+    assert back.gone == difference.new
     assert back.new == {}
 
 
 def test_the_factor_itself_is_not_beyond_it():
-    assert changes(compare_runs(taken([1.0, 2.0, 0.5]), taken([1.0, 8.0, 0.125]), factor=4)) == {}
+    assert changes(compare_runs(history_of([1.0, 2.0, 0.5]), history_of([1.0, 8.0, 0.125]), factor=4)) == {}
     above, below = math.nextafter(8.0, 9), math.nextafter(0.125, 0)
-    found = compare_runs(taken([1.0, 2.0, 0.5]), taken([1.0, above, below]), factor=4)
-    assert changes(found) == {"conv1": "up", "conv2": "down"}
+    difference = compare_runs(history_of([1.0, 2.0, 0.5]), history_of([1.0, above, below]), factor=4)
+    assert changes(difference) == {"conv1": "up", "conv2": "down"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_factor_itself_is_not_beyond_it():
     ],
 )
 def test_zeros_infinities_and_what_is_missing(first, second, change, ratio):
-    layer = compare_runs(taken([first, 1.0]), taken([second, 1.0])).layers[0]
+    layer = compare_runs(history_of([first, 1.0]), history_of([second, 1.0])).layers[0]
     assert (layer.change, layer.ratio) == (change, ratio)
 
 
@@ -118,53 +118,54 @@ NAMES = {
 def test_which_layer_is_which(case):
     first, second, expected = NAMES[case]
     one, other = ([Layer(name, i, "Linear", 9) for i, name in enumerate(names)] for names in (first, second))
-    found = same_layers(one, other)
-    assert found == expected
-    assert list(found) == [name for name in second if name in found]
+    matched = same_layers(one, other)
+    assert matched == expected
+    assert list(matched) == [name for name in second if name in matched]
 
 
 def test_a_layer_of_another_kind_or_size_is_not_the_same_under_another_name():
     first = [Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9), Layer("c", 2, "Linear", 9)]
     for other in (Layer("x", 1, "Conv2d", 9), Layer("x", 1, "Linear", 8)):
         assert "x" not in same_layers(first, [first[0], other, first[2]])
-    shrunk = taken([1.0, 1.0])
+    shrunk = history_of([1.0, 1.0])
     shrunk = replace(shrunk, layers=(shrunk.layers[0], replace(shrunk.layers[1], parameters=4)))
-    found = compare_runs(taken([1.0, 1.0]), shrunk)
-    assert [layer.name for layer in found.changed] == ["conv1"]
-    assert "was Conv2d with 9 parameters" in str(found)
+    difference = compare_runs(history_of([1.0, 1.0]), shrunk)
+    assert [layer.name for layer in difference.changed] == ["conv1"]
+    assert "was Conv2d with 9 parameters" in str(difference)
 
 
-def test_added_removed_and_renamed_layers_are_told():
-    found = compare_runs(
-        taken({"a": 1.0, "gone": 1e-9, "b": 1.0, "c": 1.0}), taken({"a": 1.0, "b": 1.0, "d": 1.0, "e": 1e-9})
+def test_added_removed_and_renamed_layers_are_listed():
+    difference = compare_runs(
+        history_of({"a": 1.0, "gone": 1e-9, "b": 1.0, "c": 1.0}),
+        history_of({"a": 1.0, "b": 1.0, "d": 1.0, "e": 1e-9}),
     )
-    assert changes(found) == {"gone": "removed", "e": "added"}
-    assert found.renamed == {"c": "d"}
-    assert found.new == {"vanishing": ["e"]}
-    assert found.gone == {}  # a layer that is not there any more has not been cured
-    assert "renamed: c to d" in str(found)
-    only = compare_runs(taken({"a": 1.0}), taken({"net.a": 1.0}))
+    assert changes(difference) == {"gone": "removed", "e": "added"}
+    assert difference.renamed == {"c": "d"}
+    assert difference.new == {"vanishing": ["e"]}
+    assert difference.gone == {}  # a layer that is not there any more has not been cured
+    assert "renamed: c to d" in str(difference)
+    only = compare_runs(history_of({"a": 1.0}), history_of({"net.a": 1.0}))
     assert str(only).startswith("no layer changed")
     assert "renamed: a to net.a" in str(only)
 
 
 def test_conditions_that_differ_are_listed_and_what_follows_from_the_record_is_not():
-    first = taken([1.0], batch_size=8, optimizer="SGD lr 0.1", losses=[1.0], seed=0, skipped=[], crop=(1, 2))
+    first = history_of([1.0], batch_size=8, optimizer="SGD lr 0.1", losses=[1.0], seed=0, skipped=[], crop=(1, 2))
     new = {"inputs": "dict", "crop": [1, 2]}
-    second = taken([1.0], iterations=5, batch_size=8, optimizer="Adam", losses=[2.0], skipped=[1], **new)
-    found = compare_runs(first, second)
-    assert found.conditions == {"optimizer": ("SGD lr 0.1", "Adam"), "seed": (0, None), "iterations": (3, 5)}
+    second = history_of([1.0], iterations=5, batch_size=8, optimizer="Adam", losses=[2.0], skipped=[1], **new)
+    difference = compare_runs(first, second)
+    assert difference.conditions == {"optimizer": ("SGD lr 0.1", "Adam"), "seed": (0, None), "iterations": (3, 5)}
     assert "different conditions: optimizer SGD lr 0.1, now Adam; seed 0, now none; iterations 3, now 5" in str(
-        found
+        difference
     )
 
 
 def test_the_batch_size_explains_a_quarter():
-    found = compare_runs(
-        taken([2e-7, 1e-2, 1e-1], batch_size=64, loss="cross_entropy"),
-        taken([5e-8, 2.5e-3, 2.5e-2], batch_size=256, loss="cross_entropy"),
+    difference = compare_runs(
+        history_of([2e-7, 1e-2, 1e-1], batch_size=64, loss="cross_entropy"),
+        history_of([5e-8, 2.5e-3, 2.5e-2], batch_size=256, loss="cross_entropy"),
     )
-    assert found.remarks == (
+    assert difference.remarks == (
         "The batch size, 64 and now 256, alone makes every output's gradient of a mean loss 0.25 times what it "
         "was: every layer is about there (0.25 times), which explains it.",
         "At batch size 64 these would not be below 1e-7: conv0.",
@@ -176,54 +177,62 @@ def test_the_batch_size_explains_it_for_a_real_network():
     net = plain_mlp(depth=4)
     data = digits((64,), batch_size=256).batches[0]
     runs = [gp.scan(net, [(data[0][:n], data[1][:n])], nn.functional.cross_entropy, 3) for n in (64, 256)]
-    found = compare_runs(*runs)
-    assert found.conditions == {"batch_size": (64, 256)}
-    assert len(found.remarks) == 1
-    assert "which explains it" in found.remarks[0]
-    assert all(layer.ratio == pytest.approx(0.25, rel=0.5) for layer in found.layers)
+    difference = compare_runs(*runs)
+    assert difference.conditions == {"batch_size": (64, 256)}
+    assert len(difference.remarks) == 1
+    assert "which explains it" in difference.remarks[0]
+    assert all(layer.ratio == pytest.approx(0.25, rel=0.5) for layer in difference.layers)
 
 
 def test_the_batch_size_does_not_explain_everything():
-    found = compare_runs(taken([1e-6, 1.0, 1.0], batch_size=64), taken([1e-9, 0.25, 0.25], batch_size=256))
-    assert "2 of the 3 layers are within 2 times of that; not conv0." in found.remarks[0]
-    assert len(found.remarks) == 1  # also at the first batch size it would have vanished: 4e-9
+    difference = compare_runs(
+        history_of([1e-6, 1.0, 1.0], batch_size=64), history_of([1e-9, 0.25, 0.25], batch_size=256)
+    )
+    assert "2 of the 3 layers are within 2 times of that; not conv0." in difference.remarks[0]
+    assert len(difference.remarks) == 1  # also at the first batch size it would have vanished: 4e-9
 
 
 def test_ranks_count_as_the_batch_does():
-    one, four = taken([1.0, 1.0], batch_size=8), taken([0.25, 0.25], batch_size=8, world_size=4)
+    one, four = history_of([1.0, 1.0], batch_size=8), history_of([0.25, 0.25], batch_size=8, world_size=4)
     assert "8 and now 32" in compare_runs(one, four).remarks[0]
-    assert compare_runs(taken([1.0], batch_size=8, world_size=1), taken([1.0], batch_size=8)).remarks == ()
+    assert (
+        compare_runs(history_of([1.0], batch_size=8, world_size=1), history_of([1.0], batch_size=8)).remarks == ()
+    )
 
 
 @pytest.mark.parametrize(("of", "reduction"), [("weight", "mean"), ("output", "sum"), ("output", None)])
-def test_where_the_batch_size_says_nothing_nothing_is_said(of, reduction):
+def test_where_the_batch_size_explains_nothing_there_is_no_remark(of, reduction):
     sizes = (64, 256) if reduction else (64, None)
-    runs = [taken([1.0, 2.0], of=("output", "weight"), batch_size=size, reduction=reduction) for size in sizes]
+    runs = [
+        history_of([1.0, 2.0], of=("output", "weight"), batch_size=size, reduction=reduction) for size in sizes
+    ]
     assert compare_runs(*runs, of=of).remarks == ()
 
 
 def test_a_common_factor_is_the_scale_of_the_loss():
-    found = compare_runs(taken([1e-3, 1.0], loss="MSELoss (mean)"), taken([1e-1, 1.2e2], loss="MSELoss (sum)"))
-    assert found.remarks == (
+    difference = compare_runs(
+        history_of([1e-3, 1.0], loss="MSELoss (mean)"), history_of([1e-1, 1.2e2], loss="MSELoss (sum)")
+    )
+    assert difference.remarks == (
         "Every layer changed by about the same factor (100 to 120 times): that is the scale of the loss, not the "
         "depth. The loss differs: MSELoss (mean), now MSELoss (sum).",
     )
-    assert compare_runs(taken([1.0, 1.0]), taken([100.0, 1.0])).remarks == ()
-    assert compare_runs(taken([1.0, 1.0]), taken([1.5, 1.5])).remarks == ()
+    assert compare_runs(history_of([1.0, 1.0]), history_of([100.0, 1.0])).remarks == ()
+    assert compare_runs(history_of([1.0, 1.0]), history_of([1.5, 1.5])).remarks == ()
 
 
 def test_rules_that_differ_are_named():
-    history = taken([1e-9, 1.0])
+    history = history_of([1e-9, 1.0])
     first, second = (Run(Path(), history, place(history, gp.ThresholdPolicy(limit))) for limit in (1e-7, 1e-10))
-    found = compare_runs(first, second)
-    assert found.gone == {"vanishing": ["conv0"]}
-    assert "decided by different rules" in found.remarks[-1]
-    assert "below 1e-7" in found.remarks[-1]
-    assert "now mean |dL/d output| below 1e-10" in found.remarks[-1]
+    difference = compare_runs(first, second)
+    assert difference.gone == {"vanishing": ["conv0"]}
+    assert "decided by different rules" in difference.remarks[-1]
+    assert "below 1e-7" in difference.remarks[-1]
+    assert "now mean |dL/d output| below 1e-10" in difference.remarks[-1]
 
 
 def test_a_comparison_that_came_out_otherwise():
-    history = taken([1e-9, 1.0])
+    history = history_of([1e-9, 1.0])
     placement = place(history)
 
     def compared(end):
@@ -240,13 +249,13 @@ def test_a_comparison_that_came_out_otherwise():
 
 
 def test_the_quantity_is_that_of_the_decision_or_the_one_asked_for():
-    both = taken([1.0], of=("output", "weight"))
+    both = history_of([1.0], of=("output", "weight"))
     run = Run(Path(), both, place(both, gp.ThresholdPolicy(of="weight")))
     assert compare_runs(run, run).of == "weight"
     assert compare_runs(both, both).of == "output"
     assert compare_runs(run, run, of="output").of == "output"
     with pytest.raises(ValueError, match=r"expected one of the recorded quantities \['output'\], got of='weight'"):
-        compare_runs(taken([1.0]), taken([1.0]), of="weight")
+        compare_runs(history_of([1.0]), history_of([1.0]), of="weight")
     with pytest.raises(ValueError, match="a factor above 1"):
         compare_runs(both, both, factor=1.0)
 
@@ -260,7 +269,8 @@ sizes = st.dictionaries(
 
 @given(sizes, sizes)
 def test_there_and_back(first, second):
-    there, back = compare_runs(taken(first), taken(second)), compare_runs(taken(second), taken(first))
+    histories = history_of(first), history_of(second)
+    there, back = compare_runs(*histories), compare_runs(*reversed(histories))
     opposite = dict(zip(CHANGES, ("down", "up", "found", "lost", "removed", "added"), strict=True))
     pairs = {
         (layer.before and layer.before.name, layer.after and layer.after.name): layer for layer in there.layers
@@ -282,14 +292,17 @@ def test_there_and_back(first, second):
 
 
 def test_a_long_table_is_cut_and_the_record_is_not():
-    found = compare_runs(taken([1.0] * 100), taken([1e-9] * 99 + [1.0]))
-    assert "… and 59 more" in str(found)
-    assert "newly vanishing: conv0, conv1, conv2, conv3, conv4 and 94 more" in str(found)
-    assert len(found.frame) == 100
+    difference = compare_runs(history_of([1.0] * 100), history_of([1e-9] * 99 + [1.0]))
+    assert "… and 59 more" in str(difference)
+    assert "newly vanishing: conv0, conv1, conv2, conv3, conv4 and 94 more" in str(difference)
+    assert len(difference.frame) == 100
 
 
 def test_it_needs_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import gradprobe.runs.compare_runs; print('matplotlib' in sys.modules)"
+    code = (
+        "import sys; sys.modules['torch'] = None; import gradprobe.runs.compare_runs; "
+        "print('matplotlib' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -302,9 +315,9 @@ def runs(tmp_path, monkeypatch):
     """Three saved runs: one, the same again, and one that lost two layers and healed another."""
     monkeypatch.chdir(tmp_path)
     histories = {
-        "good": taken([1e-3, None, 1e-9, 1.0], batch_size=8, loss="mse"),
-        "same": taken([1e-3, None, 1e-9, 1.0], batch_size=8, loss="mse"),
-        "bad": taken([1e-9, None, 1e-3, 2e3], batch_size=8, loss="mse"),
+        "good": history_of([1e-3, None, 1e-9, 1.0], batch_size=8, loss="mse"),
+        "same": history_of([1e-3, None, 1e-9, 1.0], batch_size=8, loss="mse"),
+        "bad": history_of([1e-9, None, 1e-3, 2e3], batch_size=8, loss="mse"),
     }
     for name, history in histories.items():
         gp.save(name, history, gp.place(history), figures=False)
@@ -364,7 +377,7 @@ USAGE = {
     "no run": (["good", "absent"], "no run at absent"),
     "one run": (["good"], "Missing argument"),
     "a quantity that is not there": (["good", "bad", "--of", "weight"], "expected one of the recorded quantities"),
-    "a factor that is none": (["good", "bad", "--factor", "1"], "1.0 is not in the range x>1"),
+    "not a factor": (["good", "bad", "--factor", "1"], "1.0 is not in the range x>1"),
     "figures into a run": (["good", "bad", "--out", "same"], "same is a run"),
     "figures into a file": (["good", "bad", "--out", "good/run.json"], "is a file"),
 }

@@ -55,6 +55,13 @@ def compared():
     )
 
 
+@pytest.fixture(scope="module")
+def drawn(compared, tmp_path_factory):
+    """The folder of a run with a comparison and all its figures, which take most of the time."""
+    folder = tmp_path_factory.mktemp("drawn") / "run"
+    return gp.save(folder, compared.plain, compared.placement, compared)
+
+
 def test_a_run_reads_back_equal(recorded, tmp_path):
     placement = gp.place(recorded)
     folder = gp.save(tmp_path / "deep" / "run", recorded, placement, timings={"scan": 1.25})
@@ -73,23 +80,21 @@ def test_a_run_reads_back_equal(recorded, tmp_path):
     }
 
 
-def test_a_comparison_reads_back_equal(compared, tmp_path):
-    folder = gp.save(tmp_path / "run", compared.plain, compared.placement, compared)
-    again = gp.load(folder)
+def test_a_comparison_reads_back_equal(compared, drawn):
+    again = gp.load(drawn)
     assert again.comparison == compared
     assert again.comparison.verdict == compared.verdict
     assert str(again.comparison) == str(compared)
-    assert (folder / "comparison.png").is_file()
+    assert (drawn / "comparison.png").is_file()
 
 
-def test_saving_what_was_loaded_gives_the_same_files(compared, tmp_path):
-    first = gp.save(tmp_path / "first", compared.plain, compared.placement, compared)
-    again = gp.load(first)
+def test_saving_what_was_loaded_gives_the_same_files(drawn, tmp_path):
+    again = gp.load(drawn)
     second = gp.save(tmp_path / "second", again.history, again.placement, again.comparison)
-    for path in first.iterdir():
+    for path in drawn.iterdir():
         if path.name != "run.json":
             assert path.read_bytes() == (second / path.name).read_bytes(), path.name
-    texts = [json.loads((folder / "run.json").read_text()) for folder in (first, second)]
+    texts = [json.loads((folder / "run.json").read_text()) for folder in (drawn, second)]
     for text in texts:
         del text["created"]
     assert texts[0] == texts[1]
@@ -122,7 +127,7 @@ def test_an_existing_run_stays_unless_forced(recorded, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_folder_that_is_no_run_is_never_replaced(recorded, tmp_path):
+def test_a_folder_that_is_not_a_run_is_never_replaced(recorded, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for force in (False, True):
         with pytest.raises(FileExistsError, match="not empty and not a run"):
@@ -134,7 +139,7 @@ def test_a_folder_that_is_no_run_is_never_replaced(recorded, tmp_path):
         gp.save(file / "run", recorded, gp.place(recorded))
 
 
-def test_nothing_half_written_stays_behind(recorded, tmp_path, monkeypatch):
+def test_nothing_half_written_is_left(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "write_csv", lambda frame: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         gp.save(tmp_path / "run", recorded, gp.place(recorded))
@@ -156,7 +161,7 @@ def test_a_run_moved_aside_by_a_killed_process_comes_back(recorded, tmp_path):
     assert not aside.exists()
 
 
-def test_what_is_no_run_says_so(recorded, tmp_path):
+def test_a_folder_that_is_not_a_run_says_so(recorded, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a folder with run\.json"):
         gp.load(tmp_path)
     folder = gp.save(tmp_path / "run", recorded, gp.place(recorded), figures=False)
@@ -199,9 +204,8 @@ def test_free_folders_are_numbered(tmp_path):
         folder.mkdir()
 
 
-def test_a_run_prints_itself(compared, tmp_path):
-    folder = gp.save(tmp_path / "run", compared.plain, compared.placement, compared, figures=False)
-    text = str(gp.load(folder))
+def test_a_run_prints_itself(compared, drawn):
+    text = str(gp.load(drawn))
     assert "fc1" in text
     assert "placement" in text
     assert str(compared) in text
