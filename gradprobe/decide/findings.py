@@ -1,4 +1,4 @@
-"""What is wrong in a history, whatever policy decided: the kinds of finding, and the layers of each. No torch."""
+"""What is wrong in a history, for any policy: the kinds of finding, and the layers of each. No torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
 
 
 def with_default_flags(history: GradientHistory, placement: Placement) -> Placement:
-    """The placement with the layers that CNDS' rule flags, where its own policy flags none whatever the gradients.
+    """The placement with the layers that CNDS' rule flags, where its own policy does not look at gradients.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
@@ -65,12 +65,12 @@ def looks_at_magnitudes(placement: Placement) -> bool:
 
 
 def default_rule(history: GradientHistory) -> ThresholdPolicy:
-    """CNDS' rule on what was recorded: on the outputs where they were."""
+    """CNDS' rule on the outputs, or on the weights if only those were recorded."""
     return ThresholdPolicy(of=next((of for of in QUANTITIES if of in history.of), "output"))
 
 
 def unreached(history: GradientHistory) -> list[str]:
-    """Layers that nothing trains and that are not just frozen: by the weight where it was recorded, or the output.
+    """Layers that no gradient arrived at (at the weight if recorded, else the output) and that are not just frozen.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy

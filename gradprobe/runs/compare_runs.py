@@ -72,18 +72,20 @@ def _decided(run: Run | GradientHistory) -> Run:
 def _layer_changes(one: Run, other: Run, of: str, factor: float) -> Iterator[LayerChange]:
     matched = same_layers(one.history.layers, other.history.layers)
     before = {layer.name: layer for layer in one.history.layers}
-    sizes = [run.history.aggregate(of).to_dict() for run in (one, other)]
-    kinds = [_kinds(run) for run in (one, other)]
+    first_sizes, second_sizes = (run.history.aggregate(of).to_dict() for run in (one, other))
+    first_kinds, second_kinds = _kinds(one), _kinds(other)
     for layer in other.history.layers:
-        old = before.get(matched[layer.name]) if layer.name in matched else None
-        first, second = sizes[0].get(old.name) if old else None, sizes[1].get(layer.name)
-        had, has = kinds[0].get(old.name, ()) if old else (), kinds[1].get(layer.name, ())
-        new, gone = tuple(k for k in has if k not in had), tuple(k for k in had if k not in has)
-        change = _change(first, second, factor) if old else "added"
-        yield LayerChange(old, layer, first, second, change, new, gone)
+        second, has = second_sizes.get(layer.name), second_kinds.get(layer.name, ())
+        if layer.name not in matched:
+            yield LayerChange(None, layer, None, second, "added", has)
+            continue
+        old = before[matched[layer.name]]
+        first, had = first_sizes.get(old.name), first_kinds.get(old.name, ())
+        new, gone = tuple(kind for kind in has if kind not in had), tuple(kind for kind in had if kind not in has)
+        yield LayerChange(old, layer, first, second, _change(first, second, factor), new, gone)
     for layer in one.history.layers:
         if layer.name not in matched.values():
-            yield LayerChange(layer, None, sizes[0].get(layer.name), None, "removed")
+            yield LayerChange(layer, None, first_sizes.get(layer.name), None, "removed")
 
 
 def _kinds(run: Run) -> dict[str, tuple[str, ...]]:

@@ -27,12 +27,12 @@ def remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange]) -> Ite
 
 def _scale_remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange]) -> Iterator[str]:
     """Why all layers may have changed by a common factor."""
-    ratios = {layer.name: layer.ratio for layer in layers if layer.ratio is not None}
+    ratios = _ratios(layers)
     if not ratios:
         return
-    sizes = _batch_sizes(one.history), _batch_sizes(other.history)
-    if of == "output" and sizes[0] and sizes[1] and sizes[0] != sizes[1] and not _summed(one, other):
-        yield from _batch_remarks(one, other, sizes[0], sizes[1], layers)
+    first, second = _batch_size(one.history), _batch_size(other.history)
+    if of == "output" and first and second and first != second and not _summed(one, other):
+        yield from _batch_remarks(one, other, first, second, layers)
     elif _alike(list(ratios.values())):
         losses = [run.history.conditions.get("loss") for run in (one, other)]
         also = f" The loss differs: {losses[0]}, now {losses[1]}." if losses[0] != losses[1] else ""
@@ -40,6 +40,10 @@ def _scale_remarks(one: Run, other: Run, of: str, layers: Sequence[LayerChange])
             f"Every layer changed by about the same factor ({extent(ratios.values())} times): that is the scale "
             f"of the loss, not the depth.{also}"
         )
+
+
+def _ratios(layers: Sequence[LayerChange]) -> dict[str, float]:
+    return {layer.name: layer.ratio for layer in layers if layer.ratio is not None}
 
 
 def _alike(ratios: Sequence[float]) -> bool:
@@ -50,8 +54,7 @@ def _alike(ratios: Sequence[float]) -> bool:
 
 
 def _batch_remarks(one: Run, other: Run, first: int, second: int, layers: Sequence[LayerChange]) -> Iterator[str]:
-    expected = first / second
-    ratios = {layer.name: layer.ratio for layer in layers if layer.ratio is not None}
+    expected, ratios = first / second, _ratios(layers)
     rest = [name for name, ratio in ratios.items() if not 1 / ALIKE <= ratio / expected <= ALIKE]
     agreement = f"{len(ratios) - len(rest)} of the {len(ratios)} layers are within {ALIKE:g} times of that"
     if not rest:
@@ -69,7 +72,7 @@ def _batch_remarks(one: Run, other: Run, first: int, second: int, layers: Sequen
         yield f"At batch size {first} these would not be below {short(threshold)}: {some(above)}."
 
 
-def _batch_sizes(history: GradientHistory) -> int | None:
+def _batch_size(history: GradientHistory) -> int | None:
     """Examples in a forward pass over all ranks, of which the loss is the mean."""
     size = history.conditions.get("batch_size")
     return None if size is None else int(size) * int(history.conditions.get("world_size") or 1)

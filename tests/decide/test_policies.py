@@ -229,7 +229,7 @@ def test_every_policy_has_a_name_and_its_rule_is_in_the_placement():
 
 
 def test_a_frozen_layer_is_not_a_finding_and_one_without_a_gradient_is():
-    """The code decides, whatever the sentence says."""
+    """The code decides, not the sentence."""
     codes = ("frozen", "no_path", "detached")
     one = history(1e-3, None, None, None, 1e-3)
     layers = [one.layers[0], *map(unreached, one.layers[1:4], codes), one.layers[4]]

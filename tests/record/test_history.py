@@ -74,8 +74,8 @@ def test_aggregation_is_what_it_is_called(how, expected):
 
 
 def test_nonfinite_counts_as_infinite_and_unreached_is_absent():
-    found = history([1e-9, math.nan, math.nan], [None, None, None], [1.0, None, 3.0]).aggregate()
-    assert found.to_dict() == {"layer0": math.inf, "layer2": 2.0}
+    magnitudes = history([1e-9, math.nan, math.nan], [None, None, None], [1.0, None, 3.0]).aggregate()
+    assert magnitudes.to_dict() == {"layer0": math.inf, "layer2": 2.0}
 
 
 def test_unknown_words_are_refused():
@@ -90,6 +90,21 @@ def test_the_record_reads_back_equal():
     again = GradientHistory.from_dict(one.frame, one.to_dict())
     assert again == one
     assert again != history([1.0, 3.0], [None, None])
+
+
+def test_a_record_without_codes_gets_them_from_its_sentences():
+    record = history([1.0], [None], [None]).to_dict()
+    record["conditions"] = {"data": "synthetic data (random normal)", "loss": "MSELoss (sum)"}
+    for layer, why in zip(
+        record["layers"], ({}, {"output": "frozen: no parameter"}, {"output": "x"}), strict=True
+    ):
+        layer["unreached"] = why
+        del layer["unreached_code"]
+    again = GradientHistory.from_dict(tidy([]), record)
+    assert [layer.unreached_code for layer in again.layers] == [{}, {"output": "frozen"}, {}]
+    assert (again.conditions["reduction"], again.conditions["synthetic"]) == ("sum", True)
+    record["conditions"] = {"data": "digits", "loss": "cross_entropy"}
+    assert GradientHistory.from_dict(tidy([]), record).conditions == record["conditions"]
 
 
 def test_the_text_names_layers_and_what_was_measured():
