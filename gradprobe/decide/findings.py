@@ -70,7 +70,7 @@ def default_rule(history: GradientHistory) -> ThresholdPolicy:
 
 
 def unreached(history: GradientHistory) -> list[str]:
-    """Layers that no gradient arrived at (at the weight if recorded, else the output) and that are not just frozen.
+    """Layers without a gradient (at the weight if recorded, else at the output) that are not just frozen.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
