@@ -47,9 +47,11 @@ def prepare_target(name: str, options: Options) -> Target:
     """The model, batches, loss and optimizer of a TARGET, seeded, with ``--lr`` and on ``--device``."""
     import torch
 
-    # all of gradprobe before the target's folder is on the import path: it may hold a matplotlib.py
+    # what writes a run is imported before the target's folder is on the import path: it may hold a matplotlib.py
     import gradprobe.cli.progress
-    import gradprobe.runs.run  # noqa: F401
+    import gradprobe.runs.run
+    import gradprobe.show.page
+    import gradprobe.show.plots  # noqa: F401
     from gradprobe.cli.target import load_target
     from gradprobe.network.preserve import seed_everything
 

@@ -81,7 +81,7 @@ FAILED = {
     ),
     "a loss that is no scalar": (NET + BATCHES + "loss = lambda y, t: y\n", "(4, 2)", "take its .mean()"),
     "a loss of one": (NET + BATCHES + "loss = lambda y: y.sum()\n", "cannot be called with two", "<lambda>(y)"),
-    "a loss that is a class": (NET + BATCHES + "loss = nn.MSELoss\n", "the class MSELoss", "give MSELoss()"),
+    "a loss that is a class": (NET + BATCHES + "loss = nn.MSELoss\n", "the class MSELoss", "pass MSELoss()"),
     "a class too many": (
         NET + "batches = [(torch.ones(2, 3), torch.tensor([0, 7]))]\n",
         "Target 7 is out of bounds",

@@ -44,8 +44,8 @@ def test_a_branch_at_every_point(gradprobe):
 
 
 @pytest.mark.slow
-def test_the_demo_shows_what_the_paper_says(gradprobe):
-    result = gradprobe("demo", "--seeds", 1, "--out", "run")
+def test_the_demo_shows_what_the_paper_says(gradprobe_drawing):
+    result = gradprobe_drawing("demo", "--seeds", 1, "--iterations", 60, "--out", "run")
     assert result.exit_code == 0, result.output
     run = gp.load("run")
     flagged = run.placement.flagged
