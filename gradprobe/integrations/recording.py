@@ -164,7 +164,7 @@ class Recorder(GradientProbe):
             return
         if self.recorded < self.iterations:
             ended = f"the training ended after {self.recorded} of {self.iterations} iterations"
-            self._given["stopped"] = ended
+            self._conditions["stopped"] = ended
         history = self.history
         self.placement = self._decide(history)
         if is_first_rank():

@@ -1,4 +1,4 @@
-"""Seeing what a gradient scaler does (AMP): the scale, whether it was taken out, and steps that were skipped."""
+"""What a gradient scaler does (AMP): its scale, whether it divided gradients by it, and the steps it skipped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ GradScaler = torch.amp.GradScaler
 
 
 class LossScale:
-    """A gradient scaler's scale, as far as it is in the gradients of this iteration; told by `ScalerListener`.
+    """The scale that is in the gradients of this iteration; kept up to date by a `ScalerListener`.
 
     Args:
-        stepped: Called with an optimizer that the scaler let step (True), or skipped (False).
+        stepped: Called with an optimizer and True where a scaler let it step, False where the step was skipped.
 
     Attributes:
         value: The scale that a loss was multiplied by, or None.
-        taken_out: The parameters, by `id`, whose gradients were divided by it.
+        taken_out: The parameters, by `id`, whose gradients have been divided by it.
     """
 
     def __init__(self, stepped: Callable[[Optimizer, bool], None]) -> None:
@@ -30,7 +30,7 @@ class LossScale:
         self.clear()
 
     def clear(self) -> None:
-        """No loss has been scaled since."""
+        """Forget the scale: a new iteration begins."""
         self.value: Tensor | None = None
         self.taken_out: set[int] = set()
 
@@ -49,10 +49,11 @@ _originals: dict[str, Callable[..., Any]] = {}
 
 
 class ScalerListener:
-    """A scale that is being told what scalers do; `remove` ends it.
+    """Keeps a `LossScale` up to date with what gradient scalers do, until `remove`.
 
-    A skipped step is seen nowhere else: the optimizer's hooks do not run (design, fact 5). So while somebody
-    listens, ``scale``, ``unscale_`` and ``step`` of the class are wrapped, and put back when the last one leaves.
+    A skipped step can be seen nowhere else: the optimizer's hooks do not run (docs/facts.md, 5). So while there is
+    a listener, the methods ``scale``, ``unscale_`` and ``step`` of the class are wrapped. They are put back when
+    the last listener is removed.
     """
 
     def __init__(self, scale: LossScale) -> None:
@@ -62,7 +63,7 @@ class ScalerListener:
         _listeners.append(scale)
 
     def remove(self) -> None:
-        """Stop listening."""
+        """Take the listener off."""
         if self._scale in _listeners:
             _listeners.remove(self._scale)
             if not _listeners:

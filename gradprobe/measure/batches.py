@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradprobe.network.tensors import as_arguments, first_tensor
+from gradprobe.network.tensors import as_arguments, first_tensor, tensors
 
 Source = Iterable[Any] | Callable[[], Iterable[Any]]
 
@@ -22,10 +22,10 @@ class Batches:
             as far as it was read, so that it can be repeated. Inputs that are a tuple go to the model as
             positional arguments, a dict as keywords. A batch that is itself a dict goes in as keywords, and the
             loss function gets it as the target.
-        name: What to call them in an error.
+        name: The name of the argument, for errors.
 
     Attributes:
-        source: The same, to be gone through as often as one likes.
+        source: The same, as something that can be gone through any number of times.
 
     Example:
         >>> batches = Batches([("x0", "y0"), ("x1", "y1")])
@@ -46,16 +46,16 @@ class Batches:
         self.source: Source = _Replayed(source) if isinstance(source, Iterator) else source
 
     def generators(self) -> list[torch.Generator]:
-        """The loader's own random number generators, which the global seed does not reach."""
+        """The loader's own random number generators, which the global seed does not set."""
         loader = self.source
         batch_sampler = getattr(loader, "batch_sampler", None)
         owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-        found = (getattr(owner, "generator", None) for owner in owners)
-        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+        generators = (getattr(owner, "generator", None) for owner in owners)
+        return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
 
     @contextlib.contextmanager
     def rewound(self) -> Iterator[None]:
-        """Put the loader's own generators back in the end: the next training has to see the same batches."""
+        """Put the loader's own generators back at the end: the next training has to see the same batches."""
         states = {generator: generator.get_state() for generator in self.generators()}
         try:
             yield
@@ -66,16 +66,16 @@ class Batches:
     def once(self) -> Iterator[tuple[Any, Any]]:
         """One pass."""
         source = self.source
-        passed = source() if callable(source) and not isinstance(source, Iterable) else source
-        if not isinstance(passed, Iterable):
+        batches = source() if callable(source) and not isinstance(source, Iterable) else source
+        if not isinstance(batches, Iterable):
             raise TypeError(
                 f"expected the function {self._name}= to return an iterable of (inputs, target), "
-                f"got {type(passed).__name__}"
+                f"got {type(batches).__name__}"
             )
-        return (split_batch(batch, index) for index, batch in enumerate(passed))
+        return (split_batch(batch, index) for index, batch in enumerate(batches))
 
     def stream(self) -> Iterator[tuple[Any, Any]]:
-        """Pass after pass without end, from the beginning."""
+        """Pass after pass without end."""
         while True:
             empty = True
             for batch in self.once():
@@ -103,7 +103,7 @@ def split_batch(batch: Any, index: int = 0) -> tuple[Any, Any]:
     """Inputs and target of a batch.
 
     Raises:
-        TypeError: It is neither a pair nor a dict.
+        TypeError: If it is neither a pair nor a dict.
     """
     if isinstance(batch, dict):
         return batch, batch
@@ -139,7 +139,7 @@ def describe(inputs: Any) -> str:
 
 
 def kind_of(inputs: Any) -> str:
-    """How a model gets a batch's inputs: ``"dict"`` as keywords, ``"tuple"`` as positionals, ``"tensor"`` as one.
+    """How the inputs are passed: ``"dict"`` as keywords, ``"tuple"`` as positional arguments, ``"tensor"`` as one.
 
     Example:
         >>> kind_of({"x": torch.zeros(2)}), kind_of((torch.zeros(2),)), kind_of(torch.zeros(2))
@@ -150,27 +150,19 @@ def kind_of(inputs: Any) -> str:
 
 
 def fingerprint(batch: tuple[Any, Any]) -> Tensor:
-    """A number on the batch's device that two different batches hardly share.
+    """A number on the batch's device that is almost surely another one for another batch.
 
     Example:
         >>> fingerprint((torch.tensor([1.0, 2.0]), None)) == fingerprint((torch.tensor([2.0, 1.0]), None))
         tensor(False)
     """
-    tensors = [tensor for part in batch for tensor in _tensors(part)]
     total = torch.zeros((), dtype=torch.float64)
-    for tensor in tensors:
+    for tensor in tensors(batch):
         values = tensor.detach().flatten()
         values = (values.abs() if values.is_complex() else values).double().nan_to_num()
         weights = torch.arange(1, len(values) + 1, dtype=torch.float64, device=values.device)
         total = total.to(values.device) + (values * weights).sum()
     return total
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [tensor for item in items for tensor in _tensors(item)]
 
 
 def batch_size(inputs: Any) -> int | None:

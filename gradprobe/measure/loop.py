@@ -16,12 +16,12 @@ from gradprobe.network.losses import JointLoss, LossFunction, check_loss
 from gradprobe.network.preserve import preserved, seed_everything
 
 OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
-_APART = 1_000_003  # more than a training has iterations: two seeds have no seed of an iteration in common
+_SEED_STRIDE = 1_000_003  # more than a training has iterations, so that no two seeds share that of an iteration
 
 
 @contextlib.contextmanager
 def in_training(model: nn.Module) -> Iterator[None]:
-    """Training mode as the model comes, ``train()`` only if its root is in eval mode; afterwards it is as before.
+    """Call ``train()`` only if the model's root is in eval mode; afterwards the model is as it was before.
 
     Example:
         >>> net = nn.Linear(2, 1).eval()
@@ -39,7 +39,7 @@ def in_training(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration of `train`: its index, the joint loss and that of the main output, detached, and its batch."""
+    """One iteration of `train`: its index, the joint loss and the main output's (both detached), and its batch."""
 
     iteration: int
     loss: Tensor
@@ -64,14 +64,14 @@ def train(
         criterion: A loss function or a joint loss.
         optimizer: Over the network's parameters.
         iterations: How many.
-        seed: Of the training: seeds every iteration anew, so that two networks which draw differently see the same
-            batches and the same dropout in the trunk; None draws on.
+        seed: Every iteration is seeded anew, from this: so two networks that draw a different number of random
+            numbers still get the same batches, and the same dropout in the trunk. None: nothing is seeded.
     """
     device = next(net.parameters()).device
     stream = batches.stream()
     for iteration in range(iterations):
         if seed is not None:
-            seed_everything(_APART * (seed + 1) + iteration)
+            seed_everything(_SEED_STRIDE * (seed + 1) + iteration)
         inputs, target = to_device(next(stream), device)
         optimizer.zero_grad()
         with shapes_in_errors(inputs, f"iteration {iteration}"):
@@ -102,7 +102,11 @@ def shapes_in_errors(inputs: Any, where: str) -> Iterator[None]:
 
 
 def make_optimizer(factory: OptimizerFactory | None, net: nn.Module) -> torch.optim.Optimizer:
-    """The user's optimizer, or SGD with lr 0.01 over what is trainable."""
+    """The user's optimizer, or SGD with lr 0.01 over all trainable parameters.
+
+    Raises:
+        TypeError: If the factory is not one, or its optimizer needs a closure in every step.
+    """
     if factory is None:
         return torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.01)
     if not callable(factory) or isinstance(factory, type):
@@ -111,13 +115,14 @@ def make_optimizer(factory: OptimizerFactory | None, net: nn.Module) -> torch.op
             "expected optimizer= to be a function from a model to its optimizer, such as "
             f"lambda model: torch.optim.Adam(model.parameters()), got {got}"
         )
-    made = factory(net)
-    if not isinstance(made, torch.optim.Optimizer):
-        raise TypeError(f"expected optimizer(model) to return a torch.optim.Optimizer, got {type(made).__name__}")
-    closure = inspect.signature(type(made).step).parameters.get("closure")
+    optimizer = factory(net)
+    kind = type(optimizer)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"expected optimizer(model) to return a torch.optim.Optimizer, got {kind.__name__}")
+    closure = inspect.signature(kind.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise TypeError(
-            f"{type(made).__name__} needs a closure in every step, which scan and compare do not give it: use "
+            f"{kind.__name__} needs a closure in every step, which scan and compare do not give it: use "
             "GradientProbe(model, optimizer=...) in your own loop"
         )
-    return made
+    return optimizer

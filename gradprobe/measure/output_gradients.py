@@ -1,4 +1,4 @@
-"""Gradients of outputs as they come by: tapped, told apart by backward pass, added up where they have to be."""
+"""Gradients of outputs as they arrive: told apart by backward pass, and added up where they have to be."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ def is_captured() -> bool:
 class OutputGradients:
     """Collects the gradients of one iteration's outputs.
 
-    ``backward()`` and ``torch.autograd.grad`` both let a gradient come by, but only the first is that of the
-    loss where both occur: a gradient penalty is a part of the loss. So the second counts only in iterations
-    without the first. A pass that keeps the graph may be followed by another one through the same output:
-    their gradients add up before they are measured.
+    Gradients arrive in ``backward()`` and in ``torch.autograd.grad`` alike. Where both occur, only the first are
+    those of the loss: a gradient penalty, say, is a part of the loss. So the second count only in iterations
+    without the first. After a pass that keeps the graph another one may go through the same output: their
+    gradients are added up before they are measured.
 
     Args:
         model: Its parameters tell the passes apart.
-        reducer: Reduces them.
-        refused: Where to say what could not be measured, and why.
-        hooks: Where to put a hook that torch would not let go of by itself.
+        reducer: Reduces the gradients.
+        refused: Gets a sentence for each key that could not be measured.
+        hooks: Gets the hooks that torch would not drop by itself.
 
     Attributes:
-        count: Backward passes since what came by was taken.
+        passes: Backward passes since the last `take`.
         micro_batches: How many backward passes an iteration had, at most.
     """
 
     def __init__(self, model: nn.Module, reducer: Reducer, refused: dict[Key, str], hooks: Attached) -> None:
         self._model = model
         self._refused = refused
-        self.hooks = hooks
+        self._hooks = hooks
         self._averaged: int | None = None
         self._paused = False
-        self.backward = Accumulator(reducer, refused)
-        self._other = Accumulator(reducer, refused)
-        self._held: list[_Output] = []
+        self._of_backward = Accumulator(reducer, refused)
+        self._of_grad = Accumulator(reducer, refused)  # torch.autograd.grad
+        self._incomplete: list[_GradientHook] = []
         self._task: int | None = None
         self._is_backward = False
         self._is_transformed = False  # by torch.func
-        self.count = 0
+        self.passes = 0
         self.micro_batches = 1
 
     @property
@@ -66,77 +66,84 @@ class OutputGradients:
         """Over how many ranks the loss is averaged; 1 before the first output."""
         return self._averaged or 1
 
-    def tap(self, tensor: Tensor, slot: Key) -> None:
+    def add_hook(self, tensor: Tensor, key: Key) -> None:
         """Collect the gradient of an output of a layer."""
         self._averaged = self._averaged or averaged_over(active_ddp_wrapper(self._model))
         tensor = base_of_full_view(tensor)
-        handle = tensor.register_hook(_Output(self, slot))
-        if tensor.is_leaf:  # a parameter handed out as it is would keep the hook for good
-            self.hooks.add(handle)
+        handle = tensor.register_hook(_GradientHook(self, key))
+        if tensor.is_leaf:  # a parameter that is returned as it is would keep the hook for good
+            self._hooks.add(handle)
 
-    def refuse(self, slots: Iterable[Key], why: str) -> None:
-        """Say why these are not measured."""
-        self._refused.update(dict.fromkeys(slots, why))
+    def refuse(self, keys: Iterable[Key], sentence: str) -> None:
+        """Note why these are not measured."""
+        self._refused.update(dict.fromkeys(keys, sentence))
 
     def take(self) -> list[ReducedGradients]:
-        """What came by since the last time."""
-        for output in self._held:
-            output.flush()
-        found = (self.backward or self._other).take()
-        if self.count:
-            self.micro_batches = max(self.micro_batches, self.count)
+        """What arrived since the last time."""
+        for hook in self._incomplete:
+            self._add_incomplete(hook)
+        reduced = (self._of_backward or self._of_grad).take()
+        if self.passes:
+            self.micro_batches = max(self.micro_batches, self.passes)
         self.clear()
-        return found
+        return reduced
 
     def clear(self) -> None:
-        """Forget what has been collected since."""
-        self.backward.clear()
-        self._other.clear()
-        self._held, self.count = [], 0
+        """Forget what arrived since the last `take`."""
+        self._of_backward.clear()
+        self._of_grad.clear()
+        self._incomplete, self.passes = [], 0
 
     def pause(self) -> None:
-        """Ignore what comes by until `resume`: an optimizer evaluates its closure again."""
+        """Ignore gradients until `resume`: an optimizer evaluates its closure again."""
         self._paused = True
 
     def resume(self) -> None:
         """Collect again."""
         self._paused = False
 
-    def arrived(self, output: _Output, gradient: Tensor) -> None:
-        """A gradient of an output came by."""
+    def add(self, hook: _GradientHook, gradient: Tensor) -> None:
+        """Collect a gradient that arrived at an output."""
         if self._paused:
             return
-        keeps = torch._C._autograd._get_current_graph_task_keep_graph()
-        if keeps and self._belongs_to_backward():
-            if output.held is None:
-                self._held.append(output)
-            output.held = gradient.detach().clone() if output.held is None else output.held + gradient.detach()
+        keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()
+        if keeps_graph and self._in_backward():
+            if hook.incomplete is None:
+                self._incomplete.append(hook)
+                hook.incomplete = gradient.detach().clone()
+            else:
+                hook.incomplete = hook.incomplete + gradient.detach()
             return
-        if output.held is not None:
-            gradient, output.held = output.held + gradient.detach(), None
-            self._held.remove(output)
-        collected = self.backward if self._belongs_to_backward() else self._other
+        if hook.incomplete is not None:
+            gradient, hook.incomplete = hook.incomplete + gradient.detach(), None
+            self._incomplete.remove(hook)
+        accumulator = self._of_backward if self._in_backward() else self._of_grad
         if self._is_transformed:
             with torch._C._DisableFuncTorch():
-                collected.at_once(output.slot, _unwrapped(gradient))
+                accumulator.add_now(hook.key, _unwrapped(gradient))
         else:
-            collected.add(output.slot, gradient)
+            accumulator.add(hook.key, gradient)
 
-    def _belongs_to_backward(self) -> bool:
+    def _add_incomplete(self, hook: _GradientHook) -> None:
+        if hook.incomplete is not None:
+            self._of_backward.add(hook.key, hook.incomplete)
+            hook.incomplete = None
+
+    def _in_backward(self) -> bool:
         """Whether the running pass accumulates into parameters, as ``backward()`` does and ``grad`` does not."""
         task = torch._C._current_graph_task_id()
         if task != self._task:
             self._task = task
             self._is_backward = self._accumulates()
             self._is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
-            self.count += self._is_backward
-            # a gradient is held no longer than its pass: afterwards torch may add to it in place
+            self.passes += self._is_backward
+            # a gradient waits no longer than its pass: afterwards torch may add to it in place
             torch.autograd.Variable._execution_engine.queue_callback(self._end_of_pass)
         return self._is_backward
 
     def _end_of_pass(self) -> None:
-        self.backward.flush()
-        self._other.flush()
+        self._of_backward.flush()
+        self._of_grad.flush()
 
     def _accumulates(self) -> bool:
         trainable = False
@@ -149,8 +156,8 @@ class OutputGradients:
                         return True
         except (RuntimeError, AttributeError):  # in autograd.grad of such a parameter, or in torch.func
             return False
-        # wholly frozen, as a discriminator in the generator's turn: then only a pass that is to be differentiated
-        # itself, as a gradient penalty is, can be told from backward()
+        # wholly frozen, as a discriminator is in the generator's turn: then only a pass that is itself to be
+        # differentiated, as that of a gradient penalty is, can be told from backward()
         return not trainable and not torch.is_grad_enabled()
 
 
@@ -162,49 +169,44 @@ def _unwrapped(gradient: Tensor) -> Tensor:
 
 
 class OutputHook(Hook):
-    """A forward hook of a layer, which taps its output.
+    """A forward hook of a layer, which puts a hook on its output.
 
     Attributes:
         calls: How often the layer was called.
-        tapped: How often its output required a gradient.
+        differentiable_calls: How often its output required a gradient.
     """
 
-    __slots__ = ("_passes", "_slot", "calls", "tapped")
+    __slots__ = ("_gradients", "_key", "calls", "differentiable_calls")
 
-    def __init__(self, passes: OutputGradients, name: str) -> None:
-        self._passes = passes
-        self._slot = (name, "output")
-        self.calls = self.tapped = 0
+    def __init__(self, gradients: OutputGradients, name: str) -> None:
+        self._gradients = gradients
+        self._key = (name, "output")
+        self.calls = self.differentiable_calls = 0
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Tap the output of a call."""
+        """Put a hook on the output of a call."""
         if torch.compiler.is_compiling():
             return
         self.calls += 1
         if is_captured():
-            self._passes.refuse([self._slot], CAPTURED)
+            self._gradients.refuse([self._key], CAPTURED)
             return
         tensor = output if type(output) is Tensor else first_tensor(output)
         if tensor is not None and tensor.requires_grad:
-            self.tapped += 1
-            self._passes.tap(tensor, self._slot)
+            self.differentiable_calls += 1
+            self._gradients.add_hook(tensor, self._key)
 
 
-class _Output(Hook):
-    """One output of one call of a layer: a hook that holds a gradient only while another may be added to it."""
+class _GradientHook(Hook):
+    """A hook of one output of one call; it keeps a gradient only while another may have to be added to it."""
 
-    __slots__ = ("held", "passes", "slot")
+    __slots__ = ("gradients", "incomplete", "key")
 
-    def __init__(self, passes: OutputGradients, slot: Key) -> None:
-        self.passes = passes
-        self.slot = slot
-        self.held: Tensor | None = None
+    def __init__(self, gradients: OutputGradients, key: Key) -> None:
+        self.gradients = gradients
+        self.key = key
+        self.incomplete: Tensor | None = None
 
     def __call__(self, gradient: Tensor | None) -> None:
         if gradient is not None:  # a node with several outputs has none for those that the loss does not depend on
-            self.passes.arrived(self, gradient)
-
-    def flush(self) -> None:
-        if self.held is not None:
-            self.passes.backward.add(self.slot, self.held)
-            self.held = None
+            self.gradients.add(self, gradient)

@@ -1,26 +1,26 @@
-"""Attach to a network, collect its gradients on the device, detach whatever happens."""
+"""The probe: attach to a network, collect its gradients iteration by iteration, detach whatever happens."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import product
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradprobe.measure.accumulator import Accumulator, Iteration, Key, ReducedGradients, statistics, table
+from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.amp import LossScale, ScalerListener
 from gradprobe.measure.output_gradients import CAPTURED, OutputGradients, OutputHook, is_captured
 from gradprobe.measure.preview import Preview
-from gradprobe.measure.ranks import RankGroup, active_ddp_wrapper, world_size, wrapper_name
+from gradprobe.measure.ranks import RankGroup
 from gradprobe.measure.reduction import Reducer
-from gradprobe.measure.unreached import UnreachedReasons, came_late
+from gradprobe.measure.to_history import HookedLayers, conditions_of, unmeasured_rows
+from gradprobe.measure.unreached import late_layers
 from gradprobe.measure.weight_gradients import WeightGradients, parameter_ids
+from gradprobe.measure.window import Window
 from gradprobe.network.checks import as_optimizers, as_quantities, check_trainable, check_window
 from gradprobe.network.hooks import Attached, Eager, Hook
 from gradprobe.network.layers import (
@@ -28,14 +28,11 @@ from gradprobe.network.layers import (
     is_compiled,
     matching_names,
     named_layers,
-    own_parameters,
     unwrap,
     weight_names,
 )
-from gradprobe.network.survey import Survey, Topology
-from gradprobe.record.history import GradientHistory, Layer, tidy
-
-Sums = list[list[list[float]]]  # `gradprobe.measure.accumulator.table` as numbers
+from gradprobe.network.survey import Survey
+from gradprobe.record.history import GradientHistory, tidy
 
 
 class GradientProbe:
@@ -63,6 +60,7 @@ class GradientProbe:
         ValueError: No parameters, none of them trainable, or an argument out of range.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
         >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         >>> with GradientProbe(net, optimizer=optimizer, iterations=10) as probe:
@@ -95,33 +93,31 @@ class GradientProbe:
         self.of = as_quantities(of)
         self.stats = stats
         self.recorded = 0
-        self._given = dict(conditions or {})
-        modules = self._known = named_layers(model)
-        self._layers = {name: modules[name] for name in matching_names(modules, layers)}
-        self._weights = {name: weight_names(module) for name, module in self._layers.items()}
-        self._slots = [(name, of) for name in self._layers for of in self._quantities_of(name)]
+        self._conditions = dict(conditions or {})
+        self._layers_at_start = named_layers(model)
         self._survey = Survey(unwrap(model))
         self._hooks = Attached()
         self._attached = False
-        self._inside: Mapping[int, Any] | None = None  # the hooks that torch is going through
-        self._closed: list[Iteration] = []
-        self._table = table([], self._slots)
+        self._ran_eagerly = False
+        self._registry: Mapping[int, Any] | None = None  # the hooks that torch is calling at the moment
+        self._stepped: set[int] = set()  # optimizers, by id, that have stepped in this iteration
+        self._ranks = ""
         refused = self._refused = dict[Key, str]()
         reducer = Reducer(every=stats == "all")
         self._passes = OutputGradients(model, reducer, refused, self._hooks)
-        self._taps = {name: OutputHook(self._passes, name) for name in self._layers}
-        self._reader = WeightGradients(self._layers, self._weights)
-        self._collected = Accumulator(reducer, refused)
-        self._reasons = UnreachedReasons(self._layers, self._weights, self._taps, refused)
-        self._eager = False
-        self._combined = ""
+        modules = {name: self._layers_at_start[name] for name in matching_names(self._layers_at_start, layers)}
+        weights = {name: weight_names(module) for name, module in modules.items()}
+        hooks = {name: OutputHook(self._passes, name) for name in modules}
+        self._layers = HookedLayers(modules, weights, hooks, self.of, refused)
+        self._keys = self._layers.keys()
         self._scale = LossScale(self._scaler_stepped)
-        self._begin()
+        self._window = Window(WeightGradients(modules, weights), Accumulator(reducer, refused), self._scale)
+        self._table = self._window.table(self._keys)
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
         self._passes.resume()
-        self._meeting = RankGroup(self._slots)
+        self._rank_group = RankGroup(self._keys)
         try:
             self._attach()
         except BaseException:
@@ -132,7 +128,7 @@ class GradientProbe:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._inside = None
+        self._registry = None
         if kind is None:
             self.detach()
         else:  # other ranks may not come to the end of the window: this one does not wait for them
@@ -143,14 +139,14 @@ class GradientProbe:
         """Take every hook off. Happens by itself at the end of the window and of the ``with`` block."""
         if self._attached:
             self._let_go()
-            self._table, self._combined = self._meeting.combine(self._table)
-        self._hooks.remove(inside=self._inside)
+            self._table, self._ranks = self._rank_group.combine(self._table)
+        self._hooks.remove(inside=self._registry)
 
     def step(self) -> None:
         """End the iteration: read the weight gradients as they stand and begin the next one.
 
         Call it after ``backward`` and before the optimizer's step, if the probe has no optimizer. Before
-        ``clip_grad_norm_`` it records the raw gradients, behind it the clipped ones.
+        ``clip_grad_norm_`` it records the raw gradients, after it the clipped ones.
         """
         if self._attached:
             self._gather()
@@ -167,16 +163,13 @@ class GradientProbe:
     def history(self) -> GradientHistory:
         """What was recorded so far. Waits for the device."""
         topology = self._survey.finish()
-        sums = (table(self._closed, self._slots) if self._attached else self._table).tolist()
-        layers = self._hooked(topology, sums)
-        late = came_late(self._known, named_layers(self.model), self.of, len(layers))
-        unmeasured = (
-            (index, layer.name, layer.depth, of, *(None,) * 5)
-            for index, layer, of in product(range(len(sums)), late, self.of)
-        )
+        sums = (self._window.table(self._keys) if self._attached else self._table).tolist()
+        layers = self._layers.layers(topology, sums, is_complete=bool(self.recorded or self._refused))
+        late = late_layers(self._layers_at_start, named_layers(self.model), self.of, len(layers))
+        rows = [*self._layers.rows(layers, sums), *unmeasured_rows(late, self.of, len(sums))]
         return GradientHistory(
-            tidy([*self._rows_of(layers, sums), *unmeasured]),
-            self._conditions(topology.batch_size),
+            tidy(rows),
+            self._all_conditions(topology.batch_size),
             layers + late,
             tuple(topology.points),
             topology.output_shape,
@@ -184,6 +177,19 @@ class GradientProbe:
             topology.head,
             topology.activation,
         )
+
+    def _all_conditions(self, batch_size: int | None) -> dict[str, Any]:
+        eager = self._ran_eagerly and is_compiled(self.model)
+        return {
+            "window": self.iterations,
+            "complete": self.full,
+            "batch_size": batch_size,
+            "stats": self.stats,
+            "ranks": self._ranks,
+            "compile": "ran eagerly during the window" if eager else None,
+            **conditions_of(self.model, self.optimizers, self._window, self._passes),
+            **self._conditions,
+        }
 
     def glimpse(self, loss: Tensor, of: str = "output") -> Preview:
         """The newest iteration and a loss on their way to the host; unlike `history` it waits for nothing.
@@ -193,19 +199,20 @@ class GradientProbe:
             of: The quantity.
         """
         order = self._survey.finish().order if self.recorded else ()
-        return Preview(self._closed[-1:], [name for name in order if name in self._layers], of, loss)
+        newest = self._window.iterations[-1] if self.recorded else None
+        return Preview(newest, [name for name in order if name in self._layers.modules], of, loss)
 
     def _attach(self) -> None:
-        # hooks do not run in compiled code: it runs eagerly while the window is open (design, fact 4)
-        self._eager = "torch._dynamo" in sys.modules
-        if self._eager:
+        # hooks do not run in compiled code, so it runs eagerly while the window is open (docs/facts.md, 4)
+        self._ran_eagerly = "torch._dynamo" in sys.modules
+        if self._ran_eagerly:
             self._hooks.add(Eager())
         self._survey.attach()
         if "output" in self.of:
-            alone = frozen_fast_path_modules(unwrap(self.model))
-            for name, module in self._layers.items():
-                if module not in alone:
-                    self._hooks.add(module.register_forward_hook(self._taps[name]))
+            left_alone = frozen_fast_path_modules(unwrap(self.model))
+            for name, module in self._layers.modules.items():
+                if module not in left_alone:
+                    self._hooks.add(module.register_forward_hook(self._layers.hooks[name]))
         for optimizer in self.optimizers:
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
             self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
@@ -214,41 +221,25 @@ class GradientProbe:
     def _let_go(self) -> None:
         self._attached = False
         self._survey.detach()
-        self._hooks.remove(inside=self._inside)
+        self._hooks.remove(inside=self._registry)
         # a graph that outlives the window still has its tensor hooks: they must neither measure nor hold
         self._passes.pause()
         self._passes.clear()
-        self._collected.clear()
-        self._table = table(self._closed, self._slots)
-
-    # one iteration ----------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        self._scales: dict[str, Tensor | float] = {}
-        self._unscaled = set[Key]()
-        self._skipped: Tensor | bool = False
-        self._stepped: set[int] = set()
+        self._window.discard()
+        self._table = self._window.table(self._keys)
 
     def _gather(self, only: set[int] | None = None) -> None:
-        """Read the weights' gradients as they stand, all or only those with these ids, and take what came by."""
+        """Read the weights' gradients as they stand, all or only those with these ids, and take the outputs'."""
         if "weight" in self.of:
-            self._reader.read(self._collected, only)
-        came_by = self._take()
-        self._collected.put(came_by)
-        if self._scale.value is not None:
-            if came_by:
-                self._scales["output"] = self._scale.value
-            self._scales["weight"] = self._scale.value
-            self._unscaled |= self._reader.all_in(self._scale.taken_out)
+            self._window.read_weights(only)
+        self._window.add_outputs(self._take())
 
     def _take(self) -> list[ReducedGradients]:
         return self._passes.take()
 
     def _close(self) -> None:
-        scales = {**self._scales, "output": self._scales.get("output", 1.0) * self._passes.averaged}
-        like = self._closed[-1] if self._closed else None
-        self._closed.append(Iteration.of(self._collected.take(), scales, self._skipped, self._unscaled, like))
-        self._begin()
+        self._window.close(self._passes.averaged)
+        self._stepped.clear()
         self.recorded += 1
         if self.recorded == 1:
             self._survey.finish()
@@ -263,33 +254,38 @@ class GradientProbe:
         if not self._attached or self.full:
             return None
         if is_captured():
-            self._passes.refuse(self._slots, CAPTURED)
+            self._passes.refuse(self._keys, CAPTURED)
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
         if callable(closure):
             # the gradients that this step uses are made inside it: those of the closure's first call count
             rest = {key: value for key, value in kwargs.items() if key != "closure"}
-            return (optimizer, partial(self._first_call, optimizer, closure, [True]), *args[2:]), rest
+            return (optimizer, self._reading_first_call(optimizer, closure), *args[2:]), rest
         self._step_of(optimizer)
         return None
 
-    def _first_call(self, optimizer: Optimizer, closure: Callable[[], Any], first: list[bool]) -> Any:
-        loss = closure()
-        if first:
-            first.clear()
-            self._step_of(optimizer)
-            self._passes.pause()
-        return loss
+    def _reading_first_call(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, with the iteration ended after its first call."""
+        calls = count()
+
+        def call() -> Any:
+            loss = closure()
+            if next(calls) == 0:
+                self._step_of(optimizer)
+                self._passes.pause()
+            return loss
+
+        return call
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if not self._attached:
             return
         self._passes.resume()
-        self._inside = optimizer._optimizer_step_post_hooks
+        self._registry = optimizer._optimizer_step_post_hooks
         try:
             self._detach_if_full()
         finally:
-            self._inside = None
+            self._registry = None
 
     def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
         if id(optimizer) in self._stepped:
@@ -304,11 +300,10 @@ class GradientProbe:
             self._scale.unscaled(optimizer)
         alone = len(self.optimizers) == 1
         self._gather(None if alone else parameter_ids(optimizer))
-        if fused is not None:  # unscaled only inside the kernel (design, fact 5)
-            self._scales["weight"] = fused.detach().clone()
-            self._skipped = optimizer.found_inf.detach().clone()  # type: ignore[attr-defined]
+        if fused is not None:  # divided only inside the kernel (docs/facts.md, 5)
+            self._window.unscaled_by_kernel(fused, optimizer.found_inf)  # type: ignore[attr-defined]
         if skipped:
-            self._skipped = True
+            self._window.skip()
         if len(self._stepped) == len(self.optimizers):
             self._close()
             self._scale.clear()
@@ -318,77 +313,3 @@ class GradientProbe:
         if not called and any(optimizer is own for own in self.optimizers):
             self._step_of(optimizer, skipped=True)
             self._detach_if_full()
-
-    # what to say of it ------------------------------------------------------------------------------------------
-
-    def _quantities_of(self, name: str) -> list[str]:
-        return [of for of in self.of if of == "output" or self._weights[name]]
-
-    def _hooked(self, topology: Topology, sums: Sums) -> tuple[Layer, ...]:
-        """The layers that were there from the beginning, and why no gradient arrived where none did."""
-        arrived = {slot for row in sums for slot, six in zip(self._slots, row, strict=True) if any(six)}
-        looked = bool(self._closed or self._refused)
-        return tuple(
-            Layer(
-                name,
-                depth,
-                type(self._layers[name]).__name__.removeprefix("FSDP"),
-                sum(parameter.numel() for parameter in own_parameters(self._layers[name]).values()),
-                self._reasons.unreached(name, set(self._quantities_of(name)), arrived) if looked else {},
-                topology.points.unserved.get(name),
-            )
-            for depth, name in enumerate(name for name in topology.order if name in self._layers)
-        )
-
-    def _rows_of(self, layers: Sequence[Layer], sums: Sums) -> Iterator[tuple[Any, ...]]:
-        """The rows of the frame: one for each iteration, layer and quantity."""
-        place = {slot: index for index, slot in enumerate(self._slots)}
-        counts = {slot: self._true_count(*slot) for slot in self._slots}
-        slots = [(layer.name, layer.depth, of) for layer in layers for of in self._quantities_of(layer.name)]
-        for index, row in enumerate(sums):
-            for name, depth, of in slots:
-                yield index, name, depth, of, *statistics(row[place[name, of]], counts[name, of])
-
-    def _true_count(self, name: str, of: str) -> int | None:
-        """Elements of a layer's weights, of which several ranks may have counted copies."""
-        if of == "output" or world_size() == 1:
-            return None
-        own = own_parameters(self._layers[name])
-        return sum(own[local].numel() for local in self._weights[name] if local in own)
-
-    def _conditions(self, batch_size: int | None) -> dict[str, Any]:
-        parameter = next(self.model.parameters())
-        scales = [
-            closed.scales["output"] for closed in self._closed if isinstance(closed.scales["output"], Tensor)
-        ]
-        found = {
-            "window": self.iterations,
-            "complete": self.full,
-            "batch_size": batch_size,
-            "dtype": str(parameter.dtype).removeprefix("torch."),
-            "device": str(parameter.device),
-            "optimizer": " and ".join(map(describe_optimizer, self.optimizers)) or None,
-            "torch": str(torch.__version__),
-            "stats": self.stats,
-            "amp_scale": float(scales[0]) / self._passes.averaged if scales else None,
-            "skipped": [index for index, closed in enumerate(self._closed) if bool(closed.skipped)],
-            "micro_batches": self._passes.micro_batches,
-            "world_size": world_size(),
-            "ranks": self._combined,
-            "wrapper": wrapper_name(active_ddp_wrapper(self.model)),
-            "compile": "ran eagerly during the window" if self._eager and is_compiled(self.model) else None,
-        }
-        return {**found, **self._given}
-
-
-def describe_optimizer(optimizer: Optimizer) -> str:
-    """Name and main settings of an optimizer.
-
-    Example:
-        >>> describe_optimizer(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1, momentum=0.9))
-        'SGD lr 0.1, momentum 0.9'
-    """
-    settings = optimizer.param_groups[0]
-    shown = {"lr": settings.get("lr"), "momentum": settings.get("momentum"), "betas": settings.get("betas")}
-    text = ", ".join(f"{name} {value}" for name, value in shown.items() if value)
-    return f"{type(optimizer).__name__} {text}".strip()

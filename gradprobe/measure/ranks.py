@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradprobe.measure.accumulator import PEAK, Key
+from gradprobe.measure.accumulator import Key
+from gradprobe.measure.window import PEAK
 
 PATIENCE = 30.0  # seconds that a rank waits for the others to come to the end of their window
 _probes = 0
@@ -28,10 +29,10 @@ class RankGroup:
     on rank 0 alone must not wait for partners in a collective that never come.
     """
 
-    def __init__(self, slots: Sequence[Key]) -> None:
+    def __init__(self, keys: Sequence[Key]) -> None:
         global _probes
         _probes += 1
-        digest = hashlib.sha256(repr(list(slots)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(repr(list(keys)).encode()).hexdigest()[:16]
         self._key = f"gradprobe/{_probes}/{digest}"
         self._store = dist.distributed_c10d._get_default_store() if world_size() > 1 else None
         if self._store is not None:

@@ -13,7 +13,7 @@ from gradprobe.measure.batches import Batches, Source, kind_of
 from gradprobe.measure.loop import OptimizerFactory, in_training, make_optimizer, train
 from gradprobe.measure.probe import GradientProbe
 from gradprobe.network.checks import check_trainable
-from gradprobe.network.losses import JointLoss, LossFunction, check_loss_fn, loss_name
+from gradprobe.network.losses import JointLoss, LossFunction, check_loss_fn, loss_name, loss_reduction
 from gradprobe.network.preserve import seed_everything
 from gradprobe.record.history import GradientHistory
 
@@ -125,6 +125,23 @@ def train_and_record(
     probe: Mapping[str, Any],
     on_iteration: OnIteration | None = None,
 ) -> GradientHistory:
+    """Train a network under a probe, and give the record its losses.
+
+    Args:
+        trunk: The network to record.
+        net: The network to train: the trunk, or the trunk with branches.
+        batches: Where the batches come from.
+        criterion: A loss function or a joint loss.
+        arm: For ``on_iteration``, see `TrainingProgress`.
+        iterations: Optimizer steps to record.
+        optimizer: ``model -> Optimizer``, or None for the default.
+        seed: Seeds every generator before the first iteration; None leaves them as they are.
+        probe: More arguments of `GradientProbe`.
+        on_iteration: Called after each iteration.
+
+    Raises:
+        Interrupted: On Ctrl-C; carries what was recorded.
+    """
     steps = make_optimizer(optimizer, net)
     attached = GradientProbe(trunk, optimizer=steps, iterations=iterations, **probe)
     if seed is not None:
@@ -155,16 +172,22 @@ def with_losses(
     """The history with its losses and kind of inputs; it ends at the first loss not finite, and says so."""
     values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
     finite = [value if abs(value) < float("inf") else None for value in values]
-    found: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed, "inputs": inputs}
+    more: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed, "inputs": inputs}
+    if reduction := loss_reduction(criterion):
+        more["reduction"] = reduction
     if None in finite:
-        # what comes behind says nothing more, and would outweigh the rest
+        # what follows means nothing, and would outweigh the rest
         bad = finite.index(None)
         history = _truncated(history, bad + 1)
-        found["losses"] = finite[: bad + 1]
-        found |= {"complete": False, "stopped": f"the loss became {values[bad]} at iteration {bad}"}
-    said = ("loss", "seed", "inputs")  # by the caller: that stands
-    given = {key: history.conditions[key] for key in said if history.conditions.get(key) is not None}
-    return _with_conditions(history, **(found | given))
+        more["losses"] = finite[: bad + 1]
+        more |= {"complete": False, "stopped": f"the loss became {values[bad]} at iteration {bad}"}
+    # the caller's own conditions are kept
+    kept = {
+        key: history.conditions[key]
+        for key in ("loss", "seed", "inputs")
+        if history.conditions.get(key) is not None
+    }
+    return _with_conditions(history, **(more | kept))
 
 
 def _with_conditions(history: GradientHistory, **more: Any) -> GradientHistory:

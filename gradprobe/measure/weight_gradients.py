@@ -1,4 +1,4 @@
-"""The gradients of weights, read where the optimizer will find them."""
+"""The gradients of weights, read from where the optimizer will read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Place = tuple[dict[str, Any], str]  # where a module keeps a parameter, and its
 class _Alike(NamedTuple):
     """Weights whose gradients have one shape, data type and device."""
 
-    slots: tuple[Key, ...]
+    keys: tuple[Key, ...]
     counts: tuple[int, ...]
     places: tuple[_Place, ...]
 
@@ -28,37 +28,38 @@ class WeightGradients:
 
     Args:
         layers: The layers by name.
-        names: Local names of the parameters of each, as `gradprobe.network.layers.weight_names` gives them.
+        names: Local names of each layer's parameters other than biases, as from
+            `gradprobe.network.layers.weight_names`.
 
     Example:
         >>> import torch
         >>> from gradprobe.measure.reduction import Reducer
-        >>> layer, collected = nn.Linear(2, 1), Accumulator(Reducer(every=False), {})
+        >>> layer, accumulator = nn.Linear(2, 1), Accumulator(Reducer(every=False), {})
         >>> layer(3 * torch.ones(1, 2)).sum().backward()
-        >>> WeightGradients({"fc": layer}, {"fc": ["weight"]}).read(collected)
-        >>> collected.take()
-        [ReducedGradients(slots=(('fc', 'weight'),), counts=(2,), rows=tensor([[6.]]))]
+        >>> WeightGradients({"fc": layer}, {"fc": ["weight"]}).read(accumulator)
+        >>> accumulator.take()
+        [ReducedGradients(keys=(('fc', 'weight'),), counts=(2,), rows=tensor([[6.]]))]
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], names: Mapping[str, Sequence[str]]) -> None:
         self._places = [
             ((name, "weight"), _place(module, local)) for name, module in layers.items() for local in names[name]
         ]
-        self._alike: list[_Alike] | None = None
+        self._groups: list[_Alike] | None = None
 
     def read(self, into: Accumulator, only: Set[int] | None = None) -> None:
         """Add the gradients as they stand, of all parameters or only of those with these ids."""
         if only is not None:
             self._read_each(self._places, into, only)
             return
-        if self._alike is None:
-            self._alike = self._group()
-        for alike in self._alike:
+        if self._groups is None:
+            self._groups = self._group()
+        for alike in self._groups:
             if not self._read_together(alike, into):
-                self._read_each(zip(alike.slots, alike.places, strict=True), into)
+                self._read_each(zip(alike.keys, alike.places, strict=True), into)
 
     def all_in(self, parameters: Set[int]) -> set[Key]:
-        """The layers all of whose gradients are of parameters with these ids.
+        """The keys all of whose gradients are of parameters with these ids.
 
         Example:
             >>> import torch
@@ -68,48 +69,51 @@ class WeightGradients:
             >>> weights.all_in({id(layer.weight)}), weights.all_in({id(layer.bias)})
             ({('fc', 'weight')}, set())
         """
-        found = [(slot, owner.get(name)) for slot, (owner, name) in self._places]
-        there = [(slot, id(weight)) for slot, weight in found if weight is not None and weight.grad is not None]
-        return {slot for slot, _ in there} - {slot for slot, weight in there if weight not in parameters}
+        weights = [(key, owner.get(name)) for key, (owner, name) in self._places]
+        with_gradient = [
+            (key, id(weight)) for key, weight in weights if weight is not None and weight.grad is not None
+        ]
+        others = {key for key, weight in with_gradient if weight not in parameters}
+        return {key for key, _ in with_gradient} - others
 
     def _read_together(self, alike: _Alike, into: Accumulator) -> bool:
-        slots, counts, places = alike
+        keys, counts, places = alike
         try:
-            into.together(slots, counts, [owner[name].grad for owner, name in places])
-        except (RuntimeError, TypeError, AttributeError, KeyError):  # one is missing, or not like the others
+            into.add_alike(keys, counts, [owner[name].grad for owner, name in places])
+        except (RuntimeError, TypeError, AttributeError, KeyError):  # one is missing, or unlike the others
             return False
         return True
 
     def _read_each(
         self, weights: Iterable[tuple[Key, _Place]], into: Accumulator, only: Set[int] | None = None
     ) -> None:
-        for slot, (owner, name) in weights:
+        for key, (owner, name) in weights:
             parameter = owner.get(name)
             if parameter is None or parameter.grad is None or not (only is None or id(parameter) in only):
                 continue
-            into.add(slot, parameter.grad)
+            into.add(key, parameter.grad)
         into.flush()  # the next step or `zero_grad` may change them in place
 
     def _group(self) -> list[_Alike]:
-        """What can be read together, from what the parameters look like now."""
+        """Group what can be read together, going by what the parameters look like now."""
         groups: dict[Any, list[tuple[Key, int, _Place]]] = {}
-        for slot, (owner, name) in self._places:
+        for key, (owner, name) in self._places:
             parameter = owner.get(name)
             if parameter is not None:
                 # what is not plain has a group of its own, since it is read by itself
-                alike = _look(parameter) if is_plain(parameter) else slot
-                groups.setdefault(alike, []).append((slot, parameter.numel(), (owner, name)))
+                group = _kind(parameter) if is_plain(parameter) else key
+                groups.setdefault(group, []).append((key, parameter.numel(), (owner, name)))
         return [_Alike(*map(tuple, zip(*group, strict=True))) for group in groups.values()]
 
 
 def _place(module: nn.Module, local: str) -> _Place:
-    """Where a parameter is, by a name as `gradprobe.network.layers.own_parameters` gives it."""
+    """Where a parameter is, by its name in `gradprobe.network.layers.own_parameters`."""
     tensor, _, name = local.rpartition(".")
     owner = getattr(module, PARAMETRIZED)[tensor] if tensor else module
     return owner._parameters, name
 
 
-def _look(parameter: nn.Parameter) -> tuple[Any, ...]:
+def _kind(parameter: nn.Parameter) -> tuple[Any, ...]:
     # frozen ones have no gradient, and would keep the others from being read together
     return parameter.shape, parameter.dtype, parameter.device, parameter.requires_grad
 

@@ -39,6 +39,17 @@ def loss_name(criterion: Any) -> str:
     return f"{name} ({reduction})" if isinstance(reduction, str) else str(name)
 
 
+def loss_reduction(criterion: Any) -> str | None:
+    """How a loss function makes one number of many, if it says so; of a joint loss, how the losses in it do.
+
+    Example:
+        >>> loss_reduction(nn.CrossEntropyLoss(reduction="sum")), loss_reduction(nn.functional.cross_entropy)
+        ('sum', None)
+    """
+    reduction = getattr(getattr(criterion, "loss_fn", criterion), "reduction", None)
+    return reduction if isinstance(reduction, str) else None
+
+
 def check_loss_fn(loss_fn: Any) -> None:
     """Raise TypeError if this cannot be called as ``loss_fn(output, target)``: batches, a class, ..."""
     if not callable(loss_fn):

@@ -77,7 +77,7 @@ class FollowingProbe(GradientProbe):
 
     def _take(self) -> list[ReducedGradients]:
         # zeroed after the backward pass, and stepped with nothing: there was a gradient all the same
-        zeroed = [] if self._passes.count else self._zeroed
+        zeroed = [] if self._passes.passes else self._zeroed
         self._zeroed = []
         return super()._take() + zeroed
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from support.awkward import threads
 
-from gradprobe.measure.accumulator import Accumulator, Iteration, statistics, table
+from gradprobe.measure.accumulator import Accumulator
 from gradprobe.measure.reduction import Reducer, native
+from gradprobe.measure.window import Iteration, joined_by_device, statistics, table
 from gradprobe.record.history import MEASURES
 from gradprobe.record.quantities import QUANTITIES, STATISTICS, label
 
@@ -22,11 +23,11 @@ def engine(request, monkeypatch):
 
 
 def measured(*gradients, every=True):
-    collected = Accumulator(Reducer(every=every), {})
-    slot = ("layer", "weight")
+    accumulator = Accumulator(Reducer(every=every), {})
+    key = ("layer", "weight")
     for gradient in gradients:
-        collected.add(slot, gradient)
-    (sums,) = table([Iteration.of(collected.take(), {}, False)], [slot])[0].tolist()
+        accumulator.add(key, gradient)
+    (sums,) = table([Iteration(tuple(joined_by_device(accumulator.take())), {})], [key])[0].tolist()
     return dict(zip(MEASURES, statistics(sums), strict=True))
 
 

@@ -202,7 +202,7 @@ def test_batches_that_are_none_are_refused(batches, error, message):
 
 @pytest.mark.parametrize("loss_fn", [None, [(torch.ones(2, 1), None)]])
 def test_a_loss_that_is_no_function_is_refused_with_the_order_of_the_arguments(loss_fn):
-    with pytest.raises(TypeError, match=rf"got {type(loss_fn).__name__}: give \(model, batches, loss_fn\)"):
+    with pytest.raises(TypeError, match=rf"got {type(loss_fn).__name__}: pass \(model, batches, loss_fn\)"):
         scan(nn.Linear(1, 1), torch.nn.functional.mse_loss, loss_fn)
 
 

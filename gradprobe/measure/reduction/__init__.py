@@ -80,12 +80,12 @@ class Reducer:
         if native.takes(gradients):
             return self._by_native(gradients)
         first = gradients[0]
-        at_once = max(1, self.room(first.device) // first.numel())
+        at_once = max(1, self.capacity(first.device) // first.numel())
         parts: list[Rows] = [gradients[i : i + at_once] for i in range(0, len(gradients), at_once)]
         with torch.no_grad():
             return self._reduced(parts, first, rows=len(gradients)).t()
 
-    def room(self, device: torch.device) -> int:
+    def capacity(self, device: torch.device) -> int:
         """Elements that the scratch of a device has room for."""
         return _CACHED if device.type == "cpu" else _LAUNCHED
 
@@ -107,7 +107,7 @@ class Reducer:
             return self._reduced([elements.view(1, -1)], elements, rows=1).t()
         whole = elements.numel() // ROW
         matrix = elements[: whole * ROW].view(whole, ROW)
-        pieces: list[Rows] = list(matrix.split(self.room(elements.device) // ROW))
+        pieces: list[Rows] = list(matrix.split(self.capacity(elements.device) // ROW))
         if elements.numel() % ROW:
             pieces.append(elements[whole * ROW :].view(1, -1))
         return fold_columns(self._reduced(pieces, elements, rows=whole + bool(elements.numel() % ROW)))
@@ -202,7 +202,7 @@ class Reducer:
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         key = (like.device, dtype, number)
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(self.room(like.device), dtype=dtype, device=like.device)
+            self._buffers[key] = torch.empty(self.capacity(like.device), dtype=dtype, device=like.device)
         return self._buffers[key]
 
 

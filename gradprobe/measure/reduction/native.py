@@ -1,7 +1,7 @@
 """The rows of sums of dense float32 gradients on the CPU in one pass, by a few lines of C.
 
-`sums.c` beside this file is compiled when gradprobe is installed (``hatch_build.py``). Where there was no compiler
-`gradprobe.measure.reduction` does the same with torch's own kernels, of which each passes over the data again.
+`sums.c` beside this file is compiled when gradprobe is installed (``hatch_build.py``). If there was no compiler,
+`gradprobe.measure.reduction` does the same with torch's own kernels, each of which passes over the data again.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_sums.so")
-OFF = "GRADPROBE_NATIVE"  # =0 in the environment: only torch's kernels
+SWITCH = "GRADPROBE_NATIVE"  # set to 0 in the environment: only torch's kernels are used
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code, or None where there is none or it does not fit to this torch."""
-    if os.environ.get(OFF) == "0" or not LIBRARY.exists():
+    """The compiled code, or None where there is none or it does not match this torch."""
+    if os.environ.get(SWITCH) == "0" or not LIBRARY.exists():
         return None
     try:
-        compiled = ctypes.CDLL(
-            str(LIBRARY)
-        )  # its threads are those of torch's own OpenMP, which is loaded already
+        # its threads are those of torch's own OpenMP, which is loaded already
+        compiled = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
@@ -36,7 +35,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def takes(gradients: Sequence[Tensor]) -> bool:
-    """Whether this code is there, and all of them are dense, contiguous, float32 and on the CPU.
+    """Whether the compiled code exists, and all gradients are dense, contiguous, float32 and on the CPU.
 
     Example:
         >>> takes([torch.ones(2, dtype=torch.float64)])
@@ -50,10 +49,10 @@ def sums(gradients: Sequence[Tensor], into: Tensor) -> None:
 
     Args:
         gradients: Of any shapes.
-        into: Filled; shape ``(gradients, 5)`` or, for the sum alone, ``(gradients, 1)``, contiguous.
+        into: Gets the rows: shape ``(gradients, 5)`` or, for the sum alone, ``(gradients, 1)``, contiguous.
 
     Raises:
-        RuntimeError: There is no memory.
+        RuntimeError: If there is not enough memory.
 
     Example:
         >>> gradients, rows = [torch.tensor([3.0, -4.0, 0.0])], torch.tensor([[7.0, 5.0, 4.0, 1.0, 0.0]])
@@ -63,7 +62,7 @@ def sums(gradients: Sequence[Tensor], into: Tensor) -> None:
         tensor([[7., 5., 4., 1., 0.]])
     """
     compiled, count = library(), len(gradients)
-    assert compiled is not None  # as `takes` says
+    assert compiled is not None  # or `takes` would have returned False
     failed = compiled.gradprobe_sums(
         (ctypes.c_void_p * count)(*[gradient.data_ptr() for gradient in gradients]),
         (ctypes.c_size_t * count)(*[gradient.numel() for gradient in gradients]),

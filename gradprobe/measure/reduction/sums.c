@@ -1,4 +1,4 @@
-/* One pass over gradients in float32: everything that a row of sums holds. See gradprobe/reduction/native.py.
+/* Everything that a row of sums holds, in one pass over gradients in float32. See native.py beside this file.
 
    Compiled when gradprobe is installed, if there is a compiler. The loops are over whole parts of tensors, so that
    all threads have work with one large tensor as with many small ones. */
@@ -34,7 +34,7 @@ static double sum_of(const float *values, size_t count) {
     return sum;
 }
 
-/* the bits of sizes are ordered as they are, NaN above all */
+/* the bits of floats of at least 0 are in the order of the floats, with NaN above all others */
 static inline uint32_t bits_of(float size) {
     uint32_t bits;
     memcpy(&bits, &size, sizeof bits);
@@ -113,10 +113,10 @@ static void measure_all(const float *const *tensors, const size_t *counts, size_
     }
 }
 
-/* Rows of sums of so many tensors: shape (tensors, 5), or (tensors, 1). Gives 0, or 1 if there is no memory.
+/* Rows of sums of n tensors: shape (n, 5), or (n, 1). Returns 0, or 1 if there is not enough memory.
 
-   What is small is not taken from the heap: a few bytes amid the large pieces that a training step gives back and
-   takes again keep these from becoming one again, and fresh ones cost page faults. */
+   Small arrays are on the stack: a few bytes on the heap, between the large pieces that a training step frees and
+   allocates again, would keep these from being joined again, and new ones cost page faults (docs/facts.md, 13). */
 int gradprobe_sums(const float *const *tensors, const size_t *counts, size_t n, int every, int threads, float *rows) {
     Part few_parts[ON_STACK];
     double few_sums[ON_STACK * NUMBERS];
