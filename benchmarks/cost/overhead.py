@@ -44,7 +44,7 @@ that are called after the backward pass: in that call), its share of the bare st
 is.
 
 The modes: the gradients of weights, or of outputs and weights (both); the mean absolute value, or all statistics.
-After the window: the probe is still in its `with` block, and has recorded what it was asked for.
+After the window: the probe is still in its `with` block, and has recorded its one iteration.
 
 The floors read as many bytes as the gradients have, again and again, so that small ones lie in the caches: a loop
 in C that sums the absolute values of tensors of the same sizes, and `torch.sum` of one flat tensor. Both have as

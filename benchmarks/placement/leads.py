@@ -49,7 +49,7 @@ class Lead:
 
     @property
     def key(self) -> Key:
-        """What tells it from others."""
+        """Task, arm and seed."""
         return self.task, self.arm, self.seed
 
 

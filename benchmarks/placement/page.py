@@ -32,7 +32,7 @@ A training has 300 or 400 iterations of 32. Branches have weight 0.3 and the sch
 compare`, and are the lightest there are (one linear layer). At equal operations a supervised network trains for
 fewer steps, by what its branches cost.
 
-The oracle of a task has on each seed what the placement came to that was best on the two others: none, single
+On each seed the oracle of a task has the accuracy of the placement that was best on the two others: none, single
 points (all, or 6 of them evenly), two points at the thirds, every second and every point, and sets grown by
 greedy addition. These are grown on the two other seeds too, so nothing of the seed that is scored is known when
 its placement is chosen: from the best single point, the tested single point that adds most, while it adds

@@ -61,7 +61,7 @@ class Row:
 
     @property
     def key(self) -> Key:
-        """What tells it from others."""
+        """Task, arm and seed."""
         return self.task, self.arm, self.seed
 
 

@@ -1,7 +1,7 @@
-"""What the placements of a task came to, and the oracle that chooses the best of them: plain numbers, no torch.
+"""The accuracies of the placements of a task, and the oracle that chooses the best: plain numbers, no torch.
 
-Everything is taken seed by seed. On each seed the oracle of a task has the accuracy that the placement (or none)
-came to that was best on the other seeds. So it never profits from the luck of the seed it is scored on.
+Everything is compared seed by seed. On each seed the oracle of a task has the accuracy of the placement (or none)
+that was best on the other seeds, so it never profits from the luck of the seed that it is scored on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models of monai that classify, generate or tell real from made up."""
+"""Models of monai that classify images, encode and decode them, generate or discriminate."""
 
 from __future__ import annotations
 

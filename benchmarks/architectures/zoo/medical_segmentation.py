@@ -113,7 +113,7 @@ _PLACES: dict[str, Places] = {
         ),
         (r".*\.conv[12]\.conv", r"output_block.*"),
     ),
-    # the heads that it has of its own leave behind each of the first stages of the decoder
+    # its own heads branch off after each of the first stages of the decoder
     "DynUNet (deep supervision)": (
         ("input_block", *each(r"downsamples\.@", 0, 1), r"upsamples\.0(\.conv_block)?"),
         (r".*\.conv[12]\.conv", r"output_block.*"),

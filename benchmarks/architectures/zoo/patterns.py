@@ -9,7 +9,7 @@ def each(pattern: str, *values: object) -> tuple[str, ...]:
 
 
 def post_norm_bert(prefix: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Post-norm: both sums, after the attention and after the MLP, are normalised, and nothing goes round them."""
+    """Post-norm: both sums, after the attention and after the MLP, are normalised, and nothing bypasses them."""
     places = (rf"{prefix}\.@\.attention(\.output(\.LayerNorm)?)?", rf"{prefix}\.@(\.output(\.LayerNorm)?)?")
     inner = r"attention\.self.*|attention\.output\.d.*|intermediate.*|output\.d.*"
     return (*each(places[0], 0, 1, 2), *each(places[1], 0, 1, 2)), (rf"{prefix}\.\d\.({inner})",)
