@@ -1,4 +1,7 @@
-"""Compiles gradprobe/measure/reduction/sums.c where there is a C compiler; without one the package is pure Python."""
+"""The build hook: compiles gradprobe/measure/reduction/sums.c, if there is a C compiler.
+
+Without one the package is pure Python and measures with torch's own kernels, which is slower.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ROOM = Path(__file__).parent / "gradprobe" / "measure" / "reduction"
-SOURCE, LIBRARY = ROOM / "sums.c", ROOM / "_sums.so"
-# OpenMP is compiled for but not linked: the calls are those of the OpenMP that torch has loaded
+ROOT = Path(__file__).parent
+FOLDER = ROOT / "gradprobe" / "measure" / "reduction"
+SOURCE, LIBRARY = FOLDER / "sums.c", FOLDER / "_sums.so"
+# not linked with OpenMP: the library calls the one that torch has loaded
 OPENMP = "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd"
 
 
@@ -22,33 +26,33 @@ class NativeSums(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the files are collected."""
-        if self.target_name != "wheel" or os.name != "posix" or not compiled():
+        if self.target_name != "wheel" or os.name != "posix" or not compile_library():
             return
-        build_data["artifacts"].append("gradprobe/measure/reduction/_sums.so")
+        build_data["artifacts"].append(LIBRARY.relative_to(ROOT).as_posix())
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{self.platform_tag()}"
 
     @staticmethod
     def platform_tag() -> str:
-        """The tag of this platform: the library needs no particular Python."""
+        """The tag of this platform. The library depends on no version of Python."""
         from packaging.tags import platform_tags
 
         return next(iter(platform_tags())) if sys.platform != "linux" else f"linux_{os.uname().machine}"
 
 
-def compiled() -> bool:
-    """Compile the library; False where that fails."""
+def compile_library() -> bool:
+    """Compile the library; False if there is no compiler or it fails."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         return False
-    objects = LIBRARY.with_suffix(".o")
-    steps = [
-        [compiler, "-O3", "-fPIC", OPENMP, "-c", str(SOURCE), "-o", str(objects)],
-        [compiler, "-shared", str(objects), "-lm", "-o", str(LIBRARY)],
+    object_file = LIBRARY.with_suffix(".o")
+    commands = [
+        [compiler, "-O3", "-fPIC", OPENMP, "-c", str(SOURCE), "-o", str(object_file)],
+        [compiler, "-shared", str(object_file), "-lm", "-o", str(LIBRARY)],
     ]
     try:
-        return not any(subprocess.run(step, capture_output=True).returncode for step in steps)
+        return all(subprocess.run(command, capture_output=True).returncode == 0 for command in commands)
     except OSError:
         return False
     finally:
-        objects.unlink(missing_ok=True)
+        object_file.unlink(missing_ok=True)
