@@ -1,4 +1,4 @@
-"""Gradients of outputs as they arrive: told apart by backward pass, and added up where they have to be."""
+"""Gradients of outputs as they arrive: kept apart by backward pass, and added up where they have to be."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class OutputGradients:
         except (RuntimeError, AttributeError):  # in autograd.grad of such a parameter, or in torch.func
             return False
         # wholly frozen, as a discriminator is in the generator's turn: then only a pass that is itself to be
-        # differentiated, as that of a gradient penalty is, can be told from backward()
+        # differentiated, as that of a gradient penalty is, can be distinguished from backward()
         return not trainable and not torch.is_grad_enabled()
 
 

@@ -1,4 +1,4 @@
-"""Several processes training one model: what each counted becomes one record, once, at the end of the window."""
+"""Several processes that train one model: their sums become one record, once, at the end of the window."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from gradprobe.measure.accumulator import Key
 from gradprobe.measure.window import PEAK
 
-PATIENCE = 30.0  # seconds that a rank waits for the others to come to the end of their window
-_probes = 0
+PATIENCE = 30.0  # seconds that a rank waits for the others to reach the end of their window
+_groups = 0  # made in this process, so that the keys of one probe are the same on all ranks
 
 
 def world_size() -> int:
@@ -23,17 +23,20 @@ def world_size() -> int:
 
 
 class RankGroup:
-    """The ranks that attached a probe to the same layers, so that they can add up what they counted.
+    """The ranks that attached a probe to the same layers, so that they can add up their sums.
 
-    Who takes part is agreed through the process group's key-value store, which nobody can be stuck in: a probe
-    on rank 0 alone must not wait for partners in a collective that never come.
+    They agree on who takes part through the process group's key-value store, where none can get stuck: a probe on
+    rank 0 alone must not wait in a collective for ranks that never come.
+
+    Args:
+        keys: The layers and quantities of the probe.
     """
 
     def __init__(self, keys: Sequence[Key]) -> None:
-        global _probes
-        _probes += 1
+        global _groups
+        _groups += 1
         digest = hashlib.sha256(repr(list(keys)).encode()).hexdigest()[:16]
-        self._key = f"gradprobe/{_probes}/{digest}"
+        self._key = f"gradprobe/{_groups}/{digest}"
         self._store = dist.distributed_c10d._get_default_store() if world_size() > 1 else None
         if self._store is not None:
             self._store.add(f"{self._key}/attached", 1)
@@ -42,44 +45,45 @@ class RankGroup:
         """Add up the ranks' tables.
 
         Returns:
-            The table over all ranks and what was done, or this rank's own and why.
+            The table over all ranks, or this rank's own where not all take part; and a sentence that says which.
         """
         if self._store is None:
             return table, "one process"
-        alone = self._missing(len(table))
-        if alone:
-            return table, f"this rank's own numbers: {alone}"
+        why_alone = self._wait_for_others(len(table))
+        if why_alone:
+            return table, f"this rank's own numbers: {why_alone}"
         try:
             return _all_reduce(table), f"combined over {world_size()} ranks"
-        except RuntimeError as error:  # a partner died: its connection is gone
+        except RuntimeError as error:  # another rank died: its connection is gone
             return table, f"this rank's own numbers: {str(error).splitlines()[0]}"
 
-    def _missing(self, iterations: int) -> str | None:
+    def _wait_for_others(self, iterations: int) -> str | None:
+        """Wait until all ranks have recorded so many iterations; returns a sentence if they will not."""
         assert self._store is not None
         world = world_size()
         if self._store.add(f"{self._key}/attached", 0) != world:
             self._withdraw()
             return "not every rank attached a probe to the same layers"
-        closed = f"{self._key}/closed/{iterations}"
-        self._store.add(closed, 1)
+        done = f"{self._key}/closed/{iterations}"
+        self._store.add(done, 1)
         deadline = time.monotonic() + PATIENCE
-        while self._store.add(closed, 0) < world:
+        while self._store.add(done, 0) < world:
             if time.monotonic() > deadline:
                 return f"not every rank recorded {iterations} iterations"
             time.sleep(0.005)
         return None
 
     def _withdraw(self) -> None:
-        """Give the number back, so that the next probe of all ranks has the same one on each."""
-        global _probes
+        """Undo the counting, so that the keys of the next probe are the same on all ranks."""
+        global _groups
         assert self._store is not None
-        _probes -= 1
+        _groups -= 1
         self._store.add(f"{self._key}/attached", -1)
 
 
 def _all_reduce(table: Tensor) -> Tensor:
     device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-    # gloo reduces the memory behind a view as if it were contiguous
+    # gloo reduces the memory of a view as if it were contiguous
     sums, peaks = table[..., :PEAK].contiguous().to(device), table[..., PEAK].contiguous().to(device)
     dist.all_reduce(sums)
     dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
@@ -87,16 +91,17 @@ def _all_reduce(table: Tensor) -> Tensor:
 
 
 def active_ddp_wrapper(model: nn.Module) -> nn.Module:
-    """The DistributedDataParallel that is in its forward around the model, or the model."""
+    """The DistributedDataParallel whose forward pass is running around the model, or the model itself."""
     active = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
     return active if active is not None else model
 
 
 def averaged_over(model: nn.Module) -> int:
-    """Over how many ranks the gradient of the loss is averaged: the loss that is minimised is the mean of theirs.
+    """Over how many ranks the loss is averaged.
 
-    DistributedDataParallel and ``fully_shard`` divide the weights' gradients by it. The gradient of an output,
-    which stays on its rank, has to be divided likewise to belong to the same loss.
+    The loss that is minimised is the mean of the ranks' losses: DistributedDataParallel and ``fully_shard`` divide
+    the weights' gradients by their number. The gradient of an output, which stays on its rank, has to be divided
+    likewise, so as to belong to the same loss.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return int(model.process_group.size())
@@ -110,7 +115,7 @@ def averaged_over(model: nn.Module) -> int:
 
 
 def wrapper_name(model: nn.Module) -> str | None:
-    """How the model is distributed, in a word."""
+    """What distributes the model: ``"DistributedDataParallel"``, ``"fully_shard"``, ``"DTensor"`` or None."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return "DistributedDataParallel"
     if any(hasattr(module, "_get_fsdp_state") for module in model.modules()):

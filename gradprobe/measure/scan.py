@@ -184,7 +184,7 @@ def with_losses(
     # the caller's own conditions are kept
     kept = {
         key: history.conditions[key]
-        for key in ("loss", "seed", "inputs")
+        for key in ("loss", "reduction", "seed", "inputs")
         if history.conditions.get(key) is not None
     }
     return _with_conditions(history, **(more | kept))

@@ -10,6 +10,7 @@ from torch import nn
 
 from gradprobe import GradientProbe, scan
 from gradprobe.network.hooks import Hook
+from gradprobe.record.history import UNREACHED
 
 
 def values(history, of, layer):
@@ -18,7 +19,7 @@ def values(history, of, layer):
 
 
 def test_a_chain_has_the_gradients_that_the_chain_rule_gives(chain):
-    # y = w2 w1 w0 x, loss = y: dL/dy_k is the product of the weights behind k, dL/dw_k that times its input
+    # y = w2 w1 w0 x, loss = y: dL/dy_k is the product of the weights after k, dL/dw_k that times its input
     net = chain(2.0, 3.0, 5.0)
     history = scan(net, [(torch.full((1, 1), 7.0).double(), None)], lambda y, _: y.sum(), iterations=1)
     assert history.aggregate("output").to_dict() == {"0": 15.0, "1": 5.0, "2": 1.0}
@@ -79,6 +80,10 @@ def test_an_awkward_network_agrees_with_an_independent_float64_loop():
     assert history.unreached == {
         "frozen": {"weight": "frozen: requires_grad is False"},
         "never": {"output": "never called as a module", "weight": "never called as a module"},
+    }
+    assert codes(history) == {
+        "frozen": {"weight": "frozen"},
+        "never": {"output": "never_called", "weight": "never_called"},
     }
 
 
@@ -164,6 +169,10 @@ def test_exact_zeros_and_nonfinite_values_are_findings():
     assert "0" not in probe.history.unreached
 
 
+def codes(history):
+    return {layer.name: dict(layer.unreached_code) for layer in history.layers if layer.unreached_code}
+
+
 def test_reasons_for_unreached_layers():
     class Cut(nn.Module):
         def __init__(self):
@@ -177,7 +186,39 @@ def test_reasons_for_unreached_layers():
     history = scan(Cut(), [(torch.ones(2, 2), None)], lambda y, _: y.sum(), iterations=2)
     assert history.unreached["detached"]["output"] == "no path from its output to the loss"
     assert history.unreached["aside"]["weight"] == "no path from its weight to the loss"
+    assert codes(history) == {name: {"output": "no_path", "weight": "no_path"} for name in ("detached", "aside")}
     assert history.frame[history.frame["layer"] == "aside"]["mean_abs"].isna().all()
+
+
+def test_every_reason_has_a_code_of_its_own():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.frozen, self.uncalled = (nn.Linear(2, 2).requires_grad_(False) for _ in range(2))
+            self.untracked, self.consumed, self.empty = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            with torch.no_grad():
+                y = self.untracked(self.frozen(x))
+            return self.consumed(y).sum() + self.empty(y[:0]).sum()
+
+    net = Parts()
+    with GradientProbe(net) as probe:
+        net.late = nn.Linear(2, 2)
+        net(torch.ones(2, 2)).backward()
+        net.consumed.weight.grad = None
+        probe.step()
+    found = codes(probe.history)
+    assert found == {
+        "frozen": {"output": "frozen", "weight": "frozen"},
+        "uncalled": {"output": "frozen", "weight": "frozen"},
+        "untracked": {"output": "detached", "weight": "no_path"},
+        "consumed": {"weight": "consumed"},
+        "empty": {"output": "refused"},
+        "late": {"output": "came_late", "weight": "came_late"},
+    }
+    assert found.keys() == probe.history.unreached.keys()
+    assert {code for by_quantity in found.values() for code in by_quantity.values()} <= set(UNREACHED)
 
 
 def test_the_window_closes_by_itself_and_the_hooks_come_off():
@@ -255,7 +296,7 @@ def test_layers_can_be_chosen_by_pattern():
         ({"stats": "max"}, "expected stats out of"),
     ],
 )
-def test_wrong_arguments_are_refused_at_the_door(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         GradientProbe(nn.Linear(1, 1), **arguments)
 

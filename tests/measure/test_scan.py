@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradprobe import scan
+from gradprobe import DeepSupervisionLoss, scan
 from gradprobe.measure.scan import Interrupted
 from gradprobe.prove.repeat import place_repeatedly
 from gradprobe.zoo import cnds8, cnds13, digits, plain_mlp
@@ -156,6 +156,22 @@ def test_a_loss_that_becomes_nan_ends_the_record():
     assert history.conditions["stopped"] == "the loss became nan at iteration 3"
     assert not history.conditions["complete"]
     assert (history.frame[history.frame["iteration"] == 3]["nonfinite"] > 0).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_reduction_of_the_loss_is_a_condition(reduction):
+    net, data = nn.Linear(1, 1), [(torch.ones(2, 1), torch.zeros(2, 1))]
+    history = scan(net, data, nn.MSELoss(reduction=reduction), iterations=1)
+    assert history.conditions["reduction"] == reduction
+    joint = DeepSupervisionLoss(nn.MSELoss(reduction=reduction), schedule="constant")
+    assert scan(net, data, joint, iterations=1).conditions["reduction"] == reduction
+
+
+def test_a_reduction_that_is_not_known_is_no_condition_and_one_of_the_callers_is_kept():
+    net, data = nn.Linear(1, 1), [(torch.ones(2, 1), torch.zeros(2, 1))]
+    assert "reduction" not in scan(net, data, nn.functional.mse_loss, iterations=1).conditions
+    history = scan(net, data, nn.MSELoss(), iterations=1, conditions={"reduction": "sum"})
+    assert history.conditions["reduction"] == "sum"
 
 
 def test_ctrl_c_keeps_what_was_recorded():

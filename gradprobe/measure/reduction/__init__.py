@@ -1,9 +1,9 @@
 """Gradients in, rows of sums out, in few passes over the data and without waiting for an accelerator.
 
-Dense float32 gradients on the CPU are read once, by compiled code (`native`). All others, and these too
-where there was no compiler: small gradients of one shape are stacked into a scratch buffer that stays in the
-processor's cache and reduced together; a large one goes through it in pieces. Sums are float32 (float64 for a
-gradient in float64), and what several rows of one gradient hold is folded in float64.
+Dense float32 gradients on the CPU are read once, by compiled code (`native`). All others go through a scratch
+buffer that stays in the processor's cache, and so do these where there was no compiler: small gradients of one
+shape are stacked in it and reduced together; a large one is reduced piece by piece. Sums are float32 (float64 for
+a gradient in float64), and the rows of one gradient are added up in float64.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from gradprobe.measure.reduction import native
 
 SUMS, NORM, PEAK, ZEROS, NONFINITE = range(5)
 ROW = 4096  # elements of a row of a large gradient
-_ONE_ROW = 16 * ROW  # elements up to which more rows cost more than a float32 sum of so many loses
+_ONE_ROW = 16 * ROW  # elements of which a float32 sum is still exact enough, so that more rows are not worth it
 _CACHED = 2**19  # elements of a scratch buffer that two cores keep in their second-level caches
-_LAUNCHED = 2**23  # elements that are worth the launch of a kernel on an accelerator
-_AT_ONCE = 1024  # rows that room is taken for
+_LAUNCHED = 2**23  # elements that are worth a kernel launch on an accelerator
+_AT_ONCE = 1024  # rows that memory is allocated for
 _SMALLEST, _LARGEST = 1e-12, 1e15  # sums of a row between which its squares neither vanish nor overflow
 
 Rows = Tensor | list[Tensor]  # a matrix, or gradients of one shape which are its rows
 
 
 class PartialSumError(TypeError):
-    """A distributed gradient that is not whole on any rank."""
+    """A distributed gradient whose values no rank holds."""
 
 
 class Reducer:
@@ -39,7 +39,7 @@ class Reducer:
     of non-finite elements; or the first alone.
 
     Args:
-        every: Whether all of them are wanted.
+        every: Whether to compute all of them.
 
     Example:
         >>> reducer = Reducer()
@@ -55,7 +55,7 @@ class Reducer:
         self._buffers: dict[tuple[torch.device, torch.dtype, int], Tensor] = {}
         self._single: list[Tensor] = []
         self._piece, self._used = self._piece_of(0), 0
-        self._lock = Lock()  # two backward passes in two threads may meet in the scratch
+        self._lock = Lock()  # backward passes in two threads may use the scratch buffer at the same time
 
     def one(self, gradient: Tensor) -> Tensor:
         """The sums of one gradient.
@@ -64,7 +64,7 @@ class Reducer:
             Shape ``(1, 5)``, or ``(1, 1)``, on the gradient's device.
 
         Raises:
-            PartialSumError: It is a distributed tensor that no rank has the values of.
+            PartialSumError: If it is a distributed tensor whose values no rank holds.
         """
         if native.takes([gradient]):
             return self._by_native([gradient])
@@ -86,7 +86,7 @@ class Reducer:
             return self._reduced(parts, first, rows=len(gradients)).t()
 
     def capacity(self, device: torch.device) -> int:
-        """Elements that the scratch of a device has room for."""
+        """Elements that the scratch buffer of a device holds."""
         return _CACHED if device.type == "cpu" else _LAUNCHED
 
     def _one(self, gradient: Tensor) -> Tensor:
@@ -118,14 +118,15 @@ class Reducer:
         return rows
 
     def _rows(self, count: int) -> Tensor:
-        """Memory for so many rows, out of a piece for many.
+        """Memory for so many rows, out of one block for many.
 
-        They live until the iteration ends. Each by itself would lie amid the large pieces that a training step
-        gives back and takes again, and keep these from becoming one again: fresh ones cost page faults.
+        Rows live until the iteration ends. Allocated one by one they would lie between the large blocks that a
+        training step frees and allocates again, and keep these from being joined: new ones cost page faults
+        (docs/facts.md, 13).
         """
         with self._lock:
             if count == 1:
-                # views made all at once: amid a backward pass nothing that makes one is in the caches
+                # slices made ahead: amid a backward pass one takes 30 us (docs/facts.md, 13)
                 self._single = self._single or list(self._piece_of(_AT_ONCE).split(1))
                 return self._single.pop()
             if self._used + count > self._piece.shape[0]:
@@ -137,13 +138,13 @@ class Reducer:
         return torch.empty(rows, 5 if self.every else 1)
 
     def _reduced(self, parts: Sequence[Rows], like: Tensor, rows: int) -> Tensor:
-        """The sums of every row of these parts, each of which fits into the scratch: shape ``(5 or 1, rows)``."""
-        asks = self.every and like.device.type == "cpu"  # an accelerator would have to be waited for
+        """The sums of every row of parts that each fit into the scratch buffer: shape ``(5 or 1, rows)``."""
+        can_check = self.every and like.device.type == "cpu"  # an accelerator would have to be waited for
         with self._lock:
             if not self.every:
                 return self._columns(parts, like, rows, self._sum)
-            columns = self._columns(parts, like, rows, self._quick if asks else self._careful)
-            if asks and not _is_tame(columns[SUMS]):
+            columns = self._columns(parts, like, rows, self._quick if can_check else self._careful)
+            if can_check and not _is_tame(columns[SUMS]):
                 columns = self._columns(parts, like, rows, self._careful)
         return columns
 
@@ -174,7 +175,7 @@ class Reducer:
 
     @staticmethod
     def _quick(sizes: Tensor, into: Tensor) -> None:
-        """For rows that are tame; uses the absolute values up."""
+        """For rows that are tame; overwrites the absolute values."""
         total, norm, peak, zeros, _ = into.unbind()
         torch.sum(sizes, 1, out=total)
         if sizes.numel():
@@ -207,7 +208,7 @@ class Reducer:
 
 
 def _is_tame(sums: Tensor) -> bool:
-    """Whether rows are finite and good for a norm in float32, told from the sums of their absolute values.
+    """Whether rows are finite and have an exact norm in float32, judging by the sums of their absolute values.
 
     Example:
         >>> _is_tame(torch.tensor([8.0, 0.0])), _is_tame(torch.tensor([1e-20, 8.0]))
@@ -216,13 +217,13 @@ def _is_tame(sums: Tensor) -> bool:
         False
     """
     low, high = torch.aminmax(sums)
-    if low == 0:  # a row of zeros is no matter, but the others are to be asked
+    if low == 0:  # a row of zeros is fine, but the others have to be looked at
         low = sums.masked_fill(sums == 0, math.inf).amin()
     return bool(low > _SMALLEST) and bool(high < _LARGEST)
 
 
 def fold_columns(columns: Tensor) -> Tensor:
-    """The row of a gradient from the columns of its parts, added up in float64.
+    """The row of a gradient from the columns of its pieces, added up in float64.
 
     Example:
         >>> fold_columns(torch.tensor([[3.0, 4.0], [3.0, 4.0], [2.0, 4.0], [1.0, 0.0], [0.0, 0.0]]))
@@ -237,10 +238,10 @@ def fold_columns(columns: Tensor) -> Tensor:
 
 
 def local_part(gradient: Tensor) -> Tensor:
-    """This rank's part of a distributed gradient (DTensor); what it counts is added up over the ranks later.
+    """This rank's part of a distributed gradient (DTensor): its sums are added up over the ranks later.
 
     Raises:
-        PartialSumError: No rank has the values: they are what the ranks' parts add up to.
+        PartialSumError: If no rank holds the values, as they are the sum of the ranks' parts.
     """
     if type(gradient) is Tensor or not hasattr(gradient, "placements"):
         return gradient
@@ -262,7 +263,7 @@ def is_plain(gradient: Tensor) -> bool:
 
 
 def _in_memory_order(gradient: Tensor) -> Tensor:
-    """Its elements as they lie in memory, so that a transposed or channels-last one need not be copied."""
+    """Its elements in the order of memory, so that a transposed or channels-last one need not be copied."""
     if gradient.is_contiguous():
         return gradient.view(-1)
     strides = gradient.stride()
