@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import weakref
 
 import matplotlib as mpl
@@ -13,6 +14,11 @@ from torch import nn
 from gradprobe.network.hooks import Hook
 
 mpl.use("Agg")
+# Started in the background by a shell, the tests would ignore Ctrl-C, and so would the programs that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# pytest --doctest-modules would import each conftest.py a second time, all under the same name
+collect_ignore_glob = ["*conftest.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +89,9 @@ def load_script():
         return module
 
     return load
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take long, so that no process is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

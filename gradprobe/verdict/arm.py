@@ -40,6 +40,7 @@ POLICIES = {
     "auto": "by short trials, which may place, abstain or advise a remedy",
 }
 ARMS = (NONE, *POLICIES, *REMEDIES)
+_OTHER_NAMES = {"threshold": "cnds"}  # as `gradprobe.decide.policies.POLICIES` has both
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def chosen_arms(names: str | Iterable[str]) -> tuple[str, ...]:
         ValueError: If there is no such arm.
 
     Example:
-        >>> chosen_arms(["lsuv", "cnds", "lsuv"])
+        >>> chosen_arms(["lsuv", "cnds", "lsuv", "threshold"])
         ('none', 'lsuv', 'cnds')
     """
-    chosen = [names] if isinstance(names, str) else list(names)
+    chosen = [_OTHER_NAMES.get(name, name) for name in ([names] if isinstance(names, str) else names)]
     for name in chosen:
         if name not in ARMS:
             close = difflib.get_close_matches(str(name), ARMS, n=1)
