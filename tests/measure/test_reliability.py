@@ -6,6 +6,7 @@ One process imports everything once and forks a worker for every kill. GRADPROBE
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,17 +90,23 @@ def placement(number):
     return Placement("by hand", (), (), f"number {number}")
 
 
-@pytest.fixture
-def worker(tmp_path):
-    """Starts a worker of a kind, kills it after so many seconds, waits until it has ended, says how it did."""
-    (tmp_path / "model.py").write_text(MODEL)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the workers work."""
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.fixture(scope="module")
+def worker(folder):
+    """Starts a worker of a kind, kills it after so many seconds, waits for its end, returns the signal of that."""
+    (folder / "model.py").write_text(MODEL)
     script = FORKING.format(tests=str(Path(__file__).parent), seeds=SEEDS)
     # the package that is tested here, wherever it is imported from
     path = os.pathsep.join([str(Path(sys.modules["gradprobe"].__file__).parents[1]), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "Agg"}
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -121,47 +128,53 @@ def worker(tmp_path):
     parent.stdout.close()
 
 
-def found(folder):
-    """The run in a folder, or None where it says that there is none."""
-    with contextlib.suppress(FileNotFoundError):
-        return load(folder)
-    return None
+@pytest.fixture
+def saved(folder):
+    """Loads the run, or returns None if `load` says that there is none; at first there is none."""
+    shutil.rmtree(folder / "run", ignore_errors=True)
+
+    def read():
+        with contextlib.suppress(FileNotFoundError):
+            return load(folder / "run")
+        return None
+
+    return read
 
 
-def test_a_run_being_saved_when_killed_is_whole_or_absent(worker, tmp_path, record_property):
+def test_a_run_being_saved_when_killed_is_whole_or_absent(worker, folder, saved, record_property):
     chance = random.Random(1)
     outcomes = {"whole": 0, "absent": 0}
     for number in range(0, (KILLS or 15) * 1000, 1000):
         assert worker("saving", number, chance.uniform(0.0, 0.08)) == KILLED
-        run = found(tmp_path / "run")
+        run = saved()
         outcomes["absent" if run is None else "whole"] += 1
         if run is not None:
-            saved = run.history.conditions["seed"]
-            assert run.history == numbered(saved)
-            assert run.placement == placement(saved)
-            assert run.timings == {"all": saved}
+            number_saved = run.history.conditions["seed"]
+            assert run.history == numbered(number_saved)
+            assert run.placement == placement(number_saved)
+            assert run.timings == {"all": number_saved}
     record_property("outcomes", outcomes)
     print(outcomes)
     # what the killed ones left behind does not stand in the way of the next one
-    save(tmp_path / "run", numbered(5), placement(5), figures=False, force=True)
-    assert load(tmp_path / "run").history == numbered(5)
+    save(folder / "run", numbered(5), placement(5), figures=False, force=True)
+    assert load(folder / "run").history == numbered(5)
 
 
 @pytest.mark.slow
-def test_a_scan_killed_at_any_moment_leaves_a_whole_run_or_none(worker, tmp_path, record_property):
+def test_a_scan_killed_at_any_moment_leaves_a_whole_run_or_none(worker, folder, saved, record_property):
     chance = random.Random(2)
     outcomes = {"whole": 0, "absent": 0}
     assert worker("scanning", 0, 3.0) == KILLED
-    complete = [load(tmp_path / f"complete{seed}") for seed in range(SEEDS)]
+    complete = [load(folder / f"complete{seed}") for seed in range(SEEDS)]
     assert complete[0].history != complete[1].history
     for number in range(KILLS or 6):
         assert worker("scanning", number, chance.uniform(0.0, 2.0)) == KILLED
-        run = found(tmp_path / "run")
+        run = saved()
         outcomes["absent" if run is None else "whole"] += 1
         if run is not None:
             wanted = complete[run.history.conditions["seed"]]
             assert run.history == wanted.history
             assert run.placement == wanted.placement
-            assert {path.name for path in (tmp_path / "run").iterdir()} >= FIGURES
+            assert {path.name for path in (folder / "run").iterdir()} >= FIGURES
     record_property("outcomes", outcomes)
     print(outcomes)
