@@ -57,23 +57,23 @@ def test_a_change_of_the_output_in_the_loss_call_moves_into_the_loss_function(so
     assert after["trunk.body.5.0"] > 100 * before["body.5.0"]
 
 
-def test_a_change_that_cannot_be_moved_is_said_in_words():
+def test_a_change_that_cannot_be_moved_is_explained_in_words():
     write_script(
         CHANGED.replace("    loss =", "    out = F.log_softmax(out, -1)\n    loss =").replace(
             "F.log_softmax(out, -1), y", "out, y"
         )
     )
     Path("plain.py").symlink_to(SCRIPTS / "plain.py")
-    said = inside("--iterations", 2, "train.py").stdout
-    assert 'loss = gp.DeepSupervisionLoss(loss_fn, weight=0.3, schedule="constant")(model(x), y)' in said
-    assert "belongs in loss_fn" in said
+    advice = inside("--iterations", 2, "train.py").stdout
+    assert 'loss = gp.DeepSupervisionLoss(loss_fn, weight=0.3, schedule="constant")(model(x), y)' in advice
+    assert "belongs in loss_fn" in advice
 
 
 def test_a_model_and_an_optimizer_on_one_line_are_to_be_split():
     write_script(CHANGED.replace("(12)\noptimizer", "(12); optimizer"))
     Path("plain.py").symlink_to(SCRIPTS / "plain.py")
-    said = inside("--iterations", 2, "train.py").stdout
-    assert "split line 5 of train.py, `model = build(12)`, which builds the optimizer as well" in said
+    advice = inside("--iterations", 2, "train.py").stdout
+    assert "split line 5 of train.py, `model = build(12)`, which builds the optimizer as well" in advice
 
 
 @pytest.mark.parametrize("script", ["plain.py", "trainer.py"])
@@ -92,16 +92,16 @@ def test_the_lines_to_add_do_what_they_say(script):
 PLACED = Placement("by hand", ("a",), (Point("net.a", (8, 4), 0, ("net.a",)),), "", output_shape=(8, 2))
 
 
-def test_advice_for_a_part_that_is_called_and_a_loss_that_cannot_be_told():
-    said = advise(PLACED, Site("lit", part="net"), "runs/x")
-    assert 'lit.net = gp.supervise(lit.net, ["a"], inputs=x)' in said
-    assert 'gp.DeepSupervisionLoss(loss_fn, weight=0.3, schedule="constant")(lit.net(x), y)' in said
+def test_advice_for_a_part_that_is_called_and_a_loss_that_is_not_clear():
+    advice = advise(PLACED, Site("lit", part="net"), "runs/x")
+    assert 'lit.net = gp.supervise(lit.net, ["a"], inputs=x)' in advice
+    assert 'gp.DeepSupervisionLoss(loss_fn, weight=0.3, schedule="constant")(lit.net(x), y)' in advice
 
 
 def test_advice_for_a_model_with_its_own_loss():
     loss = Loss(SourceLine("t.py", 3, "loss = outputs.loss"), None, ("outputs",))
-    said = advise(PLACED, Site("model", loss=loss), "runs/x")
-    assert 'loss = gp.DeepSupervisionLoss(None, weight=0.3, schedule="constant")(outputs, labels)' in said
+    advice = advise(PLACED, Site("model", loss=loss), "runs/x")
+    assert 'loss = gp.DeepSupervisionLoss(None, weight=0.3, schedule="constant")(outputs, labels)' in advice
 
 
 @pytest.mark.parametrize(
