@@ -1,4 +1,4 @@
-"""DataLoader workers behind ``if __name__``; with "spawn" they import this file anew."""
+"""DataLoader workers under ``if __name__``; with "spawn" they import this file anew."""
 
 import sys
 
