@@ -43,7 +43,7 @@ class GradientProbe:
     statistics stay on the device until then.
 
     The values are those that the optimizer is about to use: after accumulation, after averaging over ranks,
-    after clipping, with the scale of a gradient scaler taken out. Outputs are on the same footing.
+    after clipping, divided by the scale of a gradient scaler. Those of outputs belong to the same loss.
 
     Args:
         model: Any module, wrapped (DistributedDataParallel, ``fully_shard``, ``torch.compile``) or not.
@@ -56,8 +56,8 @@ class GradientProbe:
         conditions: Facts to keep with the record, such as the seed or where the data comes from.
 
     Raises:
-        TypeError: The model is not a module, or an optimizer is none.
-        ValueError: No parameters, none of them trainable, or an argument out of range.
+        TypeError: If the model is not a module, or an optimizer is not one of torch.
+        ValueError: If the model has no trainable parameters, or an argument is out of range.
 
     Example:
         >>> import torch
@@ -222,7 +222,7 @@ class GradientProbe:
         self._attached = False
         self._survey.detach()
         self._hooks.remove(inside=self._registry)
-        # a graph that outlives the window still has its tensor hooks: they must neither measure nor hold
+        # a graph that outlives the window still has its tensor hooks: they must neither measure nor keep anything
         self._passes.pause()
         self._passes.clear()
         self._window.discard()

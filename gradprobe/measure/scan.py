@@ -20,15 +20,15 @@ from gradprobe.record.history import GradientHistory
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is: what ``on_iteration`` is called with. Nothing of it has left the device.
+    """How far a training has come: what ``on_iteration`` is called with. Nothing in it has left the device.
 
     Attributes:
         arm: ``"plain"``, ``"supervised"``, or ``"repeated"`` in a round of `place_repeatedly`.
-        seed: Of this training.
-        done: Iterations done.
-        total: Of so many.
-        loss: The main output's at the last of them, detached.
-        probe: What records it.
+        seed: The seed of this training.
+        done: Number of iterations done.
+        total: Number of iterations in all.
+        loss: The main output's loss in the last iteration, detached.
+        probe: The probe that records it.
     """
 
     arm: str
@@ -64,7 +64,7 @@ def scan(
     conditions: Mapping[str, Any] | None = None,
     on_iteration: OnIteration | None = None,
 ) -> GradientHistory:
-    """Train a little under a probe and give back the record; the model is bit-identical afterwards.
+    """Train a little under a probe and return the record; the model is bit-identical afterwards.
 
     The model runs in training mode as it comes; ``train()`` is called only if its root is in eval mode. At a
     loss that is NaN or infinite the record ends: ``history.conditions["stopped"]`` says so.
@@ -84,9 +84,9 @@ def scan(
         on_iteration: Called after each iteration, with a `TrainingProgress`.
 
     Raises:
-        TypeError: The loss is no function or not a scalar tensor, or a batch is no ``(inputs, target)``.
-        ValueError: Nothing can be trained, or there are no batches.
-        Interrupted: Ctrl-C; carries what was recorded.
+        TypeError: If the loss is not a function or not a scalar tensor, or a batch is not ``(inputs, target)``.
+        ValueError: If nothing can be trained, or there are no batches.
+        Interrupted: On Ctrl-C; carries what was recorded.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -169,7 +169,7 @@ def with_losses(
     seed: int | None,
     inputs: str | None = None,
 ) -> GradientHistory:
-    """The history with its losses and kind of inputs; it ends at the first loss not finite, and says so."""
+    """The history with its losses and kind of inputs; it ends at the first loss that is not finite, and says so."""
     values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
     finite = [value if abs(value) < float("inf") else None for value in values]
     more: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed, "inputs": inputs}

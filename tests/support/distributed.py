@@ -1,6 +1,6 @@
 """What each rank does in the tests of several processes: one function for each set-up, run by `torchrun`.
 
-Usage: torchrun --nproc-per-node N tests/distributed.py FOLDER
+Usage: torchrun --nproc-per-node N tests/support/distributed.py FOLDER
 """
 
 import contextlib
