@@ -169,7 +169,7 @@ def with_losses(
     seed: int | None,
     inputs: str | None = None,
 ) -> GradientHistory:
-    """The history with its losses and kind of inputs; it ends at the first loss that is not finite, and says so."""
+    """The history with its losses and kind of inputs; it ends at the first loss that is not finite."""
     values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
     finite = [value if abs(value) < float("inf") else None for value in values]
     more: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed, "inputs": inputs}
