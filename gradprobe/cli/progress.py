@@ -43,7 +43,7 @@ class Display:
         self._task = self._progress.add_task("starting", total=None)
         self._live = Live(self._progress, console=console, auto_refresh=False, transient=True)
         self._training: tuple[str, int | None] | None = None
-        self._glimpse: Preview | None = None
+        self._preview: Preview | None = None
         self._at = ""
         self._started = self._next = time.monotonic()
 
@@ -61,14 +61,14 @@ class Display:
         started = time.monotonic()
         if (progress.arm, progress.seed) != self._training or progress.done == 1:
             self._begin(progress)
-        if self._glimpse is None and started < self._next:
+        if self._preview is None and started < self._next:
             return
-        if self._glimpse is None:
-            self._glimpse = progress.probe.glimpse(progress.loss, self._of)
+        if self._preview is None:
+            self._preview = progress.probe.glimpse(progress.loss, self._of)
             self._at = _iteration(progress)
-        if self._glimpse.arrived:
-            self._draw(progress, self._glimpse)
-            self._glimpse = None
+        if self._preview.arrived:
+            self._draw(progress, self._preview)
+            self._preview = None
         self._count(started)
 
     def trial(self, name: str, done: int, total: int) -> None:
@@ -104,10 +104,10 @@ class Display:
             name += f" ({self._begun} of {self._trainings})"
         self._progress.reset(self._task, total=progress.total, description=name)
 
-    def _draw(self, progress: TrainingProgress, glimpse: Preview) -> None:
-        magnitudes = list(glimpse.magnitudes.values())
+    def _draw(self, progress: TrainingProgress, preview: Preview) -> None:
+        magnitudes = list(preview.magnitudes.values())
         threshold = _threshold(self._policy, magnitudes)
-        parts = [f"loss {glimpse.loss:.4g}"]
+        parts = [f"loss {preview.loss:.4g}"]
         if threshold is not None:
             low = sum(value is not None and value < threshold for value in magnitudes)
             parts.append(f"{low} of {len(magnitudes)} layers below {short(threshold)}")

@@ -209,9 +209,9 @@ class GradientProbe:
             self._hooks.add(Eager())
         self._survey.attach()
         if "output" in self.of:
-            left_alone = frozen_fast_path_modules(unwrap(self.model))
+            on_fast_path = frozen_fast_path_modules(unwrap(self.model))
             for name, module in self._layers.modules.items():
-                if module not in left_alone:
+                if module not in on_fast_path:
                     self._hooks.add(module.register_forward_hook(self._layers.hooks[name]))
         for optimizer in self.optimizers:
             self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))

@@ -203,8 +203,8 @@ def arm_result(rows: pd.DataFrame, conditions: Mapping[str, Any], held_out: bool
 
 def _accuracy(rows: pd.DataFrame, conditions: Mapping[str, Any]) -> ArmResult:
     size, chance = conditions["held_out"], conditions["chance"]
-    taken = rows[rows["accuracy"].notna()]
-    curves = [curve["accuracy"].tolist() for _, curve in taken.groupby("seed")]
+    measured = rows[rows["accuracy"].notna()]
+    curves = [curve["accuracy"].tolist() for _, curve in measured.groupby("seed")]
     last = tuple(curve[-1] for curve in curves)
     mean = sum(last) / len(last)
     error = math.sqrt(max(mean * (1 - mean), 1 / size) / size)
