@@ -165,7 +165,13 @@ def ranks(folder):
         bert(), folder, TransformersCallback(3, out=folder / "transformers"), average_tokens_across_devices=False
     )
     if torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    # Everything is written. On a busy machine gloo's threads are sometimes still at work when the objects that own
+    # them are deleted; the process then aborts ("terminate called without an active exception") or never ends.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
