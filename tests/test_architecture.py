@@ -51,9 +51,11 @@ def imported(tree, known):
     """The modules of the package that a syntax tree imports, in functions, for types and by name as well."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                yield full if full in known else node.module
+            found = {f"{node.module}.{alias.name}" for alias in node.names} & set(known)
+            yield from found
+            # `from folder import file` runs the folder's __init__ too; the root's only hands out names
+            if node.module != "gradprobe" or len(found) < len(node.names):
+                yield node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.Call):
@@ -163,6 +165,19 @@ def test_a_planted_cycle_is_seen(tmp_path):
     (package / "record" / "history.py").write_text("def f():\n    from gradprobe.record import points\n")
     (package / "record" / "text.py").write_text("import gradprobe.record.points\n")
     assert cycles(package) == ["gradprobe.record.history", "gradprobe.record.points"]
+
+
+def test_a_planted_cycle_through_a_folder_is_seen(tmp_path):
+    package = tmp_path / "gradprobe"
+    (package / "show").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "show" / "__init__.py").write_text("from gradprobe.show.heatmap import plot_heatmap\n")
+    (package / "show" / "style.py").touch()
+    heatmap = package / "show" / "heatmap.py"
+    heatmap.write_text("from gradprobe.show import style\n")
+    assert cycles(package) == ["gradprobe.show", "gradprobe.show.heatmap"]
+    heatmap.write_text("import gradprobe.show.style as style\n")
+    assert not cycles(package)
 
 
 def test_a_folder_states_its_rule_and_holds_no_code():

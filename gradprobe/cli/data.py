@@ -108,7 +108,7 @@ def _read_npz(file: str) -> dict[str, Tensor]:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except OSError as error:
         raise click.UsageError(f"--data {file}: {error.strerror or 'it cannot be read'}") from error
-    except Exception as error:  # numpy raises many kinds for a file that is no archive of arrays
+    except Exception as error:  # numpy raises several kinds of error if the file is not an archive of arrays
         raise click.UsageError(f"--data {file}: expected an .npz archive of arrays, got something else") from error
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradprobe.cli import inputs, outputs
+import gradprobe.cli.inputs as inputs
+import gradprobe.cli.outputs as outputs
 from gradprobe.cli.options import ALL, FAIL_ON, FORMAT, POLICY, POSITIVE, Options, fail_on
 from gradprobe.cli.parameters import Finite, RunFolder
 from gradprobe.cli.terminal import errors_as_sentences

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradprobe.cli import inputs, outputs
+import gradprobe.cli.inputs as inputs
+import gradprobe.cli.outputs as outputs
 from gradprobe.cli.options import COUNT, FAIL_ON, OUT, POLICY, Options
 from gradprobe.cli.parameters import PythonFile
 from gradprobe.cli.terminal import errors_as_sentences

@@ -131,7 +131,7 @@ def build_branch(
 
 
 def check_branch(branch: Any) -> None:
-    """Raise ValueError if there is no branch of this name, TypeError if this is neither a name nor a function."""
+    """Raise ValueError if no branch has this name, TypeError for anything but a name or a function."""
     if isinstance(branch, str) and branch not in ("auto", *BRANCHES):
         raise ValueError(f"expected branch= out of {['auto', *BRANCHES]} or a function, got {branch!r}")
     if not isinstance(branch, str) and not callable(branch):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from gradprobe.show.page import words
+import gradprobe.show.page.words as words
 from gradprobe.show.page.numbers import page_data
 from gradprobe.show.page.steps import arms_steps, steps
 from gradprobe.version import __version__

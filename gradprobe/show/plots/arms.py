@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
-from gradprobe.show.plots import style
 from gradprobe.show.plots.header import figure_header
 from gradprobe.show.plots.labels import End, EndLabels
 from gradprobe.show.plots.learning import Look, check_value, draw_curves, finish_axes

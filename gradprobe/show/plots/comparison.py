@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
+import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted, few, shorten
-from gradprobe.show.plots import style
 from gradprobe.show.plots.fitting import lay_out, wrap
 from gradprobe.show.plots.grid import Grid, limits, recorded_quantity
 from gradprobe.show.plots.header import figure_header, header, header_start, marker_entry

@@ -10,12 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
-from gradprobe.show.plots import style
 from gradprobe.show.plots.fitting import lay_out
 from gradprobe.show.plots.grid import Floats, Grid, limits
 from gradprobe.show.plots.header import header, header_start, marker_entry

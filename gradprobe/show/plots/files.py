@@ -12,10 +12,10 @@ import PIL.PngImagePlugin  # noqa: F401 (matplotlib asks for it only when it sav
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
+import gradprobe.show.plots.style as style
 from gradprobe.decide.findings import with_default_flags
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import CNDS_THRESHOLD
-from gradprobe.show.plots import style
 from gradprobe.show.plots.arms import arms_size, draw_arms
 from gradprobe.show.plots.comparison import comparison_size, draw_comparison
 from gradprobe.show.plots.depth import plot_profile

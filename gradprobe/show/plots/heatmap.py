@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.patches import Patch
 
+import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
-from gradprobe.show.plots import style
 from gradprobe.show.plots.grid import Grid, Mask, limits
 from gradprobe.show.plots.header import font_entries, header
 from gradprobe.show.plots.iterations import layers_below

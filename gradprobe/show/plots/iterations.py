@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
+import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label, short
 from gradprobe.record.text import counted
-from gradprobe.show.plots import style
 from gradprobe.show.plots.grid import Floats, Grid, limits
 from gradprobe.show.plots.header import depth_bar, font_entries, header, header_start, marker_entry
 from gradprobe.show.plots.labels import End, EndLabels

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.text import counted
-from gradprobe.show.plots import style
 from gradprobe.show.plots.header import header, marker_entry
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
-from gradprobe.show.plots import style
+import gradprobe.show.plots.style as style
 from gradprobe.show.plots.comparison import draw_reason
 from gradprobe.show.plots.grid import Grid, limits, recorded_quantity
 from gradprobe.show.plots.header import header, header_start, legend_below
