@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import sys
 import weakref
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ mpl.use("Agg")
 # Started in the background by a shell, the tests would ignore Ctrl-C, and so would the programs that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+_EXIT = sys.exit
 # pytest --doctest-modules would import each conftest.py a second time, all under the same name
 collect_ignore_glob = ["*conftest.py"]
 
@@ -47,6 +49,13 @@ def nothing_stays_attached(monkeypatch):
         for registry in registries:
             left = [hook for hook in (getattr(thing, registry, None) or {}).values() if isinstance(hook, Hook)]
             assert not left, f"a hook was left on {type(thing).__name__}"
+
+
+@pytest.fixture(autouse=True)
+def the_interpreters_own_ending(monkeypatch):
+    """Start each test with Python's own ``sys.exit`` and ``sys.excepthook``: wandb and Ray replace them for good."""
+    monkeypatch.setattr(sys, "exit", _EXIT)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
 
 
 @pytest.fixture
