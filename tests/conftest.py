@@ -53,7 +53,7 @@ def nothing_stays_attached(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def the_interpreters_own_ending(monkeypatch):
-    """Start each test with Python's own ``sys.exit`` and ``sys.excepthook``: wandb and Ray replace them for good."""
+    """Start each test with Python's own ``sys.exit`` and ``excepthook``: wandb and Ray replace them for good."""
     monkeypatch.setattr(sys, "exit", _EXIT)
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
 
