@@ -84,7 +84,7 @@ def test_command_has_the_options_that_it_had(name):
     parameters = main.commands[name].params
     options = {option for parameter in parameters for option in [*parameter.opts, *parameter.secondary_opts]}
     assert set(OPTIONS[name].split()) <= options
-    group = click.Context(main, **main.context_settings)  # click keeps the help option of a command's first context
+    group = click.Context(main, **main.context_settings)  # click keeps the help option of the first context
     text = main.commands[name].get_help(click.Context(main.commands[name], parent=group))
     assert all(option in text for option in OPTIONS[name].split() if option.startswith("--"))
 
