@@ -70,6 +70,9 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 COUNT = click.IntRange(min=1)
 POSITIVE = Finite(min=0, min_open=True)
+ITERATIONS = click.option(
+    "--iterations", type=COUNT, default=Options.iterations, show_default=True, help="Iterations to record."
+)
 FORMAT = click.option(
     "--format",
     "form",

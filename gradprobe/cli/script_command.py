@@ -9,7 +9,7 @@ import click
 
 import gradprobe.cli.inputs as inputs
 import gradprobe.cli.outputs as outputs
-from gradprobe.cli.options import COUNT, FAIL_ON, OUT, POLICY, Options
+from gradprobe.cli.options import FAIL_ON, ITERATIONS, OUT, POLICY, Options
 from gradprobe.cli.parameters import PythonFile
 from gradprobe.cli.terminal import errors_as_sentences
 from gradprobe.runs.folder import RUNS
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @click.argument("script", type=PythonFile())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("-m", "module", is_flag=True, help="SCRIPT is a module, as in python -m package.module.")
-@click.option(
-    "--iterations", type=COUNT, default=Options.iterations, show_default=True, help="Iterations to record."
-)
+@ITERATIONS
 @click.option("--keep-going", is_flag=True, help="Let the script train on when they are recorded.")
 @POLICY
 @OUT

@@ -19,6 +19,7 @@ from gradprobe.cli.options import (
     DATA,
     FAIL_ON,
     FORMAT,
+    ITERATIONS,
     OUT,
     POLICY_OR_TRIALS,
     Options,
@@ -39,9 +40,7 @@ TARGET = click.argument("target", type=PythonFile())
 
 @click.command()
 @TARGET
-@click.option(
-    "--iterations", type=COUNT, default=Options.iterations, show_default=True, help="Iterations to record."
-)
+@ITERATIONS
 @POLICY_OR_TRIALS
 @BRANCH
 @DATA
@@ -171,15 +170,7 @@ def _compare(target: Target, folder: Path, options: Options) -> None:
                 placement=tried,
                 policy=policy,
                 repeat=options.repeat,
-                iterations=options.iterations,
-                window=options.window,
-                seeds=range(options.seed, options.seed + options.seeds),
-                optimizer=target.optimizer,
-                held_out=target.held_out,
-                branch=options.branch,
-                weight=options.weight,
-                schedule=options.schedule,
-                conditions=inputs.conditions(target, options),
+                **_training_arguments(target, options),
                 on_iteration=display,
             )
             history, placement = comparison.plain, comparison.placement
@@ -187,6 +178,21 @@ def _compare(target: Target, folder: Path, options: Options) -> None:
             interrupted, history, placement = error, error.history, place(error.history, policy)
     timings = outputs.timings("compare", started, display)
     outputs.finish(Run(folder, history, placement, comparison, timings), options, interrupted)
+
+
+def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
+    """What a comparison of two arms and one of several are given alike."""
+    return {
+        "iterations": options.iterations,
+        "window": options.window,
+        "seeds": range(options.seed, options.seed + options.seeds),
+        "optimizer": target.optimizer,
+        "held_out": target.held_out,
+        "branch": options.branch,
+        "weight": options.weight,
+        "schedule": options.schedule,
+        "conditions": inputs.conditions(target, options),
+    }
 
 
 def _compare_arms(target: Target, folder: Path, arms: tuple[str, ...], options: Options) -> None:
@@ -206,17 +212,9 @@ def _compare_arms(target: Target, folder: Path, arms: tuple[str, ...], options: 
             target.batches,
             target.loss_fn,
             arms,
-            iterations=options.iterations,
-            window=options.window,
-            seeds=range(options.seed, options.seed + options.seeds),
-            optimizer=target.optimizer,
-            held_out=target.held_out,
-            branch=options.branch,
-            weight=options.weight,
-            schedule=options.schedule,
             engine=engine,
             jobs=options.jobs,
-            conditions=inputs.conditions(target, options),
+            **_training_arguments(target, options),
             on_training=None if display is None else display.part,
         )
     timings = outputs.timings("compare", started, display)
