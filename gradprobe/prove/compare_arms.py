@@ -28,7 +28,7 @@ from gradprobe.prove.training import Change, Trained, train_once
 from gradprobe.prove.trials import decide_by_trials
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.verdict.arm import NONE, POLICIES, REMEDIES, Arm, chosen_arms
+from gradprobe.verdict.arm import NONE, POLICY_ARMS, REMEDIES, Arm, chosen_arms
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import learning_frame
 
@@ -134,7 +134,7 @@ def _compared(plan: Plan, model: ModelSource, names: Sequence[str], runner: _Run
     seeds = plan.trainings.seeds
     # as if no two arms did the same; the trainings of those that do are subtracted below
     runner.total = len(names) * len(seeds) + sum(name in TRAIN_TO_DECIDE for name in names)
-    known = [Arm(name, remedy=name if name in REMEDIES else None) for name in names if name not in POLICIES]
+    known = [Arm(name, remedy=name if name in REMEDIES else None) for name in names if name not in POLICY_ARMS]
     results = runner.run("training", _trainings(plan, model, known), _describe)
     seed, plain = _first_plain(results, seeds)
     decisions = _decisions(plan, model, names, plain.history, seed, runner)
@@ -178,7 +178,7 @@ def _decisions(
     plan: Plan, model: ModelSource, names: Sequence[str], history: GradientHistory, seed: int, runner: _Runner
 ) -> dict[str, JobResult]:
     """What each policy decides: from the record of the network as it is, or by training a little."""
-    policies = [name for name in names if name in POLICIES]
+    policies = [name for name in names if name in POLICY_ARMS]
     placed = {
         name: JobResult(_Decided(place(history, named_policy(name)), windows=0.0))
         for name in policies

@@ -32,14 +32,14 @@ REMEDIES = {
         "It puts batch normalisation after each layer, so the names of what is below them change.",
     ),
 }
-POLICIES = {
+POLICY_ARMS = {
     "cnds": "branches by the rule of CNDS, 1e-7",
     "repeated": "that rule again, with the branches in place",
     "relative": "branches by the scale-free rule",
     "every": "a branch at every point",
     "auto": "by short trials, which may place, abstain or advise a remedy",
 }
-ARMS = (NONE, *POLICIES, *REMEDIES)
+ARMS = (NONE, *POLICY_ARMS, *REMEDIES)
 _OTHER_NAMES = {"threshold": "cnds"}  # as `gradprobe.decide.policies.POLICIES` has both
 
 
@@ -90,7 +90,7 @@ class Arm:
         names = few([shorten(point.name, 24) for point in self.points], 3)
         if names:
             return f"a branch after {names}" if len(self.points) == 1 else f"branches after {names}"
-        if self.name not in POLICIES:
+        if self.name not in POLICY_ARMS:
             return REMEDIES[self.name].change if self.name in REMEDIES else "as it is"
         decided = f"advises {self.remedy}" if self.remedy else "no branch"
         return "not decided" if self.placement is None else decided
