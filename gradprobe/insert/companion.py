@@ -101,12 +101,10 @@ def squared_norm(branch: nn.Module) -> Tensor:
         >>> squared_norm(nn.BatchNorm1d(3)).item()  # its weight is ones
         3.0
     """
-    weights = {
-        parameter
-        for module in branch.modules()
-        for name, parameter in own_parameters(module).items()
-        if name in weight_names(module)
-    }
+    # each once and in one order: in another the sum may have another last bit
+    weights = dict.fromkeys(
+        own_parameters(module)[name] for module in branch.modules() for name in weight_names(module)
+    )
     return torch.stack([weight.square().sum() for weight in weights]).sum() if weights else torch.zeros(())
 
 

@@ -25,7 +25,7 @@ IGNORED = -100
 TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
 # what summing in another order may change; of two candidates this close both are kept for the next batch
 ROUNDING = 1e-5
-REMEDY = "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output"
+WAY_OUT = "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output"
 
 
 def own_loss(output: Any, target: Any) -> Tensor:
@@ -48,7 +48,7 @@ def own_loss(output: Any, target: Any) -> Tensor:
     shape = f"a loss of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else "none"
     raise TypeError(
         f"without loss_fn= the model's output has to hold its own scalar loss, but {type(output).__name__} has "
-        f"{shape}: give the model its labels, or {REMEDY}"
+        f"{shape}: give the model its labels, or {WAY_OUT}"
     )
 
 
@@ -83,7 +83,7 @@ def labels_of(target: Any) -> Tensor:
         what = f"a mapping with {sorted(map(str, target))}"
     raise TypeError(
         f"the model computes its own loss; for the branches the target has to be a tensor of labels or a mapping "
-        f"with one of {list(LABELS)}, got {what}: pass the labels (or the batch) as target, or {REMEDY}"
+        f"with one of {list(LABELS)}, got {what}: pass the labels (or the batch) as target, or {WAY_OUT}"
     )
 
 
@@ -111,7 +111,7 @@ def matching_losses(candidates: tuple[str, ...], output: Any, target: Any, loss:
     scores, labels = main_tensor(output), labels_of(target)
     if scores is None:
         raise TypeError(
-            f"the model computes its own loss, but its {type(output).__name__} has no tensor: {REMEDY}"
+            f"the model computes its own loss, but its {type(output).__name__} has no tensor: {WAY_OUT}"
         )
     values = _values(candidates, scores.detach(), labels)
     own = float(loss.detach())
@@ -141,7 +141,7 @@ def _none_fits(own: float, scores: Tensor, labels: Tensor) -> str:
     return (
         f"the model's own loss is {own:.6g}, and none of {list(OWN_LOSSES)} gives that from its output "
         f"{tuple(scores.shape)} and labels {tuple(labels.shape)} (class weights, label smoothing or further "
-        f"terms, such as a router loss, can be why), so the branches' loss is not known: {REMEDY}"
+        f"terms, such as a router loss, can be why), so the branches' loss is not known: {WAY_OUT}"
     )
 
 
@@ -162,7 +162,8 @@ def branch_loss(name: str, prediction: Any, target: Any) -> Tensor:
         shape = type(prediction).__name__ if scores is None else tuple(scores.shape)
         raise ValueError(
             f"the model's own loss is {name}, which does not suit a branch's prediction {shape} and labels "
-            f"{tuple(labels.shape)}: let the branch predict what the model predicts, pass map_target=, or {REMEDY}"
+            f"{tuple(labels.shape)}: let the branch predict what the model predicts, pass map_target=, or "
+            f"{WAY_OUT}"
         )
     return loss
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradprobe.network.tensors import as_arguments, first_tensor, tensors
+from gradprobe.network.tensors import as_arguments, tensors
 
 Source = Iterable[Any] | Callable[[], Iterable[Any]]
 
@@ -163,12 +163,6 @@ def fingerprint(batch: tuple[Any, Any]) -> Tensor:
         weights = torch.arange(1, len(values) + 1, dtype=torch.float64, device=values.device)
         total = total.to(values.device) + (values * weights).sum()
     return total
-
-
-def batch_size(inputs: Any) -> int | None:
-    """First size of the first input tensor, or None."""
-    tensor = first_tensor([*as_arguments(inputs)])
-    return int(tensor.shape[0]) if tensor is not None and tensor.dim() else None
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,7 +158,7 @@ def train_and_record(
     except KeyboardInterrupt:
         history = with_losses(attached.history, losses, criterion, seed, inputs)
         stopped = f"interrupted after {history.iterations} of {iterations} iterations"
-        raise Interrupted(_with_conditions(history, complete=False, stopped=stopped)) from None
+        raise Interrupted(with_conditions(history, complete=False, stopped=stopped)) from None
     return with_losses(attached.history, losses, criterion, seed, inputs)
 
 
@@ -170,7 +170,7 @@ def with_losses(
     inputs: str | None = None,
 ) -> GradientHistory:
     """The history with its losses and kind of inputs; it ends at the first loss that is not finite."""
-    values = torch.stack([loss.float().reshape(()) for loss in losses]).tolist() if losses else []
+    values = as_floats(losses) if losses else []
     finite = [value if abs(value) < float("inf") else None for value in values]
     more: dict[str, Any] = {"loss": loss_name(criterion), "losses": finite, "seed": seed, "inputs": inputs}
     if reduction := loss_reduction(criterion):
@@ -187,10 +187,17 @@ def with_losses(
         for key in ("loss", "reduction", "seed", "inputs")
         if history.conditions.get(key) is not None
     }
-    return _with_conditions(history, **(more | kept))
+    return with_conditions(history, **(more | kept))
 
 
-def _with_conditions(history: GradientHistory, **more: Any) -> GradientHistory:
+def as_floats(losses: Sequence[Tensor]) -> list[float]:
+    """Losses that stayed on the device until now, at least one, as numbers."""
+    values: list[float] = torch.stack([loss.float().reshape(()) for loss in losses]).tolist()
+    return values
+
+
+def with_conditions(history: GradientHistory, **more: Any) -> GradientHistory:
+    """The history with more conditions, or others in place of those of the same names."""
     return replace(history, conditions={**history.conditions, **more})
 
 

@@ -134,8 +134,8 @@ def _long_skips(region: Graph, layers: Mapping[int, int], is_block: IsBlock) -> 
     return skips
 
 
-def _layer_count(region: Graph, layers: Mapping[int, int]) -> int:
-    return sum(layers.get(node, 0) for node in region)
+def _layer_count(nodes: Iterable[int], layers: Mapping[int, int]) -> int:
+    return sum(layers.get(node, 0) for node in nodes)
 
 
 def _without_edges(graph: Graph, edges: set[Edge]) -> Graph:
@@ -152,7 +152,7 @@ def _regions(graph: Graph, layers: Mapping[int, int], more_than: float) -> Itera
     ends = [min(graph), *cuts(graph)] if graph else []
     for first, last in pairwise(ends):
         part = nodes[index[first] : index[last] + 1]
-        if sum(layers.get(node, 0) for node in part[1:]) > more_than:
+        if _layer_count(part[1:], layers) > more_than:
             yield {node: graph[node] if node != last else [] for node in part}
 
 

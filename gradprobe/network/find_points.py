@@ -13,18 +13,10 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from gradprobe.network.cuts import SOURCE, Graph, cuts, flow_graph, separates, without_long_skips
-from gradprobe.network.layers import is_inside
+from gradprobe.network.layers import NORMALISATIONS, is_inside
 from gradprobe.network.trace import Call, TraceGraph, channel_axes, joint_after
 from gradprobe.record.points import Point, Points
 
-_NORMALISATIONS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
 _NOT_ELEMENTWISE = ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
 _REENTRANT = "CheckpointFunctionBackward"
 Uses = Mapping[int, Sequence[int]]
@@ -171,11 +163,11 @@ def find_points(graph: TraceGraph) -> Points:
     ends: dict[int, list[Call]] = {}
     paths_of_inputs = [InputPaths(graph, starts) for starts in graph.entry_points()]
     for name in order:
-        paths_to_cut = {paths.serving_cut(name): paths for paths in paths_of_inputs}
-        cut = min((cut for cut in paths_to_cut if cut is not None), default=None)
+        paths_by_cut = {paths.serving_cut(name): paths for paths in paths_of_inputs}
+        cut = min((cut for cut in paths_by_cut if cut is not None), default=None)
         if cut is not None:
             served[cut].append(name)
-            ends[cut] = paths_to_cut[cut].ends[cut]
+            ends[cut] = paths_by_cut[cut].ends[cut]
     depth = {name: index for index, name in enumerate(order)}
     axes = channel_axes(graph.trace.calls)
     points = []
@@ -225,5 +217,5 @@ def _elementwise(module: nn.Module) -> bool:
 
 
 def _normalises(module: nn.Module) -> bool:
-    named = isinstance(module, _NORMALISATIONS) or "norm" in type(module).__name__.lower()
+    named = isinstance(module, NORMALISATIONS) or "norm" in type(module).__name__.lower()
     return named and next(module.children(), None) is None

@@ -8,6 +8,13 @@ from collections.abc import Iterable
 
 from torch import nn
 
+NORMALISATIONS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
 PARAMETRIZED = "parametrizations"
 _COMPILED = "_orig_mod"  # the attribute by which a compiled module holds the original
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from gradprobe.decide.policies import Policy, as_policy, place
 from gradprobe.insert.branches import BranchFactory
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
-from gradprobe.measure.scan import Interrupted, OnIteration
+from gradprobe.measure.scan import Interrupted, OnIteration, with_conditions
 from gradprobe.network.losses import LossFunction
 from gradprobe.prove.plan import ModelSource, Plan, Supervision, Trainings, build
 from gradprobe.prove.repeat import decide_repeatedly
@@ -147,4 +147,4 @@ def _supervised(
         return train_once(plan, network, seed, Change(placement=placement))
     except Interrupted as error:
         stopped = {key: error.history.conditions[key] for key in ("complete", "stopped")}
-        raise Interrupted(replace(plain, conditions={**plain.conditions, **stopped})) from None
+        raise Interrupted(with_conditions(plain, **stopped)) from None

@@ -13,18 +13,10 @@ from torch import Tensor, nn
 
 from gradprobe.measure.batches import Batches, forward, to_device
 from gradprobe.network.hooks import Attached, Hook
+from gradprobe.network.layers import NORMALISATIONS
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-_LEFT_AS_IT_IS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.MultiheadAttention,
-)
+_LEFT_AS_IT_IS = (*NORMALISATIONS, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 PlainLayer = nn.Linear | nn.modules.conv._ConvNd
 Remedy = Callable[[nn.Module, Any], None]
 

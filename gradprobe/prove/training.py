@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from gradprobe.insert.supervise import supervise
 from gradprobe.measure.batches import fingerprint, kind_of
 from gradprobe.measure.loop import Step, in_training, make_optimizer, train
 from gradprobe.measure.probe import GradientProbe
-from gradprobe.measure.scan import Interrupted, TrainingProgress, with_losses
+from gradprobe.measure.scan import Interrupted, TrainingProgress, as_floats, with_conditions, with_losses
 from gradprobe.network.preserve import seed_everything
 from gradprobe.prove.accuracy import accuracy
 from gradprobe.prove.plan import EPOCHS, Plan
@@ -185,19 +185,13 @@ class _Measurements:
     def interrupted(self) -> GradientHistory:
         history, total = self._history(), self.training.plan.trainings.iterations
         stopped = f"interrupted after {len(self.losses)} of {total} iterations of the {self.arm} training"
-        return replace(history, conditions={**history.conditions, "complete": False, "stopped": stopped})
+        return with_conditions(history, complete=False, stopped=stopped)
 
     def _history(self) -> GradientHistory:
         training = self.training
         criterion = training.criterion if training.supervised else training.plan.loss_fn
         losses = self.losses[: training.plan.trainings.window]
         return with_losses(self.probe.history, losses, criterion, training.seed, self.inputs)
-
-
-def as_floats(losses: Sequence[Tensor]) -> list[float]:
-    """Losses that stayed on the device until now, as numbers."""
-    values: list[float] = torch.stack([loss.float().reshape(()) for loss in losses]).tolist()
-    return values
 
 
 def _is_checkpoint(done: int, iterations: int) -> bool:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from gradprobe.insert.branches import BranchFactory
 from gradprobe.measure.batches import Batches, Source
 from gradprobe.measure.loop import OptimizerFactory
-from gradprobe.measure.scan import Interrupted, scan
+from gradprobe.measure.scan import Interrupted, as_floats, scan
 from gradprobe.network.checks import check_trainable
 from gradprobe.network.losses import LossFunction, check_loss_fn
 from gradprobe.prove.plan import Plan, Supervision, Trainings
 from gradprobe.prove.remedies import Remedy, lsuv, normalised
-from gradprobe.prove.training import Change, as_floats, prepared
+from gradprobe.prove.training import Change, prepared
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point

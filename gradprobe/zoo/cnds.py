@@ -78,7 +78,7 @@ def _cnds(
         # at 227 ceil and floor agree at every pool but the last, where the authors round up
         net.add_module(f"pool{count}", nn.MaxPool2d(3, 2, ceil_mode=True))
     net.add_module("flatten", nn.Flatten())
-    features, hidden = _features(net, channels, image_size), scaled(4096)
+    features, hidden = _features(net, image_size), scaled(4096)
     for index, inputs in enumerate((features, hidden), start=6):
         net.add_module(f"fc{index}", nn.Linear(inputs, hidden))
         net.add_module(f"fc{index}_relu", nn.ReLU())
@@ -88,7 +88,7 @@ def _cnds(
     return net
 
 
-def _features(net: nn.Sequential, channels: int, image_size: int) -> int:
+def _features(net: nn.Sequential, image_size: int) -> int:
     size = (image_size - 7) // 2 + 1
     for name, _ in net.named_children():
         if name.startswith("pool"):
