@@ -161,6 +161,7 @@ def diff(
 ) -> None:
     """Say which layers changed from one saved run to another, and what else is different."""
     with errors_as_sentences():
+        from gradprobe.record.csv_tables import write_csv
         from gradprobe.runs.compare_runs import compare_runs
 
         runs = inputs.saved_run(first), inputs.saved_run(second)
@@ -173,7 +174,7 @@ def diff(
         if form == "json":
             click.echo(json.dumps(difference.to_dict(), indent=2, allow_nan=False))
         elif form == "csv":
-            click.echo(difference.frame.to_csv(index=False, lineterminator="\n"), nl=False)
+            click.echo(write_csv(difference.frame), nl=False)
         else:
             click.echo(str(difference))
         outputs.exit_if_found(difference.new, fail_on, "newly ")

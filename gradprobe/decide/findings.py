@@ -9,7 +9,6 @@ import pandas as pd
 from gradprobe.decide.policies import ThresholdPolicy
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.record.quantities import QUANTITIES
 
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
 EXPLODING = 1e3  # a mean |gradient| that no sensible loss gives a sensible network
@@ -66,7 +65,7 @@ def looks_at_magnitudes(placement: Placement) -> bool:
 
 def default_rule(history: GradientHistory) -> ThresholdPolicy:
     """CNDS' rule on the outputs, or on the weights if only those were recorded."""
-    return ThresholdPolicy(of=next((of for of in QUANTITIES if of in history.of), "output"))
+    return ThresholdPolicy(of=history.main_quantity or "output")
 
 
 def unreached(history: GradientHistory) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from gradprobe.record.conditions import describe_conditions, with_codes
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
 from gradprobe.record.points import Point
-from gradprobe.record.quantities import CNDS_THRESHOLD, label
+from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
 from gradprobe.record.text import counted, shorten
 
 KEYS = ("iteration", "layer", "depth", "of")
@@ -206,7 +206,7 @@ class GradientHistory:
 
     def __str__(self) -> str:
         table = self.summary()
-        head = f"{'depth':>5}  {'layer':<32}" + "".join(f"  {f'mean |dL/d {of}|':>18}" for of in self.of)
+        head = f"{'depth':>5}  {'layer':<32}" + "".join(f"  {label(of):>18}" for of in self.of)
         lines = [f"gradient history: {len(self.layers)} layers, {self.iterations} iterations"]
         lines += [describe_conditions(self.conditions), "median over the iterations:", head]
         for row in table.to_dict("records"):
@@ -279,7 +279,7 @@ def history_html(history: GradientHistory) -> str:
         # the threshold of CNDS is about outputs
         low = set(medians.index[medians < CNDS_THRESHOLD]) if of == "output" else set()
         parts.append(bars(medians, names, of, low, span_of([medians])))
-        parts.append(small(legend(medians, names, of, low, "below 1e-7")))
+        parts.append(small(legend(medians, names, of, low, f"below {short(CNDS_THRESHOLD)}")))
     return block([*parts, _layers_html(history)])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradprobe.record.html import block, layer_names, table, title
-from gradprobe.record.text import shorten
+from gradprobe.record.text import counted, shorten
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,8 @@ class Points(tuple[Point, ...]):
     def summary(self) -> str:
         """How many there are, in a sentence."""
         served, left = sum(len(point.layers) for point in self), len(self.unserved)
-        points = "1 point serves" if len(self) == 1 else f"{len(self)} points serve"
-        layers = "1 layer" if served == 1 else f"{served} layers"
-        return f"{points} {layers}" + (f"; {left} layer{' has' if left == 1 else 's have'} none" if left else "")
+        unserved = f"; {counted(left, 'layer has', 'layers have')} none" if left else ""
+        return f"{counted(len(self), 'point serves', 'points serve')} {counted(served, 'layer')}{unserved}"
 
 
 def points_html(points: Points) -> str:

@@ -222,12 +222,11 @@ def _number(value: float | None) -> str:
     return "none" if value is None else "nan, inf" if math.isinf(value) else short(value)
 
 
-def extent(ratios: Collection[float | None]) -> str:
-    """The smallest and the largest of the ratios that are known."""
-    known = sorted(ratio for ratio in ratios if ratio is not None)
-    if not known:
+def extent(ratios: Collection[float]) -> str:
+    """The smallest and the largest of the ratios; nothing where there is none."""
+    if not ratios:
         return ""
-    low, high = short(known[0]), short(known[-1])
+    low, high = short(min(ratios)), short(max(ratios))
     return low if low == high else f"{low} to {high}"
 
 

@@ -47,7 +47,7 @@ class Run:
         return "\n\n".join(map(str, parts))
 
     def _repr_html_(self) -> str:
-        return run_html(self.history, self.placement, self.comparison, self.arms)
+        return run_html(self)
 
 
 def save(
@@ -203,16 +203,11 @@ def _read_text(path: Path) -> str:
         return file.read()
 
 
-def run_html(
-    history: GradientHistory,
-    placement: Placement,
-    comparison: Comparison | None,
-    arms: ArmsComparison | None = None,
-) -> str:
+def run_html(run: Run) -> str:
     """All that a run holds: the history, the placement and the comparisons."""
-    parts = [history_html(history), placement_html(placement)]
-    if comparison:
-        parts.append(comparison_html(comparison))
-    if arms:
-        parts.append(arms_html(arms))
+    parts = [history_html(run.history), placement_html(run.placement)]
+    if run.comparison:
+        parts.append(comparison_html(run.comparison))
+    if run.arms:
+        parts.append(arms_html(run.arms))
     return "".join(parts)

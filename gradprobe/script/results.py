@@ -11,6 +11,7 @@ import pandas as pd
 
 from gradprobe.decide.findings import findings
 from gradprobe.decide.policies import Policy, place
+from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.placement import Placement
 from gradprobe.runs.folder import check_free, free_folder
 from gradprobe.runs.run import save
@@ -97,4 +98,4 @@ def as_csv(results: Sequence[Result]) -> str:
     frames = [tables.result_frame(result.model.history, result.placement) for result in results]
     for frame, result in zip(frames, results, strict=True):
         frame.insert(0, "model", result.model.name)
-    return str(pd.concat(frames).to_csv(index=False, lineterminator="\n"))
+    return write_csv(pd.concat(frames))

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from gradprobe.decide.findings import default_rule, looks_at_magnitudes, with_default_flags
 from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Points
@@ -97,7 +98,7 @@ def as_json(history: GradientHistory, placement: Placement, comparison: Comparis
 
 def as_csv(history: GradientHistory, placement: Placement) -> str:
     """The same rows as CSV."""
-    return str(result_frame(history, placement).to_csv(index=False, lineterminator="\n"))
+    return write_csv(result_frame(history, placement))
 
 
 def arms_table(result: ArmsComparison) -> RenderableType:
@@ -122,7 +123,7 @@ def arms_json(result: ArmsComparison) -> str:
 
 def arms_csv(result: ArmsComparison) -> str:
     """The same rows as CSV."""
-    return str(result.summary.to_csv(index=False, lineterminator="\n"))
+    return write_csv(result.summary)
 
 
 def points_record(points: Points) -> dict[str, Any]:
@@ -134,8 +135,7 @@ def points_csv(points: Points) -> str:
     """One row for each layer: the point that serves it, or the reason why none does."""
     rows = [(name, point.name, "") for point in points for name in point.layers]
     rows += [(name, "", why) for name, why in points.unserved.items()]
-    frame = pd.DataFrame(rows, columns=["layer", "point", "unserved"])
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    return write_csv(pd.DataFrame(rows, columns=["layer", "point", "unserved"]))
 
 
 class Profile:

@@ -138,18 +138,18 @@ def judge_pair(
     # few seeds may agree by chance, so the error is at least what the noise within each training gives
     within = math.hypot(one.error, other.error) / math.sqrt(len(differences))
     error = max(standard_error(differences), within)
-    verdict, significant = _verdict(one, other, differences, error, conditions.get("same_batches", True), pairs)
-    return PairOutcome(one, other, sum(differences) / len(differences), error, verdict, significant)
+    difference = sum(differences) / len(differences)
+    verdict, significant = _verdict(one, other, difference, error, conditions.get("same_batches", True), pairs)
+    return PairOutcome(one, other, difference, error, verdict, significant)
 
 
 def _verdict(
-    first: ArmResult, second: ArmResult, differences: Sequence[float], error: float, same: bool, pairs: int
+    first: ArmResult, second: ArmResult, difference: float, error: float, same: bool, pairs: int
 ) -> tuple[str, bool]:
     """The verdict, and whether the difference is significant over the seeds."""
     if not (same and (first.learnt or second.learnt)):
         return "cannot tell", False
-    seeds = len(differences)
-    difference = sum(differences) / seeds
+    seeds = len(first.values)
     if abs(difference) <= _noise(pairs) * error:
         return "no difference", False
     significant = seeds > 1 and abs(difference) > critical_t(seeds - 1, SIGNIFICANCE / pairs) * error

@@ -88,6 +88,12 @@ class Chart {
     return this.inner.left + ((value - first) / (last - first)) * this.inner.width;
   }
 
+  // the reverse of x
+  valueAt(x) {
+    const [first, last] = this.xs;
+    return first + ((x - this.inner.left) / this.inner.width) * (last - first);
+  }
+
   y(value) {
     const [low, high] = this.ys;
     return this.inner.top + ((high - clamp(value, low, high)) / (high - low)) * this.inner.height;
@@ -184,8 +190,9 @@ function whenIdle(call) {
   else setTimeout(call, 100);
 }
 
-function niceStep(rough) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(rough, 1)));
+// the least of 1, 2 and 5 times a power of ten that is not below rough; whole numbers by default
+function niceStep(rough, least = 1) {
+  const power = 10 ** Math.floor(Math.log10(Math.max(rough, least)));
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= rough);
 }
 

@@ -145,7 +145,7 @@ class Curves extends Chart {
 
   layerAt(x, y) {
     const { iterations } = DATA.arms[this.arm];
-    const place = this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]);
+    const place = this.valueAt(x);
     let column = 0;
     iterations.forEach((iteration, i) => {
       if (Math.abs(iteration - place) < Math.abs(iterations[column] - place)) column = i;

@@ -25,9 +25,7 @@ class Learning extends Chart {
 
   paint(context) {
     const [low, high] = this.ys;
-    const rough = (high - low) / 6;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+    const step = niceStep((high - low) / 6, 0);
     for (let value = Math.ceil(low / step) * step; value <= high; value += step) this.ruleY(value, String(Number(value.toFixed(6))));
     this.iterationAxis("iteration");
     this.nameY(this.curve.label);
@@ -64,8 +62,7 @@ class Learning extends Chart {
   highlight() {}
 
   layerAt(x) {
-    const place = this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]);
-    return { row: null, place };
+    return { row: null, place: this.valueAt(x) };
   }
 
   hover({ place }, x, y) {

@@ -19,7 +19,7 @@ from gradprobe.record.quantities import CNDS_THRESHOLD, label
 from gradprobe.record.text import shorten
 from gradprobe.show.plots.arms import arm_looks
 from gradprobe.show.plots.grid import Grid, recorded_quantity
-from gradprobe.show.plots.learning import LOOKS, NAMES, Look, rolling_length
+from gradprobe.show.plots.learning import LOOKS, NAMES, Look, curve_label, finite_curves, rolling_length
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,10 +158,9 @@ def _curve(
     frame: pd.DataFrame, conditions: Mapping[str, Any], value: str, looks: Sequence[Look]
 ) -> dict[str, Any]:
     length = rolling_length(int(frame["iteration"].nunique())) if value == "loss" else 1
-    rolling = f", rolling mean of {length}" if length > 1 else ""
     return {
         "title": NAMES[value],
-        "label": f"{NAMES[value].lower()}{rolling}",
+        "label": curve_label(frame, value),
         "chance": conditions.get("chance") if value == "accuracy" else None,
         "seeds": int(frame["seed"].nunique()),
         "markers": value == "accuracy",
@@ -178,8 +177,7 @@ def _curve(
 
 def _smoothed(rows: pd.DataFrame, value: str, length: int) -> dict[str, list[float]]:
     """Mean and range over the seeds of the rolling mean, thinned where there are very many iterations."""
-    table = rows.set_index(["iteration", "seed"])[value].unstack()
-    table = table.where(np.isfinite(table)).dropna(how="all").rolling(length, min_periods=1, center=True).mean()
+    table = finite_curves(rows, value).rolling(length, min_periods=1, center=True).mean()
     table = table.iloc[:: max(1, math.ceil(len(table) / MAX_CURVE_POINTS))].dropna(how="all")
     columns = {"mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1)}
     curves = {name: [float(f"{number:.5g}") for number in column] for name, column in columns.items()}

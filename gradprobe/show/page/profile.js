@@ -124,7 +124,7 @@ class Profile extends Chart {
   }
 
   layerAt(x) {
-    const row = Math.round(this.xs[0] + ((x - this.inner.left) / this.inner.width) * (this.xs[1] - this.xs[0]));
+    const row = Math.round(this.valueAt(x));
     return row >= 0 && row < LAYERS ? { row, column: null } : null;
   }
 

@@ -114,7 +114,7 @@ def _with_branches(
     conditions = {} if comparison is None else comparison.conditions
     insertion = _insertion("Insert the branch", history, placement, conditions)
     if comparison is not None:
-        return [_compare_longer(comparison), _INITIALISE, insertion]
+        return [_compare_longer(conditions), _INITIALISE, insertion]
     text = "Often it does not. The same training with and without it, on several seeds, decides."
     return [insertion, NextStep("See whether it helps", text, _compare_code(400, 3)), _INITIALISE]
 
@@ -123,8 +123,7 @@ def arms_steps(history: GradientHistory, arms: ArmsComparison) -> list[NextStep]
     """What to do after several arms were compared: what the best one did, and measure again."""
     placement, conditions = arms.placement, arms.conditions
     if arms.choice.verdict == "cannot tell":
-        iterations, seeds = 3 * int(conditions["iterations"]), max(3, len(conditions["seeds"]))
-        return [NextStep("Compare again", _LONGER, _compare_code(iterations, seeds, "compare_arms"))]
+        return [_compare_longer(conditions, "compare_arms")]
     if placement.remedy:
         best = f"Of {len(arms.arms)} arms it is the one to use."
         return [_change_first(placement.remedy, best), _measure_again(_AFTER_CHANGE)]
@@ -198,10 +197,10 @@ def _insertion(
     return NextStep(title.replace("branch", "branches") if len(placement.points) > 1 else title, text, code)
 
 
-def _compare_longer(comparison: Comparison) -> NextStep:
-    iterations = 3 * int(comparison.conditions.get("iterations", 300))
-    seeds = max(3, len(comparison.conditions.get("seeds", [])))
-    return NextStep("Compare again", _LONGER, _compare_code(iterations, seeds))
+def _compare_longer(conditions: Mapping[str, Any], function: str = "compare") -> NextStep:
+    iterations = 3 * int(conditions.get("iterations", 300))
+    seeds = max(3, len(conditions.get("seeds", [])))
+    return NextStep("Compare again", _LONGER, _compare_code(iterations, seeds, function))
 
 
 def _compare_code(iterations: int, seeds: int, function: str = "compare") -> str:

@@ -186,7 +186,7 @@ def _draw_flagged(
 
 def _colours(every: Grid, chosen: Grid) -> list[Colour]:
     """The colours of the chosen layers among all layers, as in the panels above."""
-    names = [name for name, reached in zip(every.names, every.reached, strict=True) if reached]
+    names = every.without_unreached().names
     colours = dict(zip(names, style.depth_colours(len(names)), strict=True))
     return [colours[name] for name in chosen.names]
 
@@ -208,7 +208,7 @@ def _selection(grid: Grid, flagged: Sequence[str], layers: str | Sequence[str] |
     else:
         kind, chosen = "layers", grid
         notes.append("no layer is flagged")
-    chosen = chosen.take(np.flatnonzero(chosen.reached))
+    chosen = chosen.without_unreached()
     count = len(chosen.names)
     if count > MAX_LAYERS:
         notes.append(f"{MAX_LAYERS} of {count} {kind} drawn")

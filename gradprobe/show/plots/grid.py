@@ -70,6 +70,10 @@ class Grid:
         """The layers that a gradient arrived at, at least once."""
         return np.asarray((~np.isnan(self.values) | self.nonfinite).any(axis=1))
 
+    def without_unreached(self) -> Grid:
+        """The grid of the layers that a gradient arrived at, at least once."""
+        return self.take(np.flatnonzero(self.reached))
+
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Grid:
         """The grid of some of the layers."""
         return replace(

@@ -16,7 +16,7 @@ from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
-from gradprobe.show.plots.grid import Grid, Mask, limits
+from gradprobe.show.plots.grid import Floats, Grid, Mask, limits
 from gradprobe.show.plots.header import font_entries, header
 from gradprobe.show.plots.iterations import layers_below
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
 
-ZERO_COLOUR, NONFINITE_COLOUR, HATCH = "#000000", style.FLAGGED, "////"
+ZERO_COLOUR, NONFINITE_COLOUR = "#000000", style.FLAGGED
+UNREACHED_LOOK: dict[str, Any] = {"facecolor": "white", "hatch": "////", "edgecolor": "#b5b5b5"}
 
 
 def plot_heatmap(
@@ -63,7 +64,7 @@ def plot_heatmap(
     grid = Grid.of(history, of)
     ax = style.axes(ax, heatmap_size(history))
     style.strip_axes(ax, grid="")
-    ax.patch.set(facecolor="white", hatch=HATCH, edgecolor="#b5b5b5", linewidth=0)
+    ax.patch.set(**UNREACHED_LOOK, linewidth=0)
     mesh = _draw_cells(ax, grid, threshold)
     _axes_of_cells(ax, grid, layers_below(history, of, threshold))
     _colour_bar(ax, mesh, label(of), threshold, of)
@@ -82,7 +83,7 @@ def _draw_cells(ax: Axes, grid: Grid, threshold: float | None) -> QuadMesh:
     clean = np.ma.masked_where(np.isnan(grid.values) | grid.zero, grid.values)
     # without the dark end, which would look like an exact zero
     colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.08, 1, 256)))
-    low, high = limits([grid.take(np.flatnonzero(grid.reached))], threshold)
+    low, high = limits([grid.without_unreached()], threshold)
     mesh = ax.pcolormesh(x, y, clean, cmap=colours, norm=LogNorm(low, high), rasterized=True)
     for mask, colour, gid in (
         (grid.zero, ZERO_COLOUR, "exact zero"),
@@ -94,7 +95,7 @@ def _draw_cells(ax: Axes, grid: Grid, threshold: float | None) -> QuadMesh:
     return mesh
 
 
-def _edges(centres: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _edges(centres: Floats) -> Floats:
     """Borders halfway between the centres."""
     if not len(centres):
         return np.array([-0.5])
@@ -140,11 +141,10 @@ def _colour_bar(ax: Axes, mesh: QuadMesh, name: str, threshold: float | None, of
 def _entries(grid: Grid) -> list[Any]:
     """Legend entries for the kinds of cells without a magnitude that occur."""
     missing: Mask = np.isnan(grid.values) & ~grid.nonfinite
-    hatched: dict[str, Any] = {"facecolor": "white", "hatch": HATCH, "edgecolor": "#b5b5b5"}
     kinds: tuple[tuple[Mask, str, dict[str, Any]], ...] = (
         (grid.zero, "exact zero", {"facecolor": ZERO_COLOUR}),
         (grid.nonfinite, "NaN or inf", {"facecolor": NONFINITE_COLOUR}),
-        (missing, "unreached", hatched),
+        (missing, "unreached", UNREACHED_LOOK),
     )
     entries: list[Any] = [Patch(label=text, **options) for mask, text, options in kinds if mask.any()]
     return entries + font_entries(grid.names)

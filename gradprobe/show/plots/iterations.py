@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
-from gradprobe.record.quantities import label, short
+from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
 from gradprobe.show.plots.grid import Floats, Grid, limits
 from gradprobe.show.plots.header import depth_bar, font_entries, header, header_start, marker_entry
@@ -65,15 +65,14 @@ def plot_history(
     ax = style.axes(ax, style.panel_size(style.SCREEN))
     low = layers_below(history, of, threshold) if flagged is None else flagged
     draw_iterations(ax, grid, limits([grid], threshold), of=of, threshold=threshold, flagged=low)
-    names = [name for name, reached in zip(grid.names, grid.reached, strict=True) if reached]
+    shown = grid.without_unreached()
     below = threshold if flagged is None else None
-    phrase = style.flagged_phrase(sum(name in low for name in names), len(names), below)
+    phrase = style.flagged_phrase(sum(name in low for name in shown.names), len(shown.names), below)
     start = header_start(grid.nonfinite)
-    if len(names) > MAX_NAMED:
-        start = depth_bar(ax, grid.take(np.flatnonzero(grid.reached)).depths, start)
+    if len(shown.names) > MAX_NAMED:
+        start = depth_bar(ax, shown.depths, start)
     conditions = describe_conditions(history.conditions)
-    word = "flagged" if flagged is not None or threshold is None else f"below {short(threshold)}"
-    entries = [*emphasis_entry(low, names, word), *grid_entries(grid)]
+    entries = [*emphasis_entry(low, shown.names, style.flagged_word(below)), *grid_entries(grid)]
     header(ax, "Gradient by iteration" + phrase, conditions, entries, start=start)
     return ax
 
@@ -119,7 +118,7 @@ def draw_iterations(
     style.log_axis(ax, *span, label(of))
     style.iteration_axis(ax, grid.iterations)
     style.draw_threshold(ax, threshold)
-    grid = grid.take(np.flatnonzero(grid.reached))
+    grid = grid.without_unreached()
     width = float(np.clip(24 / max(len(grid.names), 1), 0.6, 1.5))
     widths = [width + (0.8 if name in flagged else 0) for name in grid.names]
     colours = style.depth_colours(len(grid.names))

@@ -91,7 +91,7 @@ def draw_curves(
     missing = 0
     for look in looks:
         rows = frame[frame["arm"] == look.arm]
-        curves = _curves(rows, value)
+        curves = finite_curves(rows, value)
         missing += int((~np.isfinite(rows[value].to_numpy(dtype=float))).sum()) if value == "loss" else 0
         if len(curves):
             drawn.append((look, _draw_curves(ax, curves, look, markers=value == "accuracy")))
@@ -110,11 +110,11 @@ def finish_axes(ax: Axes, frame: pd.DataFrame, value: str, conditions: str, entr
     if not ax.lines:
         entries = [*entries, marker_entry("", f"no {NAMES[value].lower()} was recorded")]
     style.iteration_axis(ax, np.unique(frame["iteration"].to_numpy(dtype=np.int64)))
-    style.name_axis(ax.yaxis, _y_label(frame, value))
+    style.name_axis(ax.yaxis, curve_label(frame, value))
     header(ax, f"{NAMES[value]}, main output", conditions, entries)
 
 
-def _curves(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+def finite_curves(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     """One row for each iteration with a finite value, one column for each seed."""
     table = rows.set_index(["iteration", "seed"])[value].unstack()
     return table.where(np.isfinite(table)).dropna(how="all")
@@ -156,7 +156,7 @@ def rolling_length(count: int) -> int:
     return 2 * (count // 40) + 1
 
 
-def _y_label(frame: pd.DataFrame, value: str) -> str:
-    """The label of the y axis."""
+def curve_label(frame: pd.DataFrame, value: str) -> str:
+    """What a learning curve shows, for the axis of a figure."""
     length = rolling_length(int(frame["iteration"].nunique()))
     return NAMES[value].lower() + (f", rolling mean of {length}" if value == "loss" and length > 1 else "")

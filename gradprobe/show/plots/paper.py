@@ -78,7 +78,7 @@ def _legend(
     flagged: Collection[str],
 ) -> None:
     """A legend below both panels: layers by colour, thick lines, the threshold, and what is not drawn."""
-    reached = grids[0].take(np.flatnonzero(grids[0].reached))
+    reached = grids[0].without_unreached()
     entries: list[Any] = []
     if len(reached.names) <= MAX_NAMED:
         colours = style.depth_colours(len(reached.names))
@@ -91,7 +91,7 @@ def _legend(
     entries += emphasis_entry(flagged, reached.names)
     if threshold is not None:
         label = style.threshold_label(threshold, of)
-        entries.append(Line2D([], [], color=style.FLAGGED, linewidth=1.2, linestyle=(0, (5, 3)), label=label))
+        entries.append(Line2D([], [], **style.THRESHOLD_LINE, label=label))
     legend_below(figure, [*entries, *grid_entries(*grids)])
 
 

@@ -27,6 +27,7 @@ INK, GREY, PALE = "#222222", "#666666", "#e4e4e4"
 # vermillion, blue and green of Okabe and Ito's palette, which every kind of colour vision tells apart
 FLAGGED, FINE, BRANCH = "#d55e00", "#0072b2", "#007a5a"
 ZERO, NONFINITE = "v", "X"
+THRESHOLD_LINE: dict[str, Any] = {"color": FLAGGED, "linestyle": (0, (5, 3)), "linewidth": 1.2}
 BOX = "\N{WHITE SQUARE}"
 SMALL, NAME, TITLE = 7.5, 8.5, 9.0
 SCREEN = 7.4
@@ -122,7 +123,7 @@ def draw_threshold(ax: Axes, threshold: float | None) -> None:
     """A dashed line, and a faint shade of its colour over everything below."""
     if threshold is None:
         return
-    line = ax.axhline(threshold, color=FLAGGED, linestyle=(0, (5, 3)), linewidth=1.2, zorder=2.5, gid="threshold")
+    line = ax.axhline(threshold, **THRESHOLD_LINE, zorder=2.5, gid="threshold")
     line.set_path_effects([withStroke(linewidth=2.6, foreground="white", alpha=0.7)])
     lowest = np.finfo(np.float64).tiny  # below whatever the axes' lower limit becomes
     ax.axhspan(lowest, threshold, color=FLAGGED, alpha=0.05, linewidth=0, zorder=0.1)
@@ -146,8 +147,12 @@ def flagged_phrase(flagged: int, count: int, threshold: float | None) -> str:
         >>> flagged_phrase(2, 8, None), flagged_phrase(1, 1, 1e-7), flagged_phrase(0, 8, 1e-7)
         (': 2 of 8 layers flagged', ': 1 of 1 layer below 1e-7', '')
     """
-    word = "flagged" if threshold is None else f"below {short(threshold)}"
-    return f": {flagged} of {counted(count, 'layer')} {word}" if flagged else ""
+    return f": {flagged} of {counted(count, 'layer')} {flagged_word(threshold)}" if flagged else ""
+
+
+def flagged_word(threshold: float | None) -> str:
+    """What such layers are called: flagged or, without a placement, below the threshold."""
+    return "flagged" if threshold is None else f"below {short(threshold)}"
 
 
 def draw_off_scale(ax: Axes, x: NDArray[Any], colour: Any, *, zero: bool) -> None:
