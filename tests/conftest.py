@@ -10,6 +10,7 @@ import weakref
 import matplotlib as mpl
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from gradprobe.network.hooks import Hook
@@ -85,6 +86,14 @@ def two_inputs():
             return self.fc(a + b)
 
     return Two
+
+
+@pytest.fixture
+def process_group():
+    """A process group of one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

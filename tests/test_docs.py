@@ -30,6 +30,10 @@ def blocks(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def without_blocks(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
 def sections(page):
     """The parts under a heading of the second level, by heading; code is not looked at for headings."""
     parts = re.split(r"^## (.*)$", page.read_text(), flags=re.MULTILINE)
@@ -77,7 +81,9 @@ def test_the_test_in_the_recipes_is_one():
 
 def test_how_it_works_runs_too():
     space = {}
-    for code in blocks((ROOT / "docs/how-it-works.md").read_text(), "python"):
+    codes = blocks((ROOT / "docs/how-it-works.md").read_text(), "python")
+    assert codes
+    for code in codes:
         exec(code, space)
 
 
@@ -113,7 +119,7 @@ def test_every_command_in_a_shell_is_one_that_gradprobe_takes(page):
 def test_every_option_that_is_named_exists(page):
     known = {name for command in main.commands.values() for option in command.params for name in option.opts}
     known |= {"--help", "--version"}
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = without_blocks(page.read_text())
     codes = re.findall(r"`([^`\n]*)`", text)
     named = {option for code in codes for option in re.findall(r"(?<!\S)--[a-z-]+", code)}
     others = {"--nproc-per-node"}  # of torchrun
@@ -136,14 +142,14 @@ def test_every_policy_can_be_asked_for():
 
 def anchors(page):
     """What GitHub calls the headings of a page."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = without_blocks(page.read_text())
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = without_blocks(page.read_text())
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("http"):
             continue
@@ -217,7 +223,7 @@ def defined(path):
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_every_file_and_name_in_a_page_exists(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = without_blocks(page.read_text())
     for file, name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|c|js|md|csv))(?:::([\w.]+))?`", text):
         path = ROOT / file if (ROOT / file).exists() else ROOT / "gradprobe" / file
         assert path.is_file(), file

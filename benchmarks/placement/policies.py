@@ -14,6 +14,7 @@ import gradprobe as gp
 from benchmarks.placement.arms import NONE, arm_of, indices_of
 from benchmarks.placement.rows import WEIGHT
 from benchmarks.placement.tasks import BATCH_SIZE, TASKS, Batch, evenly, points
+from gradprobe.decide import policies as rules
 from gradprobe.network.preserve import seed_everything
 from gradprobe.prove.trials import place_by_trials
 from gradprobe.record.history import GradientHistory
@@ -131,12 +132,12 @@ def every(step: int) -> Policy:
     return choose
 
 
-def ruled(policy: gp.policies.Policy) -> Policy:
+def ruled(policy: rules.Policy) -> Policy:
     """A policy of gradprobe on the history of one window."""
     return lambda case: case.decision(gp.place(case.history, policy), 1)
 
 
-def repeated(policy: gp.policies.Policy) -> Policy:
+def repeated(policy: rules.Policy) -> Policy:
     """A policy of gradprobe, again with the branches in place until it places no new one."""
 
     def choose(case: Case) -> Decision:

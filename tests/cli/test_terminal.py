@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from rich.console import Console
+from support.command_line import write
 from torch import nn
 
 import gradprobe as gp
@@ -139,7 +139,7 @@ def test_a_glimpse_is_what_the_history_says():
         4,
         on_iteration=lambda at: seen.append(at.probe.glimpse(at.loss, "weight")),
     )
-    for iteration, glimpse in enumerate(seen):
+    for iteration, glimpse in zip(range(4), seen, strict=True):
         rows = history.frame[(history.frame["iteration"] == iteration) & (history.frame["of"] == "weight")]
         assert glimpse.arrived
         assert glimpse.magnitudes == pytest.approx(dict(zip(rows["layer"], rows["mean_abs"], strict=True)))
@@ -177,8 +177,6 @@ def test_a_comparison_says_which_of_its_trainings_runs():
 # the command line -----------------------------------------------------------------------------------------------
 
 MODEL = """
-import torch
-from torch import nn
 model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
 batches = [(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))]
 """
@@ -186,11 +184,9 @@ SCAN = ("scan", "model.py", "--iterations", "2", "--out", "run")
 
 
 @pytest.fixture
-def target(tmp_path, monkeypatch):
+def target(here):
     """A target in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    Path("model.py").write_text(MODEL)
+    write(MODEL)
 
 
 def read_all(descriptor):

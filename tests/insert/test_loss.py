@@ -6,7 +6,6 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from support.losses import constant
 from torch import nn
@@ -126,13 +125,6 @@ class Supervised(nn.Module):
     def forward(self, x, target=None):
         hidden = torch.relu(self.first(x))
         return SupervisedOutput(self.wrap(self.last(hidden), target), (self.branches["at_first"](hidden),))
-
-
-@pytest.fixture
-def process_group():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def test_distributed_data_parallel_still_sees_a_dropped_branch(process_group):

@@ -3,6 +3,7 @@ import io
 
 import pytest
 import torch
+from support.supervised import classes, images
 from torch import nn
 
 import gradprobe as gp
@@ -30,11 +31,7 @@ class Residual(nn.Module):
 
 
 def inputs():
-    return torch.randn(6, 1, 5, 5, generator=torch.Generator().manual_seed(2))
-
-
-def target():
-    return torch.tensor([0, 1, 2, 0, 1, 2])
+    return images(torch.float32)
 
 
 def supervised(**arguments):
@@ -77,7 +74,7 @@ def test_gradients_are_those_of_branches_written_by_hand():
     hand = copy.deepcopy(net)
     criterion = gp.DeepSupervisionLoss(nn.functional.cross_entropy, weight=0.7, schedule="constant")
     torch.manual_seed(1)
-    criterion(net(x), target()).backward()
+    criterion(net(x), classes()).backward()
 
     torch.manual_seed(1)
     t = hand.trunk
@@ -85,10 +82,10 @@ def test_gradients_are_those_of_branches_written_by_hand():
     body = t.body(first)
     output = t.fc(t.dropout(torch.relu(body + first).mean((2, 3))))
     losses = [
-        nn.functional.cross_entropy(branch(z), target())
+        nn.functional.cross_entropy(branch(z), classes())
         for branch, z in zip(hand.branches.values(), (first, body), strict=True)
     ]
-    (nn.functional.cross_entropy(output, target()) + 0.7 * losses[0] + 0.7 * losses[1]).backward()
+    (nn.functional.cross_entropy(output, classes()) + 0.7 * losses[0] + 0.7 * losses[1]).backward()
     for (name, mine), (_, theirs) in zip(net.named_parameters(), hand.named_parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
 

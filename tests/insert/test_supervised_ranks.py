@@ -1,14 +1,13 @@
 """Supervised training in two processes."""
 
 import functools
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import support.distributed_supervised as setups
 import torch
 from support.supervised import assert_same, gradients
+from support.torchrun import torchrun
 from torch.nn.functional import cross_entropy
 
 import gradprobe as gp
@@ -23,12 +22,7 @@ def on_two_ranks(tmp_path_factory):
     @functools.cache
     def run():
         folder = tmp_path_factory.mktemp("ranks")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        worker = Path(__file__).parents[1] / "support" / "distributed_supervised.py"
-        done = subprocess.run(
-            [*launch, str(worker), str(folder)], capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        torchrun(2, Path(__file__).parents[1] / "support" / "distributed_supervised.py", folder)
         return folder
 
     return run

@@ -20,12 +20,17 @@ from support.supervised import (
     images,
     joint,
     supervised,
-    trained,
 )
 
 import gradprobe as gp
 
 pytestmark = pytest.mark.usefixtures("no_hook_of_a_branch_stays")
+
+
+def trained(model, dtype=torch.float64):
+    criterion()(model(images(dtype)), classes()).backward()
+    model.zero_grad()
+    return model
 
 
 def test_class_keys_and_pickle_of_the_trunk_are_those_of_a_plain_model():

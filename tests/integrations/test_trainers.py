@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from support.logged import assert_series, events, metric_series, wandb_rows
 from support.oracle import assert_agrees, record
+from support.torchrun import torchrun
 from support.trainers import (
     BATCH,
     COUNT,
@@ -134,11 +135,11 @@ def test_lightning_with_two_optimizers_by_hand(tmp_path):
     assert history.iterations == 3
     assert [layer.name for layer in history.layers] == ["generator", "discriminator"]
     reference = Gan()
-    for x, _ in list(loader())[:1]:
-        output = reference.generator(x)
-        gradient, weight = torch.autograd.grad(
-            reference.discriminator(output).square().mean(), [output, reference.generator.weight]
-        )
+    x, _ = next(iter(loader()))
+    output = reference.generator(x)
+    gradient, weight = torch.autograd.grad(
+        reference.discriminator(output).square().mean(), [output, reference.generator.weight]
+    )
     first = history.frame[(history.frame["iteration"] == 0) & (history.frame["layer"] == "generator")]
     assert first["mean_abs"].tolist() == pytest.approx([gradient.abs().mean().item(), weight.abs().mean().item()])
 
@@ -284,7 +285,7 @@ def accelerated():
         state._reset_state()
 
 
-def accelerate_train(accelerator, model, iterations=None, dropout=None, **settings):
+def accelerate_train(accelerator, model, iterations=None, **settings):
     model, optimizer, batches = accelerator.prepare(model, sgd(model), loader())
     recording = probe(accelerator, model, optimizer, iterations, **settings) if iterations else None
     torch.manual_seed(3)
@@ -395,17 +396,8 @@ def test_what_a_short_script_recorded_is_written_at_its_end(tmp_path):
 @pytest.mark.slow
 def test_of_several_ranks_one_writes_what_all_counted(tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run(
-        [*launch, "-m", "support.trainers", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(2, "-m", "support.trainers", tmp_path, env=environment)
     both = list(loader())
     pairs = [tuple(torch.cat(parts) for parts in zip(*both[i : i + 2], strict=True)) for i in range(0, 6, 2)]
     whole = record(network(), pairs, nn.functional.cross_entropy, 3)

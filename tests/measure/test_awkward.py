@@ -31,8 +31,8 @@ def cases(shown):
 class Probed(GradientProbe):
     """The probe in the place of the recorder: with an optimizer it ends its iterations by itself."""
 
-    def __init__(self, model, optimizer):
-        super().__init__(model, optimizer=optimizer)
+    def __init__(self, model, optimizer, stats="all"):
+        super().__init__(model, optimizer=optimizer, stats=stats)
         self.by_hand = optimizer is None
 
     def read(self, scale=1.0, only=None, last=True):
@@ -43,10 +43,7 @@ class Probed(GradientProbe):
         pass
 
 
-class ProbedMean(Probed):
-    def __init__(self, model, optimizer):
-        GradientProbe.__init__(self, model, optimizer=optimizer, stats="mean")
-        self.by_hand = optimizer is None
+probed_mean = functools.partial(Probed, stats="mean")
 
 
 @functools.cache
@@ -148,7 +145,7 @@ def test_no_hook_is_left(name):
 
 @cases("means")
 def test_the_mean_alone_is_the_same_mean(name):
-    everything, alone = ran(name, Probed), ran(name, ProbedMean)
+    everything, alone = ran(name, Probed), ran(name, probed_mean)
     for probe, other in zip(everything.attached, alone.attached, strict=True):
         means, others = (history.frame["mean_abs"] for history in (probe.history, other.history))
         assert others.to_numpy() == pytest.approx(means.to_numpy(), rel=1e-5, abs=1e-45, nan_ok=True)

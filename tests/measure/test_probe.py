@@ -5,17 +5,12 @@ import math
 
 import pytest
 import torch
-from support.oracle import assert_agrees, record
+from support.oracle import assert_agrees, layer_means, record
 from torch import nn
 
 from gradprobe import GradientProbe, scan
 from gradprobe.network.hooks import Hook
 from gradprobe.record.history import UNREACHED
-
-
-def values(history, of, layer):
-    rows = history.frame[(history.frame["of"] == of) & (history.frame["layer"] == layer)]
-    return rows["mean_abs"].tolist()
 
 
 def test_a_chain_has_the_gradients_that_the_chain_rule_gives(chain):
@@ -107,9 +102,9 @@ def test_weight_is_every_own_parameter_but_biases():
         net(x, x, x, need_weights=False)[0].square().sum().backward()
         probe.step()
     own = net.in_proj_weight.grad.double().abs().mean().item()
-    assert values(probe.history, "weight", "") == [pytest.approx(own, rel=1e-6)]
+    assert layer_means(probe.history, "weight", "") == [pytest.approx(own, rel=1e-6)]
     # its forward is never called: the attention takes the weight itself
-    assert values(probe.history, "weight", "out_proj") == [
+    assert layer_means(probe.history, "weight", "out_proj") == [
         pytest.approx(net.out_proj.weight.grad.double().abs().mean().item(), rel=1e-6)
     ]
     assert "output" in probe.history.unreached["out_proj"]
@@ -136,7 +131,7 @@ def test_parametrized_weights_belong_to_their_layer():
     originals = [p.grad for name, p in net[0].named_parameters() if "original" in name]
     elements = torch.cat([gradient.flatten() for gradient in originals]).double()
     assert [layer.name for layer in probe.history.layers] == ["0", "1"]
-    assert values(probe.history, "weight", "0") == [pytest.approx(elements.abs().mean().item(), rel=1e-6)]
+    assert layer_means(probe.history, "weight", "0") == [pytest.approx(elements.abs().mean().item(), rel=1e-6)]
 
 
 def test_several_micro_batches_are_one_iteration():
@@ -148,8 +143,8 @@ def test_several_micro_batches_are_one_iteration():
                 (scale * net(torch.ones(4, 2))).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-    assert values(probe.history, "output", "") == [0.5, 0.5]  # mean of 1/4 and 3/4 over 8 elements
-    assert values(probe.history, "weight", "") == [4.0, 4.0]  # what the optimizer sees
+    assert layer_means(probe.history, "output", "") == [0.5, 0.5]  # mean of 1/4 and 3/4 over 8 elements
+    assert layer_means(probe.history, "weight", "") == [4.0, 4.0]  # what the optimizer sees
 
 
 def test_exact_zeros_and_nonfinite_values_are_findings():
@@ -258,7 +253,7 @@ def test_a_parameter_handed_out_as_output_does_not_keep_its_hook():
 
     net = nn.Sequential(Gives())
     history = scan(net, [(torch.ones(1), None)], lambda y, _: y.sum(), iterations=3)
-    assert values(history, "output", "0") == [1.0] * 3
+    assert layer_means(history, "output", "0") == [1.0] * 3
     assert not net[0].weight._backward_hooks
 
 
@@ -272,10 +267,12 @@ def test_copies_of_a_probed_model_carry_dead_hooks():
         torch.save(net, file)
         net(torch.full((1, 1), 5.0)).sum().backward()
         probe.step()
-    assert values(probe.history, "weight", "0") == [5.0]
+    assert layer_means(probe.history, "weight", "0") == [5.0]
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
-    assert all(hook.call is None for hook in loaded[0]._forward_hooks.values() if isinstance(hook, Hook))
+    hooks = [hook for hook in loaded[0]._forward_hooks.values() if isinstance(hook, Hook)]
+    assert hooks
+    assert all(hook.call is None for hook in hooks)
 
 
 def test_layers_can_be_chosen_by_pattern():

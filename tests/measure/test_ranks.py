@@ -2,13 +2,12 @@
 
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import support.distributed as setups
-from support.oracle import record
+from support.oracle import means_of, record
+from support.torchrun import torchrun
 from torch import nn
 
 from gradprobe import load
@@ -27,11 +26,7 @@ def ran(tmp_path_factory):
     @functools.cache
     def run(world):
         folder = tmp_path_factory.mktemp(f"world{world}")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", world]
-        done = subprocess.run(
-            [*map(str, launch), str(WORKER), str(folder)], capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        torchrun(world, WORKER, folder)
         return folder
 
     return run
@@ -48,8 +43,7 @@ def expected(world, kind, more=True):
 def read(folder, name, rank):
     frame = read_csv((folder / f"{name}-{rank}.csv").read_text())
     facts = json.loads((folder / f"{name}-{rank}.json").read_text())
-    rows = frame.dropna(subset=["mean_abs"])
-    return {(row.iteration, row.layer, row.of): row.mean_abs for row in rows.itertuples()}, facts
+    return means_of(frame), facts
 
 
 AS_ONE = [

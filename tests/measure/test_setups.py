@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from support.oracle import assert_agrees, record
+from support.oracle import assert_agrees, layer_means, record
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -31,11 +31,6 @@ def sgd(model, lr=0.01):
 
 def expected(iterations=4, **arguments):
     return record(net(), data(), nn.functional.cross_entropy, iterations, **arguments)
-
-
-def values(history, of, layer):
-    frame = history.frame
-    return frame[(frame["of"] == of) & (frame["layer"] == layer)]["mean_abs"].tolist()
 
 
 @pytest.mark.parametrize("unscale", [False, True])
@@ -69,8 +64,8 @@ def two_weights():
 
 
 def assert_the_scale_is_out(history):
-    assert [values(history, "weight", name) for name in "01"] == [[3.0], [2.0]]
-    assert [values(history, "output", name) for name in "01"] == [[3.0], [1.0]]
+    assert [layer_means(history, "weight", name) for name in "01"] == [[3.0], [2.0]]
+    assert [layer_means(history, "output", name) for name in "01"] == [[3.0], [1.0]]
 
 
 @pytest.mark.parametrize("unscaled", [(), (0,), (1,), (0, 1)])
@@ -201,8 +196,8 @@ def test_accumulation_is_one_iteration(to_none):
     nn.functional.cross_entropy(whole(x), y).backward()
     for hook in hooks:
         hook.remove()
-    assert values(probe.history, "weight", "0")[0] == pytest.approx(whole[0].weight.grad.abs().mean().item())
-    assert values(probe.history, "output", "0")[0] == pytest.approx(outputs[0].grad.abs().mean().item())
+    assert layer_means(probe.history, "weight", "0")[0] == pytest.approx(whole[0].weight.grad.abs().mean().item())
+    assert layer_means(probe.history, "output", "0")[0] == pytest.approx(outputs[0].grad.abs().mean().item())
     assert probe.history.conditions["micro_batches"] == 2
 
 
@@ -241,7 +236,7 @@ def test_a_gradient_penalty_is_part_of_the_loss_and_no_gradient_of_it():
     # the first forward is reached through the penalty's double backward, the second through the loss
     assert outputs[0].grad is not None
     assert probe.history.iterations == 1
-    assert values(probe.history, "weight", "0")[0] == pytest.approx(model[0].weight.grad.abs().mean().item())
+    assert layer_means(probe.history, "weight", "0")[0] == pytest.approx(model[0].weight.grad.abs().mean().item())
     assert probe.history.conditions["micro_batches"] == 1
 
 
@@ -287,7 +282,7 @@ def test_a_closure_counts_with_its_first_call(make):
     with GradientProbe(probed, optimizer=optimizer) as probe:
         train(probed, optimizer, note=False)
     train(plain, make(plain), note=True)
-    assert values(probe.history, "weight", "0") == pytest.approx(first_gradients)
+    assert layer_means(probe.history, "weight", "0") == pytest.approx(first_gradients)
     assert all(torch.equal(a, b) for a, b in zip(probed.parameters(), plain.parameters(), strict=True))
 
 
@@ -325,7 +320,7 @@ def test_an_optimizer_that_steps_every_second_time_leaves_the_outputs_in_their_i
                 scaler.step(seldom)
             scaler.update()
     # every step of the first one is an iteration: the second one steps in every second
-    assert values(probe.history, "output", "4") == pytest.approx(list(exact.values()))
+    assert layer_means(probe.history, "output", "4") == pytest.approx(list(exact.values()))
 
 
 @pytest.mark.parametrize("scaled", [True, False])

@@ -181,7 +181,7 @@ def test_what_is_computed_without_gradients_stays_input():
 
 
 def test_what_is_detached_from_the_graph_is_no_input():
-    """Behind a layer that is trained it came another way, and that way is cut off."""
+    """After a layer that is trained it has come another way, and that way is cut off."""
     _, tracker = entered(lambda x: (x * WEIGHT).detach() * WEIGHT, numbers())
     assert kinds(tracker) == {"MulBackward0": {0}}
     assert len(tracker.entries) == 1

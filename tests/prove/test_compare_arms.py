@@ -154,7 +154,7 @@ def test_without_the_plain_training_there_is_nothing_to_compare_to():
         gp.compare_arms(plain_mlp(depth=2), batches, lambda *_: 1 / 0, ["kaiming"], iterations=2, seeds=[0])
 
 
-def test_ctrl_c_here_is_ctrl_c(monkeypatch):
+def test_ctrl_c_here_is_ctrl_c():
     def interrupt(net):
         raise KeyboardInterrupt
 

@@ -147,10 +147,7 @@ def test_zero_infinite_and_unreached_are_told_apart():
 
 def test_both_arms_of_a_comparison_are_on_one_scale():
     page = Page(comparison()._repr_html_())
-    first, second = bars_of_arms = [
-        bars(Page(part)) for part in re.findall(r"<svg.*?</svg>", comparison()._repr_html_())
-    ]
-    assert len(bars_of_arms) == 2
+    first, second = (bars(Page(part)) for part in re.findall(r"<svg.*?</svg>", comparison()._repr_html_()))
     assert first[2] == second[2], "the last layer gets the same in both"
     assert first[0][0] < second[0][0]
     assert [coloured for _, coloured in first] == [True, True, False]
@@ -174,7 +171,7 @@ def test_a_thousand_layers_stay_small_and_show_the_smallest_gradients():
     assert "encoder.layers.24.attention.output.dense" not in page.text
 
 
-def test_the_text_is_as_before():
+def test_in_plain_text_names_are_not_escaped():
     assert str(placement()).startswith("placement (rule <i>): branches after <script>alert(1)</script>, a&b")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -267,6 +267,7 @@ sizes = st.dictionaries(
 )
 
 
+@settings(deadline=None)  # a busy machine takes longer
 @given(sizes, sizes)
 def test_there_and_back(first, second):
     histories = history_of(first), history_of(second)

@@ -1,9 +1,10 @@
-"""A browser for the tests of the page."""
+"""A browser for the tests of the page, and figures that are closed again."""
 
 import os
 import shutil
 
 import pytest
+from matplotlib import pyplot as plt
 from playwright.sync_api import sync_playwright
 from support.browser import Tabs
 
@@ -11,6 +12,12 @@ import gradprobe as gp
 
 INSTALL = "no chromium: apt-get install -y --no-install-recommends chromium"
 FLAGS = "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
+
+
+@pytest.fixture
+def no_figure_stays_open():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="package")

@@ -46,13 +46,7 @@ from gradprobe.show.plots.depth import label_rows
 from gradprobe.show.plots.grid import Grid
 from gradprobe.show.plots.labels import EndLabels, move_apart
 
-
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    yield
-    plt.close("all")
-
-
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open")
 FIGURES = [plot_history, plot_profile, plot_heatmap]
 
 
@@ -464,7 +458,7 @@ class TestArrangement:
         EndLabels(ax, [])
         draw(ax)
 
-    def test_flags_cover_no_pole(self):
+    def test_names_of_branches_cover_no_line(self):
         spans = [(10.0 * k, 10.0 * k + 25) for k in range(4)]
         assert label_rows(spans) == {0: 3, 1: 2, 2: 1, 3: 0}
         assert set(label_rows([(10.0 * k, 10.0 * k + 25) for k in range(30)]).values()) <= {0, 1, 2, 3}

@@ -47,11 +47,7 @@ from gradprobe.show.plots import (
 )
 from gradprobe.show.plots.grid import Grid
 
-
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_figure_stays_open")
 
 
 class TestComparison:
@@ -179,7 +175,7 @@ class TestPaper:
         assert paper_figure(compare(), width=width).get_figwidth() == inches
 
     @pytest.mark.parametrize("width", ["wide", 0, -1.0])
-    def test_width_that_is_none(self, width):
+    def test_what_is_not_a_width(self, width):
         with pytest.raises(ValueError, match="expected a width"):
             paper_figure(compare(), width=width)
 

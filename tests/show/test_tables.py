@@ -114,7 +114,7 @@ def test_all_shows_every_layer():
     assert "not shown" not in text
 
 
-def test_the_least_fed_and_the_unreached_are_shown_wherever_they_are():
+def test_the_smallest_and_the_unreached_are_shown_wherever_they_are():
     magnitudes = {f"layer{i}": 1e-3 for i in range(100)} | {"layer37": 1e-6, "layer60": None}
     history = recorded(magnitudes)
     shown = excerpt(result_frame(history, place(history)), place(history))
@@ -165,7 +165,7 @@ def test_a_bar_reaches_the_upper_line_exactly_where_its_layer_is_not_flagged(pol
 
 
 @pytest.mark.parametrize("width", [1, 7, 40, 200])
-def test_a_column_of_several_layers_shows_the_least_fed(width):
+def test_a_column_of_several_layers_shows_the_smallest(width):
     values = [1.0] * 1000
     values[500] = 1e-9
     upper, lower = sparkline(values, 1e-7, width)

@@ -76,10 +76,21 @@ def record(model, batches, loss_fn, iterations, optimizer=None, seed=None):
     return found
 
 
+def means_of(frame):
+    """The means in the table of a history, by the keys of `record`."""
+    rows = frame.dropna(subset=["mean_abs"])
+    return {(row.iteration, row.layer, row.of): row.mean_abs for row in rows.itertuples()}
+
+
+def layer_means(history, of, layer):
+    """One layer's mean in each iteration."""
+    frame = history.frame
+    return frame[(frame["of"] == of) & (frame["layer"] == layer)]["mean_abs"].tolist()
+
+
 def assert_agrees(history, expected, rel=1e-5):
     """Every number of a history is in the oracle's record and the other way round."""
-    rows = history.frame.dropna(subset=["mean_abs"])
-    measured = {(row.iteration, row.layer, row.of): row.mean_abs for row in rows.itertuples()}
+    measured = means_of(history.frame)
     assert measured.keys() == expected.keys()
     for key, value in expected.items():
         assert abs(measured[key] - value) <= rel * value, (key, measured[key], value)

@@ -114,24 +114,6 @@ def assert_same_gradients(mine, theirs, every=True, **tolerances):
     assert_same(gradients(mine), gradients(theirs), **tolerances)
 
 
-# Part of a larger module
-
-
-class Generator(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.up = nn.ConvTranspose2d(3, 4, 4)
-        self.act = nn.LeakyReLU(0.1, inplace=True)
-        self.out = nn.ConvTranspose2d(4, 1, 2, stride=2)
-
-    def forward(self, z):
-        return torch.tanh(self.out(self.act(self.up(z))))
-
-
-def noise():
-    return torch.randn(2, 3, 1, 1, generator=torch.Generator().manual_seed(4))
-
-
 def hand_step(net):
     hand = ByHand(net)
     joint(hand(images()), classes()).backward()
@@ -165,12 +147,3 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         self.names.append(str(operator))
         return operator(*args, **(kwargs or {}))
-
-
-# The trunk is untouched
-
-
-def trained(model, dtype=torch.float64):
-    criterion()(model(images(dtype)), classes()).backward()
-    model.zero_grad()
-    return model

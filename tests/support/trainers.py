@@ -17,6 +17,7 @@ from support.oracle import record
 
 ITERATIONS, BATCH, COUNT = 4, 5, 9
 OUTPUT, WEIGHT = "gradprobe/mean |dL/d output|", "gradprobe/mean |dL/d weight|"
+QUIET = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 def network(dropout=0.0):
@@ -65,8 +66,7 @@ class Lit(pl.LightningModule):
 
 def fit(module, *callbacks, loggers=False, **arguments):
     settings = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, **arguments}
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(callbacks=list(callbacks), logger=loggers, log_every_n_steps=1, **quiet, **settings)
+    trainer = pl.Trainer(callbacks=list(callbacks), logger=loggers, log_every_n_steps=1, **QUIET, **settings)
     trainer.fit(module, loader(), loader() if arguments.get("val_check_interval") else None)
     return trainer
 
@@ -138,7 +138,6 @@ def ranks(folder):
     """Lightning's DistributedDataParallel and Accelerate's, one after the other."""
     torch.set_num_threads(1)
     callback = LightningCallback(3, out=folder / "lightning")
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -147,7 +146,7 @@ def ranks(folder):
         use_distributed_sampler=False,
         callbacks=[callback],
         logger=TensorBoardLogger(str(folder / "tb")),
-        **quiet,
+        **QUIET,
     )
     rank = int(os.environ["RANK"])
     mine = list(loader())[rank:6:2]

@@ -18,7 +18,7 @@ POINT = Point("act1", (8, 4), 0, ("fc1",))
 BRANCH = gp.Placement("by hand", ("fc1",), (POINT,), "to see", output_shape=(8, 10))
 
 
-def made(ends, *, size=10**6, chance=0.0, kinds=None, failed=()):
+def made(ends, *, size=10**6, chance=0.0, failed=()):
     """A comparison from the last accuracies of each arm, a number for each seed."""
     rows = [
         (seed, name, iteration, 1.0, end if iteration else chance)
@@ -100,7 +100,7 @@ def test_an_arm_of_which_a_part_failed_is_not_chosen():
     assert "lsuv failed (seed 9): it died" in str(result)
 
 
-def test_the_doubt_is_divided_among_all_pairs_of_arms():
+def test_the_significance_level_is_divided_among_all_pairs_of_arms():
     # differences .10, .12, .14: mean .12, standard error .0115, so t = 10.4 with 2 degrees of freedom; alone it
     # has to exceed 4.30, and as one of the ten pairs of five arms 14.09
     gained = [0.60, 0.62, 0.64]
@@ -116,7 +116,7 @@ def test_the_doubt_is_divided_among_all_pairs_of_arms():
 
 
 @pytest.mark.parametrize(
-    ("freedom", "doubt", "table"),
+    ("freedom", "tails", "table"),
     # Abramowitz and Stegun, table 26.10
     [
         (1, 0.05, 12.706),
@@ -127,8 +127,8 @@ def test_the_doubt_is_divided_among_all_pairs_of_arms():
         (120, 0.05, 1.980),
     ],
 )
-def test_students_t_is_that_of_the_tables(freedom, doubt, table):
-    assert critical_t(freedom, doubt) == pytest.approx(table, abs=6e-4)
+def test_students_t_is_that_of_the_tables(freedom, tails, table):
+    assert critical_t(freedom, tails) == pytest.approx(table, abs=6e-4)
 
 
 def test_a_loss_that_is_not_finite_is_never_the_best():

@@ -47,10 +47,10 @@ def transformer(
     return Architecture(kind, build, keywords, labels, loss, "transformers", long_skips=long_skips)
 
 
-def resnet_config(layer_type: str = "bottleneck", **changes: Any) -> Any:
+def resnet_config(**changes: Any) -> Any:
     """A small ResNet of `transformers`."""
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [2, 2, 2, 2], "num_labels": 5}
-    return hf.ResNetConfig(layer_type=layer_type, **{**sizes, **changes})
+    return hf.ResNetConfig(**{**sizes, **changes})
 
 
 def small_llama(**changes: Any) -> dict[str, Any]:
