@@ -44,6 +44,40 @@ class Hook:
         return Hook, ()
 
 
+class GuardedHook(Hook):
+    """A hook that cannot raise: what fails inside us must not end the training of a user.
+
+    The error goes to ``failed``, and the hook returns None, as if it were not there.
+
+    Args:
+        call: What the hook does; a subclass may define `run` instead.
+        failed: Gets the error if that raises; it may not raise itself.
+
+    Example:
+        >>> hook = GuardedHook(lambda: 1 / 0, lambda error: print("noted:", error))
+        >>> hook()
+        noted: division by zero
+    """
+
+    __slots__ = ("failed",)
+
+    def __init__(self, call: Callable[..., Any] | None, failed: Callable[[Exception], None]) -> None:
+        super().__init__(call)
+        self.failed = failed
+
+    def __call__(self, *args: Any) -> Any:
+        """Pass the arguments on, if this is the original."""
+        try:
+            return self.run(*args)
+        except Exception as error:
+            self.failed(error)
+            return None
+
+    def run(self, *args: Any) -> Any:
+        """What the hook does."""
+        return super().__call__(*args)
+
+
 class Attached:
     """The hooks that are on at the moment; `remove` takes them off and may be called twice."""
 
