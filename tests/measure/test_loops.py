@@ -1,0 +1,47 @@
+"""Random training loops: every number is that of an independent float64 account, or it is missing with a reason.
+
+``GRADPROBE_LOOPS=3000 pytest -s tests/measure/test_loops.py`` tries so many and says what came of them.
+"""
+
+import os
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from support.awkward import threads
+from support.loops.compare import outcome
+from support.loops.strategies import programs
+
+MANY = int(os.environ.get("GRADPROBE_LOOPS", "0"))
+COUNTS, BY_TAG = Counter(), defaultdict(Counter)
+WRONG = ("different", "unexplained", "exception", "training", "iterations")
+
+
+@pytest.fixture(scope="module")
+def said():
+    """At the end of a long run: how many numbers were what, and in which kinds of loops."""
+    yield
+    if MANY:
+        print(f"\n{COUNTS.pop('loops', 0)} loops: {dict(sorted(COUNTS.items()))}")
+        for tag, counts in sorted(BY_TAG.items()):
+            print(f"  {tag:45} {dict(sorted(counts.items()))}")
+
+
+@pytest.mark.slow
+@threads(1)
+@settings(
+    max_examples=MANY or 60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(program=programs())
+def test_a_random_loop_has_the_numbers_of_its_account(said, program):
+    result = outcome(program)
+    COUNTS["loops"] += 1
+    COUNTS.update(result.counts)
+    for tag in program.tags():
+        BY_TAG[tag].update(result.counts)
+    note(f"{program}\n" + "\n".join(result.differences))
+    assert not result.differences

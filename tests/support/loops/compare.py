@@ -1,0 +1,131 @@
+"""A program under `gradprobe.GradientProbe` beside its account: each number is equal, or missing with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from gradprobe import GradientProbe
+from support.cases.recorder import bits
+from support.loops.machine import Machine
+from support.loops.oracle import Oracle, same
+
+
+@dataclass
+class Outcome:
+    """What became of one program.
+
+    Attributes:
+        counts: Numbers that are ``"equal"``, ``"absent"`` in both, ``"missing"`` with a reason, ``"unexplained"``
+            without one, ``"another reading"``, or ``"different"``.
+        differences: What is wrong, a sentence for each.
+    """
+
+    counts: Counter = field(default_factory=Counter)
+    differences: list[str] = field(default_factory=list)
+
+    def wrong(self, kind, sentence):
+        self.counts[kind] += 1
+        self.differences.append(f"{kind}: {sentence}")
+
+
+def outcome(program):
+    """Run a program plainly, under probes, and by the oracle."""
+    plain, probed, oracle, result = Machine(program), Machine(program), Oracle(program), Outcome()
+    with warnings.catch_warnings():
+        # what torch says about a loop is the same with and without us
+        warnings.simplefilter("ignore")
+        plain.run()
+        oracle.run()
+        try:
+            histories = run_under_probes(probed)
+        except Exception as error:  # whatever it is, the loop runs without us
+            result.wrong("exception", f"{type(error).__name__}: {error}")
+            return result
+    if not is_bit_equal(plain, probed):
+        result.wrong("training", "the training is another one")
+    for number, history in enumerate(histories):
+        compare(history, oracle.iterations[number][: program.window], program, f"model {number}", result)
+    return result
+
+
+def run_under_probes(machine):
+    """One probe for each model, with the optimizers that hold its parameters."""
+    program = machine.program
+    with contextlib.ExitStack() as stack:
+        probes = [
+            stack.enter_context(
+                GradientProbe(
+                    model,
+                    optimizer=[machine.optimizers[i] for i in machine.optimizers_of(number)],
+                    iterations=program.window,
+                    stats=program.stats,
+                )
+            )
+            for number, model in enumerate(machine.models)
+        ]
+        machine.run()
+    return [probe.history for probe in probes]
+
+
+def is_bit_equal(one, other):
+    pairs = zip(one.models, other.models, strict=True)
+    weights = [(p, q) for a, b in pairs for p, q in zip(a.parameters(), b.parameters(), strict=True)]
+    gradients = [(p.grad, q.grad) for p, q in weights]
+    losses = list(zip(one.losses, other.losses, strict=True))
+    return all(
+        p is q or bits(p) == bits(q) for p, q in weights + gradients + losses if p is not None or q is not None
+    )
+
+
+def compare(history, expected, program, where, result):
+    """Count the rows of a history by what they are."""
+    if history.iterations != len(expected) and expected:
+        result.wrong("iterations", f"{where}: {len(expected)} were made, {history.iterations} recorded")
+        return
+    found = {(row.iteration, row.layer, row.of): row for row in history.frame.itertuples()}
+    sizes = [row.value[2] for rows in expected for row in rows.values() if row.value]
+    floor = 1e-13 * max((size for size in sizes if math.isfinite(size)), default=1.0)
+    for iteration, rows in enumerate(expected):
+        for (layer, of), row in rows.items():
+            key = f"{where}, iteration {iteration}, {layer} ({of})"
+            measured = numbers(found.get((iteration, layer, of)))
+            judge(measured, row, program, reason(history, layer, of), floor, key, result)
+
+
+def numbers(row):
+    if row is None or pd.isna(row.nonfinite):
+        return None
+    return row.mean_abs, row.rms, row.max_abs, row.zero_fraction, row.nonfinite
+
+
+def reason(history, layer, of):
+    """Why a number is missing, in whatever place it is said."""
+    return {one.name: one.unreached for one in history.layers}.get(layer, {}).get(of, "")
+
+
+def judge(measured, row, program, why, floor, key, result):
+    def matches(value):
+        if program.stats == "mean" and measured and value:
+            return same((measured[0],) * 3, (value[0],) * 3, floor)
+        return same(measured, value, floor) and (
+            value is None or abs(measured[3] - value[3]) < 1e-9 or floor > value[0] or measured[3] > 1
+        )
+
+    if matches(row.value):
+        result.counts["equal" if row.value else "absent"] += 1
+    elif measured is None:
+        if why:
+            result.counts["missing"] += 1
+        else:
+            result.wrong("unexplained", f"{key}: no number and no reason, expected {row.value[0]:.6g}")
+    elif way := next((way for way, value in row.others.items() if value and matches(value)), None):
+        result.counts[f"another reading: {way.split(' [')[0]}"] += 1
+    else:
+        expected = "no number" if row.value is None else f"{row.value[0]:.6g}"
+        result.wrong("different", f"{key}: {measured[0]:.6g}, expected {expected}")

@@ -1,0 +1,244 @@
+"""The account of a loop in float64: which passes are in the ``.grad`` of which parameter, and what outputs they reach.
+
+An output's gradient is that of the backward passes whose gradient is in the ``.grad`` of the layer's weights when
+the layer's optimizer steps. Which those are follows from the operations, one after the other: a pass adds itself, a
+clear takes all away, a gradient that is put by hand brings its passes. What each pass gives is asked of autograd,
+apart from the pass itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from support.loops.machine import Machine
+from support.loops.nets import layers_of
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a row of the table has to be.
+
+    Attributes:
+        value: The statistics, or None where no gradient is to be shown.
+        others: Statistics that are another reading of the same loop, by the name of the reading.
+    """
+
+    value: tuple[float, ...] | None
+    others: dict[str, tuple[float, ...] | None]
+
+
+@dataclass(frozen=True)
+class Counting:
+    """The passes that count for a layer: of the definition, and of other readings of it."""
+
+    strict: frozenset[int]
+    stale: frozenset[int]  # and those from before the optimizer's last step that were never cleared
+    all_since: frozenset[int]  # all since the last step that went into the weights: a hand has been at them
+
+
+class Oracle(Machine):
+    """Executes a loop by autograd alone.
+
+    Attributes:
+        iterations: For each model the iterations, each ``{(layer, of): Expected}``.
+    """
+
+    def __init__(self, program):
+        super().__init__(program)
+        self.quiet = False
+        self.taps, self.passes = [], []
+        self.inside, self.since = defaultdict(set), defaultdict(set)  # by parameter
+        self.by_hand = set()
+        self.last_step = [0 for _ in self.optimizers]
+        self.weights, self.counting, self.has_stepped = {}, {}, [set() for _ in self.models]
+        self.iterations = [[] for _ in self.models]
+        for number, model in enumerate(self.models):
+            for name, module in layers_of(model).items():
+                module.register_forward_hook(self.tapping(number, name))
+                self.weights[number, name] = [
+                    p for local, p in module.named_parameters(recurse=False) if "bias" not in local
+                ]
+
+    # --- the gradients of a pass -------------------------------------------------------------------------------
+
+    def tapping(self, number, name):
+        def hook(module, args, output):
+            if self.quiet or not output.requires_grad:
+                return None
+            tap = output.clone()
+            self.taps.append((number, name, tap))
+            return tap.clone()  # what is done in place behind the layer is not done to the tap
+
+        return hook
+
+    def checkpointing(self, operation):
+        return None
+
+    def differentiating(self, function, *args):
+        self.quiet = True
+        try:
+            return function(*args)
+        finally:
+            self.quiet = False
+
+    def passing(self, loss, parameters=None, scale=1.0):
+        wanted = [p for model in self.models for p in model.parameters()] if parameters is None else parameters
+        wanted = [p for p in wanted if p.requires_grad]
+        tensors = [tap for _, _, tap in self.taps]
+        found = torch.autograd.grad(loss, tensors + wanted, retain_graph=True, allow_unused=True)
+        outputs, weights = found[: len(tensors)], found[len(tensors) :]
+        number = len(self.passes)
+        self.passes.append({i: (g / scale).detach() for i, g in enumerate(outputs) if g is not None})
+        for parameter, gradient in zip(wanted, weights, strict=True):
+            if gradient is not None:
+                self.since[parameter].add(number)
+        return number
+
+    def by_torch_func(self, loss, values):
+        # the same derivative by autograd: its outputs can be tapped
+        result = loss(dict(values))
+        number = self.passing(result)
+        gradients = torch.autograd.grad(result, list(values.values()), allow_unused=True)
+        self.losses.append(result.detach())
+        shaped = [torch.zeros_like(p) if g is None else g for p, g in zip(values.values(), gradients, strict=True)]
+        return number, dict(zip(values, shaped, strict=True))
+
+    # --- what is in .grad --------------------------------------------------------------------------------------
+
+    def accumulated(self, number, parameters=None):
+        chosen = None if parameters is None else {id(p) for p in parameters}
+        for parameter, numbers in self.since.items():
+            if number in numbers and (chosen is None or id(parameter) in chosen):
+                self.inside[parameter].add(number)
+
+    def cleared(self, parameters):
+        for parameter in parameters:
+            self.inside[parameter].clear()
+            self.by_hand.discard(parameter)
+
+    def put_by_hand(self, parameter, numbers, adding=False):
+        came = {number for number in numbers if number in self.since[parameter]}
+        self.inside[parameter] = self.inside[parameter] | came if adding else came
+        self.by_hand.add(parameter)
+
+    def clip(self, held, kind):
+        super().clip(held, kind)
+        if kind in ("p.grad = p.grad * .5", "noise added"):
+            self.by_hand.update(held)
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def scaler_steps(self, scaler, target, is_scaled):
+        if is_scaled:
+            scaler.unscale_(self.optimizers[target])
+        self.read(target)
+        super().scaler_steps(scaler, target, False)
+
+    def read(self, number):
+        model = self.program.optimizers[number][1]
+        if number in self.has_stepped[model]:
+            self.close(model)
+        self.has_stepped[model].add(number)
+        held = {id(p) for p in self.held[number]}
+        for name, module in layers_of(self.models[model]).items():
+            own = [p for p in module.parameters(recurse=False) if id(p) in held and self.is_trained(model, p)]
+            if own:
+                self.read_layer(model, name, number, own)
+        if self.has_stepped[model] == set(self.optimizers_of(model)):
+            self.close(model)
+
+    def is_trained(self, model, parameter):
+        return any(parameter is other for other in self.models[model].trained)
+
+    def read_layer(self, model, name, number, own):
+        weights = self.weights[model, name]
+        main = [p for p in own if any(p is weight for weight in weights)] or own
+        begun = self.last_step[number]
+        inside = frozenset().union(*(self.inside[p] for p in main))
+        touched = any(p in self.by_hand for p in main)
+        since = frozenset().union(*(self.since[p] for p in main)) if touched else inside
+        after = lambda numbers: frozenset(n for n in numbers if n >= begun)  # noqa: E731
+        is_idle = not any(p.requires_grad for p in main) and not inside
+        gradients = [p.grad for p in weights if p.grad is not None and any(p is other for other in own)]
+        value = statistics(gradients) if gradients else None
+        mixed = {self.since_begun(p, begun) for p in own}
+        self.counting[model, name] = (
+            Counting(after(inside), inside, after(since)),
+            value,
+            is_idle,
+            [] if len(mixed) == 1 else sorted(mixed, key=sorted),
+        )
+
+    def since_begun(self, parameter, begun):
+        return frozenset(n for n in self.inside[parameter] if n >= begun)
+
+    def stepped(self, number):
+        self.last_step[number] = len(self.passes)
+        for parameter in self.held[number]:
+            self.since[parameter] = set()
+
+    def close(self, model):
+        rows = {}
+        read = {name: counted for (of, name), counted in self.counting.items() if of == model}
+        counts = [counted[0] for counted in read.values()]
+        union = Counting(*(frozenset().union(*(getattr(c, way) for c in counts)) for way in WAYS))
+        holding = {id(p) for i in self.optimizers_of(model) for p in self.held[i]}
+        for name, module in layers_of(self.models[model]).items():
+            trained = [
+                p for p in module.parameters(recurse=False) if id(p) in holding and self.is_trained(model, p)
+            ]
+            counting, value, is_idle, mixed = read.get(name, (Counting(*[frozenset()] * 3), None, False, []))
+            rows[name, "output"] = self.row(
+                model, name, counting if trained else union, union if is_idle else None, mixed
+            )
+            if trained or not self.is_unheld(model, module, holding):
+                rows[name, "weight"] = Expected(value, {})
+        self.iterations[model].append(rows)
+        self.counting = {key: counted for key, counted in self.counting.items() if key[0] != model}
+        self.has_stepped[model] = set()
+
+    def is_unheld(self, model, module, holding):
+        """Gets gradients, and no optimizer uses them."""
+        return any(self.is_trained(model, p) and id(p) not in holding for p in module.parameters(recurse=False))
+
+    def row(self, model, name, counting, union, mixed):
+        strict = self.output(model, name, counting.strict)
+        others = {way: self.output(model, name, getattr(counting, way)) for way in WAYS[1:]}
+        if union is not None:
+            others["frozen in its turn"] = self.output(model, name, union.strict)
+        for numbers in mixed:
+            others[f"mixed {sorted(numbers)}"] = self.output(model, name, numbers)
+        return Expected(strict, {way: value for way, value in others.items() if not same(value, strict)})
+
+    def output(self, model, name, numbers):
+        """Statistics over all elements of all calls that these passes reached."""
+        gradients = []
+        for i, (of, layer, _) in enumerate(self.taps):
+            if (of, layer) == (model, name):
+                came = [self.passes[number][i] for number in sorted(numbers) if i in self.passes[number]]
+                gradients += [sum(came[1:], came[0])] if came else []
+        return statistics(gradients) if gradients else None
+
+
+WAYS = ("strict", "stale", "all_since")
+
+
+def statistics(gradients):
+    """The mean absolute value, root mean square, largest value, share of zeros, and number of non-finite ones."""
+    sizes = torch.cat([gradient.detach().abs().flatten() for gradient in gradients]).numpy()
+    finite = np.isfinite(sizes)
+    return sizes.mean(), math.sqrt(np.square(sizes).mean()), sizes.max(), (sizes == 0).mean(), (~finite).sum()
+
+
+def same(one, other, floor=0.0):
+    """Whether two rows are equal, to float64's rounding; ``floor`` is what rounding may leave of a sum to zero."""
+    if one is None or other is None:
+        return one is other
+    mean, *_ = one
+    pairs = zip(one[:3], other[:3], strict=False)
+    return all(abs(a - b) <= 1e-9 * abs(b) + floor or (math.isnan(a) and math.isnan(b)) for a, b in pairs)
