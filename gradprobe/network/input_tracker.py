@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from gradprobe.network.hooks import GuardedHook
 from gradprobe.network.tensors import base_of_full_view, tensors
 
 
@@ -32,6 +33,9 @@ class InputTracker(TorchFunctionMode):
     A tensor of numbers stays input through functions of numbers, one of indices through functions of indices; a
     mask that is made from indices is no longer input. Indices enter where they choose among parameters.
 
+    Args:
+        failed: Gets an error of the mode itself, which then ends without a word; None lets it raise.
+
     Attributes:
         entries: For each graph node that takes in inputs directly: which ones, by position.
         foreign: The nodes of inputs that came with a graph of their own.
@@ -45,8 +49,9 @@ class InputTracker(TorchFunctionMode):
         True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], None] | None = None) -> None:
         super().__init__()
+        self._failed = failed
         self.entries: dict[Node, set[int]] = {}
         self.foreign: set[Node] = set()
         self._inputs: dict[int, tuple[weakref.ref[Tensor], set[int]]] = {}
@@ -65,11 +70,15 @@ class InputTracker(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        uses = self._uses([args, kwargs])  # before: an in-place function may make an input require a gradient
+        # before: an in-place function may make an input require a gradient
+        uses = self._guarded(self._uses, [args, kwargs])
         result = func(*args, **kwargs)
         if uses:
-            self._follow(uses, result)
+            self._guarded(self._follow, uses, result)
         return result
+
+    def _guarded(self, call: Callable[..., Any], *args: Any) -> Any:
+        return call(*args) if self._failed is None else GuardedHook(call, self._failed)(*args)
 
     def _uses(self, arguments: Any) -> list[InputUse]:
         """Which of the arguments of a function are input."""

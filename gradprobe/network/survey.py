@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from gradprobe.network.activation import output_activation
+from gradprobe.network.batch_size import Batch, BatchSizes, OutputAxes
+from gradprobe.network.call_facts import LooseParameter, call_fact, loose_parameters
 from gradprobe.network.checks import check_network
 from gradprobe.network.find_points import find_points
-from gradprobe.network.hooks import Attached, Eager, Hook
+from gradprobe.network.hooks import Attached, Eager, GuardedHook, Hook
 from gradprobe.network.input_tracker import InputTracker
 from gradprobe.network.layers import (
     frozen_fast_path_modules,
@@ -33,25 +36,6 @@ from gradprobe.network.preserve import preserved
 from gradprobe.network.tensors import as_arguments, base_of_full_view, main_output, output_shape, tensors
 from gradprobe.network.trace import Call, Trace, TraceGraph, channel_axes
 from gradprobe.record.points import Point, Points
-
-_RESHAPES = (
-    "View",
-    "UnsafeView",
-    "ReshapeAlias",
-    "Squeeze",
-    "Unsqueeze",
-    "Transpose",
-    "Permute",
-    "Clone",
-    "Alias",
-)
-_ACTIVATIONS = {
-    "SigmoidBackward0": "sigmoid",
-    "LogSigmoidBackward0": "log_sigmoid",
-    "TanhBackward0": "tanh",
-    "SoftmaxBackward0": "softmax",
-    "LogSoftmaxBackward0": "log_softmax",
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,10 @@ class Topology:
         output_channels: Axis of the channels in it, where a layer shows it.
         head: Name of the layer that makes the output.
         activation: The last function of the output, if it limits the range of values: a sigmoid, a softmax, ...
-        batch_size: First size of the network's first input tensor, or None.
+        batch: The samples of the pass and their axis in the output, or None where the network shows none.
+        output_axes: Where the samples are in the layers' outputs.
+        facts: What was special about the call of a module, by name: a code of `gradprobe.network.call_facts`.
+        loose_parameters: Parameters that took part and belong to no registered module.
     """
 
     order: tuple[str, ...]
@@ -79,7 +66,15 @@ class Topology:
     output_channels: int | None
     head: str | None
     activation: str | None
-    batch_size: int | None
+    batch: Batch | None
+    output_axes: OutputAxes
+    facts: Mapping[str, str]
+    loose_parameters: tuple[LooseParameter, ...]
+
+    @property
+    def batch_size(self) -> int | None:
+        """That of the pass that was surveyed, which need not be the one that was trained on."""
+        return self.output_axes.size
 
 
 class Survey:
@@ -90,27 +85,32 @@ class Survey:
     Args:
         model: The bare network.
         gently: Whether the network must compute the same to the last bit. Then frozen transformer layers get no
-            hooks, and if there are any, the inputs are not followed to where they enter.
+            hooks, and if there are any, the inputs are not followed to where they enter. And what fails in here
+            raises nothing: the survey ends, and no layer has a point.
     """
 
     def __init__(self, model: nn.Module, gently: bool = True) -> None:
         self.model = model
         self.topology: Topology | None = None
+        self._gently = gently
         self._calls: list[Call] = []
         self._call_stack: list[tuple[nn.Module, tuple[Node, ...]]] = []
         self._without_hooks = frozen_fast_path_modules(model) if gently else set()
-        self._input_tracker = InputTracker()
+        self._input_tracker = self._new_tracker()
         self._tracking = contextlib.ExitStack()
         self._result: Any = None
         self._inner_result: Any = None  # of a root that calls itself
-        self._batch_size: int | None = None
+        self._sizes = BatchSizes()
+        self._arguments: Sequence[Any] | None = None  # of the first call of the network
+        self._input_nodes: set[Node] | None = None  # None: the network itself was not called
+        self._facts: dict[str, str] = {}
         self._hooks = Attached()
 
     def attach(self) -> None:
         """Start to note calls."""
         for name, module in named_modules(self.model):
             if module not in self._without_hooks:
-                before, after = Hook(self._enter), Hook(partial(self._leave, name))
+                before, after = self._hook(self._enter), self._hook(partial(self._leave, name))
                 self._hooks.add(module.register_forward_pre_hook(before, with_kwargs=True))
                 self._hooks.add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
@@ -118,10 +118,39 @@ class Survey:
         """Take the hooks off and draw the conclusions; what was noted, and with it the graph, is freed."""
         self.detach()
         if self.topology is None:
-            self.topology = self._find_topology()
-            self._calls, self._input_tracker = [], InputTracker()
-            self._result = self._inner_result = None
+            try:
+                self.topology = self._find_topology()
+            except Exception as error:
+                self.topology = self._failed(error)
+            self._forget()
         return self.topology
+
+    def _forget(self) -> None:
+        self._calls, self._input_tracker = [], self._new_tracker()
+        self._result = self._inner_result = self._arguments = None
+
+    def _hook(self, call: Callable[..., None]) -> Hook:
+        return GuardedHook(call, self._fail) if self._gently else Hook(call)
+
+    def _new_tracker(self) -> InputTracker:
+        return InputTracker(self._fail if self._gently else None)
+
+    def _fail(self, error: Exception) -> None:
+        """End the survey: the training that it looks on at goes on."""
+        self.detach()
+        self.topology = self._failed(error)
+        self._forget()
+
+    def _failed(self, error: Exception) -> Topology:
+        """What is known after an error: the layers."""
+        if not self._gently:
+            raise error
+        layers = tuple(named_layers(self.model))
+        why = f"the network's graph could not be read: {type(error).__name__}: {error}"
+        unserved = Points((), dict.fromkeys(layers, why))
+        return Topology(
+            layers, unserved, {}, frozenset(), None, None, None, None, None, OutputAxes(None, {}), {}, ()
+        )
 
     def detach(self) -> None:
         """Take the hooks off, whatever was noted."""
@@ -132,10 +161,11 @@ class Survey:
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not (self._call_stack or torch.is_grad_enabled()):
             return
-        inputs = list(tensors([args, kwargs]))
+        inputs, arguments = list(tensors([args, kwargs])), [*args, *kwargs.values()]
+        self._sizes.note(module, arguments)
         if not self._call_stack:
-            if self._batch_size is None and inputs and inputs[0].dim():
-                self._batch_size = int(inputs[0].shape[0])
+            if self._arguments is None:
+                self._arguments = arguments
             if not self._without_hooks:
                 self._input_tracker.begin(inputs)
                 self._tracking.enter_context(self._input_tracker)
@@ -150,8 +180,12 @@ class Survey:
             entered, inputs = self._call_stack.pop()
             if entered is module:
                 break
-        if module is not self.model:
+        if module is self.model:
+            self._input_nodes = set(inputs)
+        else:
             self._calls.append(_call(name, module, inputs, output))
+        if fact := call_fact(module, output):
+            self._facts[name] = fact
         if self._call_stack and module is self.model:
             self._inner_result = output
         if not self._call_stack:
@@ -169,6 +203,7 @@ class Survey:
         points = find_points(graph)
         shape = output_shape(self._result)
         like_output = [call for call in self._calls if call.shape == shape]
+        batch = self._sizes.batch(self._arguments or (), self._result)
         return Topology(
             order,
             points,
@@ -177,9 +212,20 @@ class Survey:
             shape,
             channel_axes(self._calls)[id(like_output[-1])] if like_output else None,
             next((call.name for call in reversed(like_output) if call.name in layers), None),
-            _activation(self._result),
-            self._batch_size,
+            output_activation(self._result),
+            batch,
+            OutputAxes.of(batch and batch.size, [(call.name, call.shape) for call in self._calls if call.shape]),
+            self._facts,
+            self._loose_parameters(),
         )
+
+    def _loose_parameters(self) -> tuple[LooseParameter, ...]:
+        """Only where the network itself was called is it known where its graph begins."""
+        if self._input_nodes is None:
+            return ()
+        given = {id(tensor) for tensor in tensors(list(self._arguments or ()))}
+        found = loose_parameters(self.model, _nodes(list(tensors(self._result))), self._input_nodes)
+        return tuple(parameter for parameter in found if parameter.id not in given)
 
     def _trace(self, order: tuple[str, ...]) -> Trace:
         returned = list(tensors(self._result))
@@ -231,18 +277,6 @@ def survey(model: nn.Module, inputs: Any) -> Topology:
         finally:
             survey.detach()
             hooks.remove()
-
-
-def _activation(result: Any) -> str | None:
-    """The last function before the main output, if it limits the range of values.
-
-    The user's loss may count on it (``NLLLoss`` after a log-softmax, ``BCELoss`` after a sigmoid).
-    """
-    main = main_output(result)
-    node = main.grad_fn if isinstance(main, Tensor) else None
-    while node is not None and type(node).__name__.startswith(_RESHAPES):
-        node = node.next_functions[0][0]
-    return None if node is None else _ACTIVATIONS.get(type(node).__name__)
 
 
 def _points_by_hand(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Point]:
