@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+
+_MODES = torch._C._TorchDispatchModeKey
+_WITHOUT_VALUES = (_MODES.FAKE, _MODES.PROXY)
+# what takes a hook for a part of the module that it is on: the module that owns the function, and its name
+_READERS = (
+    ("torch.jit._recursive", "create_script_module"),  # compiles it
+    ("torch.cuda", "make_graphed_callables"),  # refuses the module
+    ("torch.cuda.graphs", "make_graphed_callables"),
+)
+_REGISTRIES = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Removable(Protocol):
@@ -47,16 +63,17 @@ class Hook:
 class GuardedHook(Hook):
     """A hook that cannot raise: what fails inside us must not end the training of a user.
 
-    The error goes to ``failed``, and the hook returns None, as if it were not there.
+    The error goes to ``failed``, and the hook returns None, as if it were not there. So it does where a network is
+    only traced: the trace that the user wants has nothing of us in it.
 
     Args:
         call: What the hook does; a subclass may define `run` instead.
         failed: Gets the error if that raises; it may not raise itself.
 
     Example:
-        >>> hook = GuardedHook(lambda: 1 / 0, lambda error: print("noted:", error))
+        >>> hook = GuardedHook(lambda: 1 / 0, lambda error: print(failure(error)))
         >>> hook()
-        noted: division by zero
+        gradprobe failed here (ZeroDivisionError: division by zero); please report it
     """
 
     __slots__ = ("failed",)
@@ -66,7 +83,9 @@ class GuardedHook(Hook):
         self.failed = failed
 
     def __call__(self, *args: Any) -> Any:
-        """Pass the arguments on, if this is the original."""
+        """Pass the arguments on, if this is the original and there are values to look at."""
+        if is_only_traced():
+            return None
         try:
             return self.run(*args)
         except Exception as error:
@@ -76,6 +95,33 @@ class GuardedHook(Hook):
     def run(self, *args: Any) -> Any:
         """What the hook does."""
         return super().__call__(*args)
+
+
+def failure(error: BaseException) -> str:
+    """The reason that stands in a record where something in us went wrong.
+
+    Example:
+        >>> failure(KeyError("conv1"))
+        "gradprobe failed here (KeyError: 'conv1'); please report it"
+    """
+    text = str(error).strip().partition("\n")[0]
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"gradprobe failed here ({what}); please report it"
+
+
+def is_only_traced() -> bool:
+    """Whether what runs at the moment is traced for a compiler, an export or a graph, and trains nothing.
+
+    Example:
+        >>> seen = []
+        >>> _ = torch.jit.trace(lambda x: seen.append(is_only_traced()) or 2 * x, torch.ones(1), check_trace=False)
+        >>> seen, is_only_traced()
+        ([True], False)
+    """
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or is_fx_symbolic_tracing():
+        return True
+    # make_fx and fake tensors run on dispatch modes, as flop counters do, which see true values
+    return bool(torch._C._len_torch_dispatch_stack()) and any(map(torch._C._get_dispatch_mode, _WITHOUT_VALUES))
 
 
 class Attached:
@@ -122,3 +168,75 @@ class Eager:
         Eager._count -= 1
         if not Eager._count:
             Eager._stance.__exit__(None, None, None)
+
+
+class Hidden:
+    """`GuardedHook` s are not seen by what takes hooks for a part of the network, until the last one is removed.
+
+    ``torch.jit.script`` compiles the hooks of a module (docs/facts.md, 9), and a CUDA graph is not made of one that
+    has any. While one of those works on a module, our hooks are off it.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 1))
+        >>> _ = net.register_forward_hook(GuardedHook(print, print))
+        >>> hidden = Hidden()
+        >>> len(torch.jit.script(net)._forward_hooks), len(net._forward_hooks)
+        (0, 1)
+        >>> hidden.remove()
+    """
+
+    _count: ClassVar[int] = 0
+    _originals: ClassVar[dict[tuple[str, str], Any]] = {}
+
+    def __init__(self) -> None:
+        self._on = True
+        Hidden._count += 1
+        if Hidden._count == 1:
+            for place, name in _READERS:
+                original = getattr(importlib.import_module(place), name, None)
+                if original is not None:
+                    Hidden._originals[place, name] = original
+                    setattr(sys.modules[place], name, _without_our_hooks(original))
+
+    def remove(self) -> None:
+        """Put the functions back, if this is the last."""
+        Hidden._count -= self._on
+        self._on = False
+        if not Hidden._count:
+            for (place, name), original in Hidden._originals.items():
+                setattr(sys.modules[place], name, original)
+            Hidden._originals.clear()
+
+
+def _without_our_hooks(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        given = [*args, *kwargs.values()]
+        listed = [one for several in given if isinstance(several, (tuple, list)) for one in several]
+        with _hooks_off(one for one in (*given, *listed) if isinstance(one, nn.Module)):
+            return original(*args, **kwargs)
+
+    return function
+
+
+@contextmanager
+def _hooks_off(roots: Iterable[nn.Module]) -> Iterator[None]:
+    """Take our hooks off some modules and what is in them, and put them back in their places."""
+    modules = {module for root in roots for module in root.modules()}
+    registries = [vars(module)[name] for module in modules for name in _REGISTRIES]
+    before = [(registry, dict(registry)) for registry in registries if _has_ours(registry)]
+    for registry, hooks in before:
+        for key, hook in hooks.items():
+            if isinstance(hook, GuardedHook):
+                del registry[key]
+    try:
+        yield
+    finally:
+        for registry, hooks in before:
+            added = {key: hook for key, hook in registry.items() if key not in hooks}
+            registry.clear()
+            registry.update({**hooks, **added})
+
+
+def _has_ours(registry: Mapping[int, Any]) -> bool:
+    return any(isinstance(hook, GuardedHook) for hook in registry.values())

@@ -39,6 +39,8 @@ class InputTracker(TorchFunctionMode):
     Attributes:
         entries: For each graph node that takes in inputs directly: which ones, by position.
         foreign: The nodes of inputs that came with a graph of their own.
+        error: What went wrong in the mode itself, which then notes nothing more; the functions are called all the
+            same. The mode stays on until it is left: inside a function torch has taken it off the stack.
 
     Example:
         >>> tracker, x, weight = InputTracker(), torch.ones(2), torch.ones(2, requires_grad=True)
@@ -49,9 +51,9 @@ class InputTracker(TorchFunctionMode):
         True
     """
 
-    def __init__(self, failed: Callable[[Exception], None] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._failed = failed
+        self.error: Exception | None = None
         self.entries: dict[Node, set[int]] = {}
         self.foreign: set[Node] = set()
         self._inputs: dict[int, tuple[weakref.ref[Tensor], set[int]]] = {}
@@ -78,7 +80,11 @@ class InputTracker(TorchFunctionMode):
         return result
 
     def _guarded(self, call: Callable[..., Any], *args: Any) -> Any:
-        return call(*args) if self._failed is None else GuardedHook(call, self._failed)(*args)
+        return None if self.error is not None else GuardedHook(call, self._fail)(*args)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self._inputs.clear()
 
     def _uses(self, arguments: Any) -> list[InputUse]:
         """Which of the arguments of a function are input."""

@@ -22,7 +22,7 @@ from gradprobe.network.batch_size import Batch, BatchSizes, OutputAxes
 from gradprobe.network.call_facts import LooseParameter, call_fact, loose_parameters
 from gradprobe.network.checks import check_network
 from gradprobe.network.find_points import find_points
-from gradprobe.network.hooks import Attached, Eager, GuardedHook, Hook
+from gradprobe.network.hooks import Attached, Eager, GuardedHook, Hook, failure
 from gradprobe.network.input_tracker import InputTracker
 from gradprobe.network.layers import (
     frozen_fast_path_modules,
@@ -96,7 +96,7 @@ class Survey:
         self._calls: list[Call] = []
         self._call_stack: list[tuple[nn.Module, tuple[Node, ...]]] = []
         self._without_hooks = frozen_fast_path_modules(model) if gently else set()
-        self._input_tracker = self._new_tracker()
+        self._input_tracker = InputTracker()
         self._tracking = contextlib.ExitStack()
         self._result: Any = None
         self._inner_result: Any = None  # of a root that calls itself
@@ -119,6 +119,8 @@ class Survey:
         self.detach()
         if self.topology is None:
             try:
+                if self._input_tracker.error is not None:
+                    raise self._input_tracker.error
                 self.topology = self._find_topology()
             except Exception as error:
                 self.topology = self._failed(error)
@@ -126,14 +128,11 @@ class Survey:
         return self.topology
 
     def _forget(self) -> None:
-        self._calls, self._input_tracker = [], self._new_tracker()
+        self._calls, self._input_tracker = [], InputTracker()
         self._result = self._inner_result = self._arguments = None
 
     def _hook(self, call: Callable[..., None]) -> Hook:
         return GuardedHook(call, self._fail) if self._gently else Hook(call)
-
-    def _new_tracker(self) -> InputTracker:
-        return InputTracker(self._fail if self._gently else None)
 
     def _fail(self, error: Exception) -> None:
         """End the survey: the training that it looks on at goes on."""
@@ -146,8 +145,7 @@ class Survey:
         if not self._gently:
             raise error
         layers = tuple(named_layers(self.model))
-        why = f"the network's graph could not be read: {type(error).__name__}: {error}"
-        unserved = Points((), dict.fromkeys(layers, why))
+        unserved = Points((), dict.fromkeys(layers, failure(error)))
         return Topology(
             layers, unserved, {}, frozenset(), None, None, None, None, None, OutputAxes(None, {}), {}, ()
         )
@@ -158,10 +156,10 @@ class Survey:
         self._tracking.close()
         self._call_stack.clear()
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if torch.compiler.is_compiling() or not (self._call_stack or torch.is_grad_enabled()):
             return
-        inputs, arguments = list(tensors([args, kwargs])), [*args, *kwargs.values()]
+        inputs, arguments = list(tensors([args, kwargs])), [*args, *(kwargs or {}).values()]
         self._sizes.note(module, arguments)
         if not self._call_stack:
             if self._arguments is None:

@@ -34,6 +34,18 @@ def first_tensor(output: Any) -> Tensor | None:
     return next(tensors(output), None)
 
 
+def measured_tensor(output: Any) -> Tensor | None:
+    """The tensor of a module's output whose gradient is measured: the first that has one to get, else the first.
+
+    Example:
+        >>> import torch
+        >>> indices, values = torch.arange(2), torch.ones(3, requires_grad=True)
+        >>> measured_tensor((indices, values)) is values, measured_tensor((indices,)) is indices
+        (True, True)
+    """
+    return next((tensor for tensor in tensors(output) if tensor.requires_grad), first_tensor(output))
+
+
 def parts(output: Any) -> list[tuple[Any, Any]]:
     """The entries of a container, each with its key, index or field name; none for anything else.
 
@@ -45,7 +57,8 @@ def parts(output: Any) -> list[tuple[Any, Any]]:
         return list(output.items())
     if isinstance(output, (tuple, list)):
         return list(enumerate(output))
-    return [(name, getattr(output, name)) for name in getattr(output, "__dataclass_fields__", ())]
+    # of the type: an object may answer to any name that it is asked for
+    return [(name, getattr(output, name)) for name in getattr(type(output), "__dataclass_fields__", ())]
 
 
 def part_at(output: Any, key: Any) -> Any:
