@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from gradprobe.record.placement import Placement
     from gradprobe.runs.run import Run
     from gradprobe.script.results import Result
+    from gradprobe.script.run import RecordedScript
     from gradprobe.verdict.arms_comparison import ArmsComparison
     from gradprobe.verdict.comparison import Comparison
+
+IN_FULL = 4  # models of a script that are all shown in full
 
 
 def timings(task: str, started: float, display: Display | None) -> dict[str, float]:
@@ -104,8 +107,8 @@ def show(history: GradientHistory, placement: Placement, comparison: Comparison 
         console().print(tables.as_table(history, placement, comparison, every_layer=options.every_layer))
 
 
-def show_results(results: Sequence[Result], options: Options) -> None:
-    """The same for every model in a script."""
+def show_results(results: Sequence[Result], recording: RecordedScript, options: Options) -> None:
+    """The same for every model in a script; of many trainings the first in full, and a table of all."""
     from gradprobe.script.results import as_csv, as_json
     from gradprobe.show.tables import as_table
 
@@ -116,12 +119,39 @@ def show_results(results: Sequence[Result], options: Options) -> None:
         click.echo(as_csv(results), nl=False)
         return
     terminal = console()
-    for result in results:
+    in_full = results if len(results) <= IN_FULL else results[:1]
+    for result in in_full:
         model = result.model
-        if len(results) > 1:
+        if len(recording.trainings) > 1:
             terminal.print(f"\n{model.name}", style="bold", markup=False)
         terminal.print(as_table(model.history, result.placement, every_layer=options.every_layer))
         terminal.print(result.advice, markup=False, soft_wrap=True)
+    if len(in_full) < len(results) or any(not training.recorded for training in recording.trainings):
+        _show_summary(results, recording)
+
+
+def _show_summary(results: Sequence[Result], recording: RecordedScript) -> None:
+    """A line for each training of a script, and how to see the others."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from gradprobe.script.results import summary
+
+    terminal = console()
+    head, *rows = summary(recording, results)
+    count = len(recording.trainings) + recording.more
+    recorded = sum(training.recorded for training in recording.trainings)
+    which = "of each kind the first is recorded, and with --every all of them"
+    rest = "" if recorded == count else f", {recorded} of them recorded ({which})"
+    terminal.print(f"\n{count} trainings{rest}", style="bold", markup=False)
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    terminal.print(table)
+    if recording.more:
+        terminal.print(f"and {recording.more} more, not recorded", markup=False)
 
 
 def exit_if_found(findings: Mapping[str, Sequence[str]], kinds: Sequence[str], word: str = "") -> None:

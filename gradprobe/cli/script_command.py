@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +17,11 @@ import gradprobe.cli.outputs as outputs
 from gradprobe.cli.options import FAIL_ON, ITERATIONS, OUT, POLICY, Options
 from gradprobe.cli.parameters import PythonFile
 from gradprobe.cli.terminal import errors_as_sentences
+from gradprobe.record.text import few
 from gradprobe.runs.folder import RUNS
-from gradprobe.script.execute import INTERRUPTED, Script
+from gradprobe.script.execute import INTERRUPTED, Script, shown_text
+
+MOST = 4  # sentences about a script's models
 
 if TYPE_CHECKING:
     from gradprobe.script.results import Result
@@ -26,14 +34,18 @@ if TYPE_CHECKING:
 @click.option("-m", "module", is_flag=True, help="SCRIPT is a module, as in python -m package.module.")
 @ITERATIONS
 @click.option("--keep-going", is_flag=True, help="Let the script train on when they are recorded.")
+@click.option(
+    "--every", is_flag=True, help="Record every training, not the first of each kind; trains to the end."
+)
 @POLICY
 @OUT
 @FAIL_ON
-def run(script: str, args: tuple[str, ...], module: bool, keep_going: bool, **values: Any) -> None:
+def run(script: str, args: tuple[str, ...], module: bool, keep_going: bool, every: bool, **values: Any) -> None:
     """Run a training script as it is, with its own ARGS, and record the first iterations of every model.
 
-    It is stopped when they are recorded. Nothing in it is changed: the result ends with the lines to add. Under
-    torchrun: torchrun --nproc-per-node 2 -m gradprobe run train.py
+    It is stopped when they are recorded. Nothing in it is changed: the result ends with the lines to add. Of many
+    trainings of one kind (folds, a grid) the first is recorded. Under torchrun:
+    torchrun --nproc-per-node 2 -m gradprobe run train.py
     """
     options = Options(**values)
     with errors_as_sentences():
@@ -43,11 +55,43 @@ def run(script: str, args: tuple[str, ...], module: bool, keep_going: bool, **va
         if not program.exists:
             raise click.UsageError(f"{script}: no such file (a module needs -m)")
         reporter = _Reporter(program, options)
-        recording = record_script(program, options.iterations, keep_going=keep_going, on_full=reporter.report)
+        recording = record_script(
+            program,
+            options.iterations,
+            keep_going=keep_going,
+            every=every,
+            on_full=reporter.report_and_train_on,
+            say=reporter.say,
+        )
         reporter.report(recording)
         if recording.ending.code:
             raise SystemExit(recording.ending.code)
         reporter.exit_if_found()
+
+
+@contextlib.contextmanager
+def _whatever_became_of_the_streams() -> Iterator[None]:
+    """Print what can be printed: a script may close the streams or their descriptors, and that is no failure."""
+    streams: list[Any] = [sys.stdout, sys.stderr]
+    before = [(stream, stream.errors) for stream in streams if isinstance(stream, io.TextIOWrapper)]
+    with contextlib.suppress(OSError, ValueError):
+        for stream, _ in before:
+            stream.reconfigure(errors="replace")  # a name that the stream's encoding does not have
+        yield
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            _flush_or_drop(stream)
+    for stream, errors in before:
+        with contextlib.suppress(OSError, ValueError):
+            stream.reconfigure(errors=errors)
+
+
+def _flush_or_drop(stream: Any) -> None:
+    """Write what waits in a stream; what cannot be written would fail again at the end, and change the exit code."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Reporter:
@@ -61,6 +105,15 @@ class _Reporter:
         self._options = options
         self._started = time.perf_counter()
         self._results: list[Result] = []
+
+    def report_and_train_on(self, recording: RecordedScript) -> None:
+        """Report while the script trains on, which must draw the same random numbers as without."""
+        from torch import nn
+
+        from gradprobe.network.preserve import preserved
+
+        with preserved(nn.Module()):
+            self.report(recording)
 
     def report(self, recording: RecordedScript) -> None:
         """Report the recording, if there was no report yet and this is the first rank."""
@@ -76,10 +129,21 @@ class _Reporter:
             recording, policy, self._folder, self._shown, timings=timings, force=options.force
         )
         if self._results and recording.ending.code in (0, INTERRUPTED):
-            outputs.show_results(self._results, options)
-        if not options.quiet and (self._results or recording.sentences):
-            written = [f"run written to {result.folder}" for result in self._results]
-            click.echo(f"gradprobe: {'; '.join([*recording.sentences, *written])}", err=True)
+            with _whatever_became_of_the_streams():
+                outputs.show_results(self._results, recording, options)
+        written = few([str(result.folder) for result in self._results], outputs.IN_FULL)
+        left_out = len(recording.sentences) - MOST
+        sentences = list(recording.sentences[:MOST])
+        sentences += [f"and {left_out} more of this kind"] if left_out > 0 else []
+        sentences += [f"run written to {written}"] if written else []
+        if sentences:
+            self.say("; ".join(sentences))
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence for a person, unless nothing is to be said."""
+        if not self._options.quiet:
+            with _whatever_became_of_the_streams():
+                click.echo(f"gradprobe: {shown_text(sentence)}", err=True)
 
     def exit_if_found(self) -> None:
         """End with the exit code for what ``--fail-on`` names, if it was found in any of the models."""

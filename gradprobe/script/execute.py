@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import contextlib
 import io
 import os
 import runpy
 import sys
+import sysconfig
 import threading
 import types
 import zipfile
@@ -17,15 +19,11 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, cast
 
+from gradprobe.script.stop import Stopped, stoppable, wait_for_threads
+
 INTERRUPTED = 130  # the exit code of a shell's command after Ctrl-C
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
-
-
-class Stopped(SystemExit):
-    """Ends a script whose gradients are recorded.
-
-    A kind of ``SystemExit``, because threads, asyncio and the trainers let that pass without a message.
-    """
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,8 @@ class Script:
             >>> Script("examples/train.py").name, Script("package.train", module=True).name
             ('train', 'train')
         """
-        return self.target.rpartition(".")[2] if self.module else Path(self.target).resolve().stem
+        name = self.target.rpartition(".")[2] if self.module else Path(self.target).resolve().stem
+        return printable(name)
 
     @property
     def exists(self) -> bool:
@@ -71,6 +70,27 @@ class Ending:
     code: int
     words: str
     stopped: bool = False
+
+
+def printable(name: str) -> str:
+    r"""A name that can be printed and be a file's: what no encoding has, and slashes, become underscores.
+
+    Example:
+        >>> printable("net\udcff/a"), printable("train")
+        ('net__a', 'train')
+    """
+    kept = (char if char.isprintable() and char not in "/\\" else "_" for char in name)
+    return "".join(kept).strip(".") or "_"
+
+
+def shown_text(text: str) -> str:
+    r"""A text that every encoding of Unicode can write: a lone surrogate, of a file's name for instance, cannot.
+
+    Example:
+        >>> shown_text("train \udcff")
+        'train ?'
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def execute(script: Script) -> Ending:
@@ -123,10 +143,18 @@ def _as_main(script: Script) -> Iterator[None]:
         for name in ("exit", "stdin", "stdout", "stderr", "excepthook"):
             stack.enter_context(replaced(sys, name, getattr(sys, name)))
         sys.modules["__main__"] = main
+        exits = atexit._ncallbacks()
         try:
             yield
         finally:
+            if atexit._ncallbacks() > exits:  # the last one in is the first to be called
+                atexit.register(_back_in_script, main, list(sys.argv))
             sys.modules["__main__"] = before
+
+
+def _back_in_script(main: types.ModuleType, arguments: list[str]) -> None:
+    """Before what the script has registered with ``atexit``, which may pickle and look at its arguments."""
+    sys.modules["__main__"], sys.argv = main, arguments
 
 
 def _first_on_path(script: Script) -> str:
@@ -143,22 +171,24 @@ def _holds_main(script: Script) -> bool:
 def _ending(script: Script) -> Ending:
     before = set(threading.enumerate())
     try:
-        _start(script)
-        for thread in set(threading.enumerate()) - before:
-            if not thread.daemon:
-                thread.join()
+        with stoppable():
+            _start(script)
+        wait_for_threads(before)
         return Ending(0, "ended")
-    except Stopped:
+    except BaseException as error:
+        return _ending_by(error)
+
+
+def _ending_by(error: BaseException) -> Ending:
+    if any(isinstance(link, Stopped) for link in _chain(error)):  # by it, or by what the script made of it
         return Ending(0, "was stopped", stopped=True)
-    except SystemExit as error:
+    if isinstance(error, SystemExit):
         code = _exit_code(error)
         return Ending(code, f"ended with exit code {code}" if code else "ended")
-    except KeyboardInterrupt as error:
-        _print_traceback(error)
+    code = _print_traceback(error)
+    if isinstance(error, KeyboardInterrupt):
         return Ending(INTERRUPTED, "was interrupted")
-    except BaseException as error:
-        _print_traceback(error)
-        return Ending(1, f"failed ({type(error).__name__})")
+    return Ending(code, f"failed ({type(error).__name__})")
 
 
 def _start(script: Script) -> None:
@@ -180,9 +210,15 @@ def _exit_code(error: SystemExit) -> int:
     if error.code is None:
         return 0
     if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
+        return (error.code if abs(error.code) < 2**63 else -1) & 0xFF
+    _write_error(f"{error.code}\n")
     return 1
+
+
+def _write_error(text: str) -> None:
+    """Write to standard error, if the script has left one."""
+    with contextlib.suppress(Exception):
+        (sys.stderr or cast(Any, sys.__stderr__)).write(text)
 
 
 def is_gradprobe_file(file: str) -> bool:
@@ -195,22 +231,54 @@ def is_gradprobe_file(file: str) -> bool:
     return file.startswith(_PACKAGE)
 
 
-def _print_traceback(error: BaseException) -> None:
-    """Hand an uncaught error to ``sys.excepthook``, as the interpreter would, without gradprobe's frames in it."""
+def is_foreign(file: str) -> bool:
+    """Whether a file is not the script's own: a library's, or gradprobe's.
+
+    Example:
+        >>> is_foreign(threading.__file__), is_foreign("train.py")
+        (True, False)
+    """
+    return file.startswith(("<", *_LIBRARIES)) or "site-packages" in file or is_gradprobe_file(file)
+
+
+def _print_traceback(error: BaseException) -> int:
+    """Hand an uncaught error to ``sys.excepthook``, as the interpreter would, without gradprobe's frames in it.
+
+    Returns:
+        The exit code: 1, unless the hook itself exits with another one.
+    """
+    _hide_gradprobe(error)
+    hook = getattr(sys, "excepthook", None)
+    try:
+        if hook is None:
+            _write_error("sys.excepthook is missing\n")
+        (hook or sys.__excepthook__)(type(error), error, error.__traceback__)
+    except SystemExit as exit_:
+        return _exit_code(exit_)
+    except BaseException as second:
+        _hide_gradprobe(second)
+        second.__context__ = None  # in the interpreter the first error is not being handled any more
+        _write_error("Error in sys.excepthook:\n")
+        sys.__excepthook__(type(second), second, second.__traceback__)
+        _write_error("\nOriginal exception was:\n")
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    return 1
+
+
+def _hide_gradprobe(error: BaseException) -> None:
     for link in _chain(error):
         link.__traceback__ = _without_gradprobe(link.__traceback__)
-    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error, its causes, and the errors that were being handled."""
+    """The error, its causes, the errors that were being handled, and those of a group."""
     chain: list[BaseException] = []
     ahead: list[BaseException | None] = [error]
     while ahead:
         link = ahead.pop()
-        if link is not None and all(link is not other for other in chain):
+        if isinstance(link, BaseException) and all(link is not other for other in chain):
             chain.append(link)
-            ahead += [link.__cause__, link.__context__]
+            ahead += [link.__cause__, link.__context__, *getattr(link, "exceptions", ())]
     return chain
 
 

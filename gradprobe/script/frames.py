@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -13,24 +12,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradprobe.network.layers import unwrap
-from gradprobe.script.execute import is_gradprobe_file
-from gradprobe.script.source import Site, SourceLine, built_at
-
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+from gradprobe.script.execute import is_foreign
+from gradprobe.script.source import Site, SourceLine, built_at, is_loop_variable
 
 
 def script_frames(frame: FrameType | None) -> Iterator[FrameType]:
     """The frames of the script itself, innermost first: not those of libraries or of gradprobe."""
     while frame is not None:
-        if not _is_foreign(frame.f_code.co_filename):
+        if not is_foreign(frame.f_code.co_filename):
             yield frame
         if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
             return
         frame = frame.f_back
-
-
-def _is_foreign(file: str) -> bool:
-    return file.startswith(("<", *_LIBRARIES)) or "site-packages" in file or is_gradprobe_file(file)
 
 
 def outer_optimizer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer | None:
@@ -44,14 +37,22 @@ def outer_optimizer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer 
 
 
 def site_of(model: nn.Module, frames: Iterable[FrameType]) -> Site | None:
-    """The script's name for a model, and where it is assigned; outer functions first, where it is built."""
+    """The script's name for a model, and where it is assigned; outer functions first, where it is built.
+
+    ``self`` is no name: every model is called so in its own methods. A loop's variable names one after the other,
+    so that the class says more, unless it is one of torch's containers.
+    """
+    own_class = not type(unwrap(model)).__module__.startswith("torch.nn")
     first: Site | None = None
     for frame in reversed(list(frames)):
         for name in _local_names(model, frame):
+            if name == "self":
+                continue
             built = built_at(source(frame), file_name(frame), name, frame.f_lineno)
             if built is not None:
                 return Site(name, built)
-            first = first or Site(name)
+            if not (own_class and is_loop_variable(source(frame), name, frame.f_lineno)):
+                first = first or Site(name)
     return first
 
 

@@ -13,6 +13,7 @@ from gradprobe.decide.findings import findings
 from gradprobe.decide.policies import Policy, place
 from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.placement import Placement
+from gradprobe.record.text import counted, shorten
 from gradprobe.runs.folder import check_free, free_folder
 from gradprobe.runs.run import save
 from gradprobe.script.advice import advise
@@ -69,6 +70,48 @@ def findings_by_model(results: Sequence[Result]) -> dict[str, list[str]]:
         for kind, layers in findings(result.model.history, result.placement).items():
             combined.setdefault(kind, []).extend(f"{prefix}{layer}" for layer in layers)
     return combined
+
+
+def summary(recording: RecordedScript, results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """A line for each training of a script, the head first; those alike that follow each other share one.
+
+    Columns: number, training, iterations, smallest gradient and its layer, flagged layers, and the loss at the
+    first and the last iteration where it is known.
+    """
+    by_name = {result.model.name: result for result in results}
+    lines: list[tuple[str, ...]] = []
+    numbers: list[list[int]] = []
+    for seen in recording.trainings:
+        result = by_name.get(seen.name) if seen.recorded else None
+        line = (seen.name, *(_not_recorded(seen.steps) if result is None else _recorded(result)))
+        if result is None and lines and lines[-1] == line:
+            numbers[-1][1] = seen.number
+        else:
+            lines.append(line)
+            numbers.append([seen.number, seen.number])
+    rows = [
+        (str(first) if first == last else f"{first} to {last}", *line)
+        for (first, last), line in zip(numbers, lines, strict=True)
+    ]
+    head = ("", "training", "iterations", "smallest gradient", "flagged", "loss")
+    known = any(row[-1] for row in rows)
+    return [row if known else row[:-1] for row in [head, *rows]]
+
+
+def _recorded(result: Result) -> tuple[str, ...]:
+    history, placement = result.model.history, result.placement
+    magnitudes = history.aggregate(placement.of) if placement.of in history.of else pd.Series(dtype=float)
+    magnitudes = magnitudes.dropna()
+    smallest = "none"
+    if len(magnitudes):
+        smallest = f"{magnitudes.min():.2e} ({shorten(str(magnitudes.idxmin()), 24)})"
+    flagged = f"{len(placement.flagged)} of {counted(len(history.layers), 'layer')}"
+    losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in history.conditions.get("losses", [])]
+    return str(history.iterations), smallest, flagged, f"{losses[0]} -> {losses[-1]}" if losses else ""
+
+
+def _not_recorded(steps: int) -> tuple[str, ...]:
+    return f"{steps}, not recorded", "", "", ""
 
 
 def _free(folder: Path, force: bool) -> Path:

@@ -12,14 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.script.execute import Ending, Script, Stopped, execute, replaced
+from gradprobe.script.execute import Ending, Script, execute, replaced, shown_text
+from gradprobe.script.sentences import no_batch, no_optimizer, only_step
+from gradprobe.script.stop import stop
 
 if TYPE_CHECKING:
     from gradprobe.record.history import GradientHistory
-    from gradprobe.script.session import Attachment, Session
+    from gradprobe.script.seeds import SeedListener
+    from gradprobe.script.session import Session
     from gradprobe.script.source import Site
+    from gradprobe.script.training import Training
 
-_OPTIMIZER = "torch.optim.optimizer"
+_OPTIMIZER, _RANDOM = "torch.optim.optimizer", "torch.random"
+MANY_CALLS = 25  # of a closure in a step: what LBFGS makes at most with its default settings
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,23 @@ class RecordedModel:
 
 
 @dataclass(frozen=True)
+class SeenTraining:
+    """One of a script's trainings, recorded or not.
+
+    Attributes:
+        number: Which one it is, from 1.
+        name: What the script calls the model, or the name of its class.
+        steps: How often an optimizer of it stepped.
+        recorded: Whether it is one of the recorded models.
+    """
+
+    number: int
+    name: str
+    steps: int
+    recorded: bool
+
+
+@dataclass(frozen=True)
 class RecordedScript:
     """What became of a script under gradprobe.
 
@@ -46,12 +68,16 @@ class RecordedScript:
         models: Those of which something was recorded.
         sentences: What was not recorded, and why.
         rank: Number of this process among those that train together; only 0 reports.
+        trainings: All that were seen, in the order in which they began.
+        more: How many there were beyond these.
     """
 
     ending: Ending
     models: tuple[RecordedModel, ...]
     sentences: tuple[str, ...]
     rank: int
+    trainings: tuple[SeenTraining, ...] = ()
+    more: int = 0
 
 
 def record_script(
@@ -59,19 +85,24 @@ def record_script(
     iterations: int = 50,
     *,
     keep_going: bool = False,
+    every: bool = False,
     on_full: Callable[[RecordedScript], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> RecordedScript:
     """Run a script as ``python`` would, unchanged, and record the first iterations of every model that it trains.
 
     Probes are attached when the script builds an optimizer, to the outermost modules that own its parameters,
-    so that the first iteration is in the record. torch is not imported before the script does so.
+    so that the first iteration is in the record. torch is not imported before the script does so. Of many
+    trainings of one kind (classes, shapes and optimizer) the first is recorded.
 
     Args:
         script: What to run.
         iterations: Length of the window. When the windows of all models are full, the script is stopped after the
             optimizer's step, by an exception that its ``finally`` and ``with`` blocks see.
         keep_going: Let it train on instead, without hooks.
+        every: Record every training of a kind, and let the script run to its end.
         on_full: With ``keep_going``: called with the recording as soon as it is complete.
+        say: Called with a sentence that is for a person who waits.
 
     Returns:
         The recording. With ``keep_going``, too, its ending is that of the whole script.
@@ -83,9 +114,9 @@ def record_script(
         ...     _ = file.write_text("print('hello')")
         ...     record_script(Script(str(file))).sentences
         hello
-        ('the script ended before it built an optimizer in this process',)
+        ('the script ended before it built an optimizer of torch.optim in this process',)
     """
-    recorder = _ScriptRecorder(script, iterations, keep_going, on_full)
+    recorder = _ScriptRecorder(script, iterations, keep_going, every, on_full, say or (lambda sentence: None))
     with recorder.following_optimizers():
         ending = execute(script)
         return recorder.recording(ending)
@@ -93,30 +124,52 @@ def record_script(
 
 class _ScriptRecorder:
     def __init__(
-        self, script: Script, iterations: int, keep_going: bool, on_full: Callable[[RecordedScript], None] | None
+        self,
+        script: Script,
+        iterations: int,
+        keep_going: bool,
+        every: bool,
+        on_full: Callable[[RecordedScript], None] | None,
+        say: Callable[[str], None],
     ) -> None:
         self.script, self.iterations = script, iterations
-        self.keep_going, self.on_full = keep_going, on_full
+        self.keep_going, self.every, self.on_full, self.say = keep_going, every, on_full, say
         self.session: Session | None = None
+        self._seeds: SeedListener | None = None
+        self._stopping = False
+        self._process = os.getpid()
         self._children_before = os.times().children_user
 
     @contextlib.contextmanager
     def following_optimizers(self) -> Iterator[None]:
         """Give the session every optimizer that is built, from the import of torch on."""
         with contextlib.ExitStack() as stack:
-            patch = functools.partial(self._patch_optimizer, stack)
-            if _OPTIMIZER in sys.modules:
-                patch()
-            else:
-                hook = _ImportHook(_OPTIMIZER, patch)
-                sys.meta_path.insert(0, hook)
-                stack.callback(hook.remove)
+            self._when_imported(stack, _RANDOM, self._listen_to_seeds)
+            self._when_imported(stack, _OPTIMIZER, functools.partial(self._patch_optimizer, stack))
             stack.callback(self._end)
             yield
+
+    def _when_imported(self, stack: contextlib.ExitStack, module: str, call: Callable[[], None]) -> None:
+        if module in sys.modules:
+            call()
+            return
+        hook = _ImportHook(module, call)
+        sys.meta_path.insert(0, hook)
+        stack.callback(hook.remove)
+
+    def _listen_to_seeds(self) -> None:
+        from gradprobe.script.seeds import SeedListener
+
+        self._seeds = SeedListener()
+
+    def _seed(self) -> int | None:
+        return self._seeds.seed if self._seeds is not None else None
 
     def _end(self) -> None:
         if self.session is not None:
             self.session.end()
+        if self._seeds is not None:
+            self._seeds.remove()
 
     def _patch_optimizer(self, stack: contextlib.ExitStack) -> None:
         optimizer = sys.modules[_OPTIMIZER].Optimizer
@@ -125,17 +178,22 @@ class _ScriptRecorder:
         @functools.wraps(original)
         def init(this: Any, *args: Any, **kwargs: Any) -> None:
             original(this, *args, **kwargs)
+            if self._stopping and os.getpid() == self._process:
+                stop()
             if self.session is None:
                 from gradprobe.script.session import Session
 
-                self.session = Session(self.iterations, self._on_full)
+                self.session = Session(
+                    self.iterations, self._on_full, every=self.every, seed=self._seed, say=self.say
+                )
             self.session.optimizer_built(this, sys._getframe(1))
 
         stack.enter_context(replaced(optimizer, "__init__", init))
 
     def _on_full(self) -> None:
         if not self.keep_going:
-            raise Stopped(0)
+            self._stopping = True
+            stop()
         assert self.session is not None
         self.session.close()
         if self.on_full is not None:
@@ -149,32 +207,52 @@ class _ScriptRecorder:
         session = self.session
         if session is None:
             children = _work_of_children(self._children_before)
-            why = f"the script {ending.words} before it built an optimizer in this process{children}"
+            why = no_optimizer(ending.words, sys.modules.keys(), children)
             return RecordedScript(ending, (), (why,), int(os.environ.get("RANK", 0)))
+        from gradprobe.script.training import names, shown_name
+
         session.close(alone=ending.code != 0)
         models, sentences = [], list(session.refusals)
-        for name, attachment in _named(session):
-            recorded, wanted = attachment.probe.recorded, attachment.probe.iterations
-            if not recorded:
+        given = names(session.trainings)
+        for name, training in zip(given, session.trainings, strict=True):
+            if training.history is None:
                 sentences.append(f"the script {ending.words} before an optimizer of {name} stepped")
                 continue
-            conditions = {"target": " ".join([Path(self.script.target).name, *self.script.args])}
-            if recorded < wanted:
-                conditions["stopped"] = f"the script {ending.words} after {recorded} of {wanted} iterations"
-                sentences.append(f"{name}: {conditions['stopped']}")
-            history = attachment.history
-            history = replace(history, conditions={**history.conditions, **conditions})
-            models.append(RecordedModel(name, history, attachment.site))
-        return RecordedScript(ending, tuple(models), tuple(sentences), session.rank)
+            sentences += _sentences(name, training, ending)
+            models.append(RecordedModel(name, self._history(training, ending), training.site))
+        seen = [
+            SeenTraining(one.number, name, one.steps, one.history is not None)
+            for name, one in (
+                *zip(given, session.trainings, strict=True),
+                *((shown_name(o), o) for o in session.others),
+            )
+        ]
+        seen.sort(key=lambda one: one.number)
+        return RecordedScript(ending, tuple(models), tuple(sentences), session.rank, tuple(seen), session.more)
+
+    def _history(self, training: Training, ending: Ending) -> GradientHistory:
+        """The record, with how it came about."""
+        assert training.history is not None
+        target = shown_text(" ".join([Path(self.script.target).name, *self.script.args]))
+        conditions = {**training.history.conditions, "target": target}
+        if not training.full:
+            conditions["stopped"] = _early(training, ending)
+        return replace(training.history, conditions=conditions)
 
 
-def _named(session: Session) -> Iterator[tuple[str, Attachment]]:
-    """The attachments with a name for each: the script's own if it is known, else that of the class."""
-    counts: dict[str, int] = {}
-    for attachment in session.attachments:
-        name = (attachment.site.model or type(attachment.model).__name__).removeprefix("self.")
-        counts[name] = counts.get(name, 0) + 1
-        yield (name if counts[name] == 1 else f"{name}-{counts[name]}"), attachment
+def _sentences(name: str, training: Training, ending: Ending) -> Iterator[str]:
+    """What a person should know of a record."""
+    assert training.history is not None
+    if not training.full:
+        yield f"{name}: {_early(training, ending)}"
+        if training.calls > MANY_CALLS and training.recorded <= 2:
+            yield only_step(training.recorded, training.calls)
+    if training.history.conditions.get("batch_size") is None:
+        yield no_batch(name)
+
+
+def _early(training: Training, ending: Ending) -> str:
+    return f"the script {ending.words} after {training.recorded} of {training.iterations} iterations"
 
 
 def _work_of_children(before: float) -> str:

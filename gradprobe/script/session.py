@@ -3,135 +3,85 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradprobe.measure.ranks import world_size
 from gradprobe.measure.weight_gradients import parameter_ids
-from gradprobe.network.hooks import Attached
+from gradprobe.network.hooks import Attached, GuardedHook
 from gradprobe.network.layers import unwrap
-from gradprobe.record.history import GradientHistory
-from gradprobe.script.execute import Stopped
-from gradprobe.script.frames import (
-    current_line,
-    file_name,
-    names_of,
-    outer_optimizer,
-    script_frames,
-    site_of,
-    source,
-)
-from gradprobe.script.models import owners
-from gradprobe.script.probe import FollowingProbe
-from gradprobe.script.source import Site, loss_at
+from gradprobe.script.closures import ClosureCalls
+from gradprobe.script.frames import outer_optimizer, script_frames
+from gradprobe.script.models import Kind, ids, kind_of, model_at_hand, owners
+from gradprobe.script.sentences import long_step, no_module
+from gradprobe.script.source import Site
+from gradprobe.script.training import Training
 
 PATIENCE = 10  # windows that one model may be ahead before the others are no longer waited for
-_UNSEEDED = 67280421310721  # torch.initial_seed() if torch.manual_seed was not called
-
-
-class Attachment:
-    """A probe on one of a script's models, and what is known of the model's place in the script.
-
-    Attributes:
-        probe: The probe; its window may be closed.
-        site: Names and lines.
-        steps: How often an optimizer of the model stepped, in the window and after it.
-    """
-
-    def __init__(self, model: nn.Module, iterations: int) -> None:
-        self.model = model
-        self.probe = FollowingProbe(model, iterations)
-        self.probe.__enter__()
-        self.ranks = world_size()
-        self.site = Site()
-        self.steps = 0
-        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._history: GradientHistory | None = None
-        self._alone = False
-
-    @property
-    def history(self) -> GradientHistory:
-        """The record, with the conditions that are known from the script."""
-        if self._history is not None:
-            return self._history
-        history = self.probe.history
-        seed, loss = torch.initial_seed(), self.site.loss
-        known: dict[str, Any] = {"seed": None if seed == _UNSEEDED else seed, "loss": loss and loss.function}
-        if self._alone:
-            known["ranks"] = "this rank's own numbers: the script ended before the window was full"
-        return replace(history, conditions={**history.conditions, **known})
-
-    def add(self, optimizer: Optimizer) -> None:
-        """Follow one more optimizer of this model."""
-        self.optimizers.add(optimizer)
-        self.probe.follow(optimizer)
-
-    def locate(self, frame: FrameType | None, step: bool) -> None:
-        """Read names and lines from the frames of the script, at an optimizer's construction or step."""
-        frames = list(script_frames(frame))
-        site = self.site
-        if site.model is None:
-            site = site_of(self.model, frames) or site
-        if frames and not step and site.optimizer is None:
-            site = replace(site, optimizer=current_line(frames[0]))
-        if frames and step and site.loss is None:
-            here = frames[0]
-            loss = loss_at(source(here), file_name(here), here.f_lineno, names_of(self.model, here))
-            site = replace(site, loss=loss)
-        self.site = site
-
-    def close(self, alone: bool) -> None:
-        """Take the hooks off and keep the record; ``alone`` without the other ranks, which may not do the same."""
-        if self.probe.attached:
-            group_ended = self.ranks > 1 and world_size() == 1
-            if alone or group_ended:
-                self.probe.__exit__(Stopped, None, None)
-                self._alone = self.ranks > 1
-            else:
-                self.probe.detach()
-        if self.probe.recorded and self._history is None:
-            part = "" if self.probe.called else _called_part(self.probe)
-            self.site = replace(self.site, part=part)
-            self._history = self.history
+FEW = 3  # models of one kind that train together, and kinds that train one after the other, all of them recorded
+COUNTED = 1000  # trainings without a record that are kept in mind one by one
 
 
 class Session:
     """All that is attached to one run of a script.
 
+    Of many trainings of one kind the first is recorded. Which are many: those that begin when the first has made
+    a step already, and more than `FEW` that were built before it.
+
     Args:
         iterations: Length of each window.
         on_full: Called when all windows are full, after the step of the optimizer.
+        every: Record every training, and let the script train to its end.
+        seed: The seed that the script has set by now.
+        say: Gets a sentence that is for now, and not for the end.
 
     Attributes:
-        attachments: One for each model.
+        trainings: Those that are recorded.
+        others: Those of a kind that is known: they are counted, without a probe.
+        more: How many others there are beyond these.
         refusals: What could not be recorded, and why.
         rank: The number of this process among those that train together.
     """
 
-    def __init__(self, iterations: int, on_full: Callable[[], None]) -> None:
-        self.attachments: list[Attachment] = []
+    def __init__(
+        self,
+        iterations: int,
+        on_full: Callable[[], None],
+        *,
+        every: bool = False,
+        seed: Callable[[], int | None] = lambda: None,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.trainings: list[Training] = []
+        self.others: list[Training] = []
+        self.more = 0
         self.refusals: list[str] = []
         # kept, because `is_first_rank` cannot say it without a process group: before it begins, or after its end
         self.rank = int(os.environ.get("RANK", 0))
-        self._iterations = iterations
-        self._on_full = on_full
+        self._iterations, self._on_full = iterations, on_full
+        self._every, self._seed, self._say = every, seed, say
         self._open = True
         self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._kinds: dict[Kind, list[Training]] = {}
+        self._looked: dict[int, int] = {}  # by number of a training: how many optimizers were built beside it
+        self._of: weakref.WeakKeyDictionary[Optimizer, list[Training]] = weakref.WeakKeyDictionary()
+        self._closures = ClosureCalls(self._step_is_long)
         self._outer: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # optimizers that step by others
         self._hooks, self._steps = Attached(), Attached()
-        self._steps.add(register_optimizer_step_pre_hook(self._before_step))
-        self._steps.add(register_optimizer_step_post_hook(self._after_step))
+        before, after = (GuardedHook(call, self._failed) for call in (self._before_step, self._after_step))
+        self._steps.add(register_optimizer_step_pre_hook(before))
+        self._steps.add(register_optimizer_step_post_hook(after))
         for owner in (nn.Module, Optimizer):
             self._hooks.add(_CallHook(owner, "zero_grad", self._zeroed))
 
@@ -139,7 +89,8 @@ class Session:
         """Find the models of an optimizer that was just built, and attach before the first forward pass."""
         if self._is_active():
             try:
-                self._attach(optimizer, frame)
+                with self._lock:
+                    self._attach(optimizer, frame)
             except Exception as error:
                 self._refuse(f"{type(optimizer).__name__}: {error}")
 
@@ -147,8 +98,8 @@ class Session:
         """Take all hooks off the models; nothing more is recorded."""
         self._open = False
         self._hooks.remove()
-        for attachment in self.attachments:
-            attachment.close(alone)
+        for training in self.trainings:
+            training.close(alone)
 
     def end(self) -> None:
         """Take the step hooks off as well, after the script: inside a step, torch is iterating over them."""
@@ -162,74 +113,160 @@ class Session:
     def _attach(self, optimizer: Optimizer, frame: FrameType | None) -> None:
         if dist.is_available() and dist.is_initialized():
             self.rank = dist.get_rank()
+        wanted = parameter_ids(optimizer)
+        self._free_dropped(wanted)
+        at_hand = model_at_hand(wanted, script_frames(frame))
+        if at_hand is not None and self._known(at_hand, wanted) is None and self._is_other(at_hand, optimizer):
+            return
         models, left = owners(optimizer)
         if left:
-            which = "its parameters belong" if not models else f"{left} of its parameters belong"
-            self._refuse(f"{type(optimizer).__name__}: {which} to no module")
+            self._refuse(no_module(type(optimizer).__name__, left, len(wanted)))
         outer = outer_optimizer(optimizer, frame)
         if outer is not None and models:
             self._outer.add(outer)
-            for attachment in self.attachments:
-                attachment.probe.leave(outer)
+            for probe in filter(None, (one.probe for one in self.trainings)):
+                probe.leave(outer)
         for model in models:
             try:
-                attachment = self._attachment(model, optimizer)
+                training = self._training(model, optimizer)
             except (TypeError, ValueError) as error:
                 self._refuse(f"{type(unwrap(model)).__name__}: {error}")
                 continue
-            attachment.add(optimizer)
-            attachment.locate(frame, step=False)
+            if training is not None:
+                self._follow(training, optimizer)
+                training.locate(frame, step=False)
 
-    def _attachment(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
-        """The attachment that has these parameters already, or a new one."""
-        shared = parameter_ids(optimizer) & _ids(model)
-        known = next((one for one in self.attachments if shared & _ids(one.model)), None)
-        if known is not None and (known.probe.recorded or unwrap(known.model) is unwrap(model)):
-            return known
+    def _training(self, model: nn.Module, optimizer: Optimizer) -> Training | None:
+        """The training that has these parameters already, or a new one; None if it is not recorded."""
+        known = self._known(model, parameter_ids(optimizer) & ids(model))
         if known is None:
-            self.attachments.append(Attachment(model, self._iterations))
-            return self.attachments[-1]
+            return None if self._is_other(model, optimizer) else self._begin(model, optimizer)
+        if known.recorded or known.steps or known.model is unwrap(model):
+            return known
         # the model is now part of another module
-        known.probe.__exit__(Stopped, None, None)
-        new = Attachment(model, self._iterations)
+        known.leave()
+        known.attach(model)
         for earlier in known.optimizers:
-            new.add(earlier)
-        self.attachments[self.attachments.index(known)] = new
-        return new
+            known.add(earlier)
+        return known
+
+    def _known(self, model: nn.Module, shared: set[int]) -> Training | None:
+        models = ((one, one.model) for one in self.trainings)
+        alive = [(one, own) for one, own in models if own is not None]
+        same = [one for one, own in alive if own is unwrap(model)]
+        return next(iter(same), None) or next((one for one, own in alive if shared & ids(own)), None)
+
+    def _begin(self, model: nn.Module, optimizer: Optimizer) -> Training:
+        training = Training(self._count() + 1, self._iterations)
+        training.attach(model)
+        self.trainings.append(training)
+        self._kinds.setdefault(kind_of(model, optimizer), []).append(training)
+        return training
+
+    def _is_other(self, model: nn.Module, optimizer: Optimizer) -> bool:
+        """Whether a training is one of many; then it is counted."""
+        kind = self._kinds.get(kind_of(model, optimizer))
+        begun = sum(any(one.steps for one in known) for known in self._kinds.values())
+        if self._every or not (any(one.steps for one in kind) if kind else begun > FEW):
+            return False
+        training = Training(self._count() + 1, self._iterations)
+        training.kind = type(unwrap(model)).__name__
+        training.site = Site(kind[0].site.model if kind else None)
+        self._count_other(training)
+        self._follow(training, optimizer)
+        return True
+
+    def _count(self) -> int:
+        return len(self.trainings) + len(self.others) + self.more
+
+    def _count_other(self, training: Training) -> None:
+        if len(self.others) < COUNTED:
+            self.others.append(training)
+        else:
+            self.more += 1
+
+    def _follow(self, training: Training, optimizer: Optimizer) -> None:
+        known = self._of.setdefault(optimizer, [])
+        if all(training is not one for one in known):
+            known.append(training)
+        training.add(optimizer)
+
+    def _free_dropped(self, wanted: set[int]) -> None:
+        """Free models that the script has dropped: they are in circles with the hooks on them.
+
+        A model that is still there is looked at again when twice as many optimizers were built.
+        """
+        look = False
+        for training in self.trainings:
+            model = training.model
+            if training.steps and training.is_open and not (model is not None and ids(model) & wanted):
+                beside = self._looked[training.number] = self._looked.get(training.number, 0) + 1
+                look = look or not beside & (beside - 1)
+        if look:
+            del model
+            gc.collect()
 
     def _refuse(self, why: str) -> None:
         if why not in self.refusals:
             self.refusals.append(why)
 
-    def _attachments_of(self, optimizer: Optimizer) -> list[Attachment]:
-        return [one for one in self.attachments if optimizer in one.optimizers]
+    def _failed(self, error: Exception) -> None:
+        self._refuse(f"gradprobe failed, and recorded no more from there ({type(error).__name__}: {error})")
 
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._is_active() and optimizer not in self._outer:
-            for attachment in self._attachments_of(optimizer):
-                if not attachment.steps:
-                    attachment.locate(sys._getframe(1), step=True)
-                attachment.probe.follow(optimizer)
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if not self._is_active() or optimizer in self._outer:
+            return None
+        trainings = self._of.get(optimizer, ())
+        for training in trainings:
+            if training.is_open and not training.steps:
+                self._first_step(training)
+            probe = training.probe
+            if probe is not None:
+                probe.follow(optimizer)
+        return self._closures.counted(optimizer, args, kwargs) if trainings else None
+
+    def _first_step(self, training: Training) -> None:
+        training.seed = self._seed()
+        training.locate(sys._getframe(1), step=True)
+        for known in self._kinds.values():
+            waiting = [one for one in known if not one.steps and one is not training and one.model is not None]
+            if training in known and len(waiting) >= FEW and not self._every:
+                for other in waiting:
+                    other.leave()
+                    known.remove(other)
+                    self.trainings.remove(other)
+                    self._count_other(other)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if not self._is_active() or optimizer in self._outer:
             return
-        for attachment in self._attachments_of(optimizer):
-            attachment.steps += 1
-            if attachment.probe.full:
-                attachment.close(alone=False)
-        full = [attachment for attachment in self.attachments if attachment.probe.full]
-        ahead = any(attachment.steps >= PATIENCE * self._iterations for attachment in full)
-        if full and (ahead or len(full) == len(self.attachments)):
-            for attachment in self.attachments:
-                attachment.close(alone=True)
+        with self._lock:
+            for training in self._of.get(optimizer, ()):
+                training.steps += 1
+                training.calls = self._closures.calls(optimizer)
+                probe = training.probe
+                if probe is not None and probe.full:
+                    del probe
+                    training.close(alone=False)
+                    gc.collect()  # probe and model are in circles, and Python may not look for them for long
+            full = [training for training in self.trainings if training.full]
+            ahead = any(training.steps >= PATIENCE * self._iterations for training in full)
+            is_over = bool(full) and (ahead or not any(training.is_open for training in self.trainings))
+            if is_over and not self._every:
+                for training in self.trainings:
+                    training.close(alone=True)
+        if is_over and not self._every:
             self._on_full()
+
+    def _step_is_long(self, optimizer: Optimizer, calls: int) -> None:
+        if self._is_active() and any(training.is_open for training in self._of.get(optimizer, ())):
+            self._say(long_step(type(optimizer).__name__, calls))
 
     def _zeroed(self, owner: Any) -> None:
         if self._is_active():
-            parameters = _ids(owner) if isinstance(owner, nn.Module) else parameter_ids(owner)
-            for attachment in self.attachments:
-                attachment.probe.zeroed(parameters)
+            parameters = ids(owner) if isinstance(owner, nn.Module) else parameter_ids(owner)
+            for probe in filter(None, (training.probe for training in self.trainings)):
+                probe.zeroed(parameters)
 
 
 class _CallHook:
@@ -248,13 +285,3 @@ class _CallHook:
 
     def remove(self) -> None:
         setattr(self._owner, self._name, self._original)
-
-
-def _ids(model: nn.Module) -> set[int]:
-    return set(map(id, model.parameters()))
-
-
-def _called_part(probe: FollowingProbe) -> str:
-    """Of a model that is itself never called: the name of the one part that has all points, else ""."""
-    parts = {point.name.partition(".")[0] for point in probe.history.points}
-    return parts.pop() if len(parts) == 1 else ""

@@ -93,6 +93,16 @@ def built_at(source: str, file: str, name: str, before: int) -> SourceLine | Non
     return _source_line(file, assignments[-1], _last_line(assignments[-1])) if assignments else None
 
 
+def is_loop_variable(source: str, name: str, line: int) -> bool:
+    r"""Whether a ``for`` gives a name its values, in the function around a line.
+
+    Example:
+        >>> is_loop_variable("for net in nets:\n    train(net)", "net", 2)
+        True
+    """
+    return any(isinstance(node, ast.For) and name in _stored(node) for node in _statements(source, line))
+
+
 def loss_at(source: str, file: str, step: int, models: Collection[str]) -> Loss | None:
     r"""Where the loss is computed whose backward pass comes before the optimizer's step in the same function.
 

@@ -1,0 +1,108 @@
+"""End a script whose gradients are recorded, in whichever thread it trains; and wait for its threads. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Collection, Iterator
+from typing import Any, NoReturn
+
+# ignored unless somebody handles it, so that it does no harm where it comes too late; not on Windows
+_SIGNAL = getattr(signal, "SIGURG", None)
+
+
+class Stopped(SystemExit):
+    """Ends a script whose gradients are recorded.
+
+    A kind of ``SystemExit``, because asyncio and the trainers let that pass without a message.
+    """
+
+
+def stop() -> NoReturn:
+    """Raise `Stopped`, so that nothing is printed; in a thread, let the main thread of the script end as well.
+
+    The main thread may wait for what this one would have computed, for ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        _be_silent(threading.current_thread())
+        _stop_main_thread()
+    _be_silent_in_task()
+    raise Stopped(0)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let `stop` in another thread end what the main thread does in the block, even if that waits for a lock."""
+    here = threading.current_thread() is threading.main_thread()
+    if _SIGNAL is None or not here or signal.getsignal(_SIGNAL) != signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+    signal.signal(_SIGNAL, _StopHere(process))
+    try:
+        yield
+    finally:
+        if isinstance(signal.getsignal(_SIGNAL), _StopHere):
+            signal.signal(_SIGNAL, signal.SIG_DFL)
+
+
+class _StopHere:
+    """What the signal calls in the main thread."""
+
+    def __init__(self, process: int) -> None:
+        self.process, self.asked = process, False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked and os.getpid() == self.process:
+            raise Stopped(0)
+
+
+def _stop_main_thread() -> None:
+    handler = signal.getsignal(_SIGNAL) if _SIGNAL is not None else None
+    main = threading.main_thread().ident
+    if isinstance(handler, _StopHere) and not handler.asked and os.getpid() == handler.process:
+        assert main is not None
+        handler.asked = True  # once: a second one would break what the script does in its `finally` blocks
+        signal.pthread_kill(main, _SIGNAL)  # type: ignore[arg-type]
+
+
+def _be_silent(thread: threading.Thread) -> None:
+    """Let a thread that ends by `Stopped` print nothing; ``threading`` lets only ``SystemExit`` itself pass."""
+    known: Any = getattr(thread, "_invoke_excepthook", None)
+
+    def invoke(this: threading.Thread) -> None:
+        if not isinstance(sys.exc_info()[1], Stopped):
+            known(this)
+
+    if known is not None:
+        vars(thread)["_invoke_excepthook"] = invoke
+
+
+def _be_silent_in_task() -> None:
+    """Let asyncio not report that nobody has looked at the error of a task."""
+    asyncio = sys.modules.get("asyncio")
+    with contextlib.suppress(Exception):  # no loop runs in this thread
+        task = asyncio.current_task() if asyncio is not None else None
+        if task is not None:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def wait_for_threads(before: Collection[threading.Thread]) -> None:
+    """Wait for the threads that the interpreter would wait for at its end, those apart that were there before."""
+    for thread in set(threading.enumerate()) - set(before):
+        if not thread.daemon and thread is not threading.current_thread():
+            _shut_down_executor_of(thread)
+            thread.join()
+
+
+def _shut_down_executor_of(thread: threading.Thread) -> None:
+    """Tell an executor that no more work comes, as the interpreter does before it waits for the workers."""
+    executors = sys.modules.get("concurrent.futures.thread")
+    if thread in getattr(executors, "_threads_queues", ()):
+        arguments = getattr(thread, "_args", None)
+        executor = arguments[0]() if arguments else None
+        if executor is not None:
+            executor.shutdown()

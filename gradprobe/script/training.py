@@ -1,0 +1,205 @@
+"""One training in a running script: a probe on its model, which the session does not keep alive."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from gradprobe.measure.ranks import world_size
+from gradprobe.network.layers import unwrap
+from gradprobe.record.history import GradientHistory
+from gradprobe.script.execute import printable
+from gradprobe.script.frames import current_line, file_name, names_of, script_frames, site_of, source
+from gradprobe.script.probe import FollowingProbe
+from gradprobe.script.source import Site, loss_at
+from gradprobe.script.stop import Stopped
+
+
+class Training:
+    """A training that was seen, and what is known of its place in the script.
+
+    While the window is open the probe belongs to the hooks on the model: if the script drops the model, both are
+    freed, and what was recorded until then is kept. Afterwards nothing of the model is held.
+
+    Args:
+        number: Which of the script's trainings this is, from 1.
+        iterations: Length of the window.
+
+    Attributes:
+        site: Names and lines.
+        kind: The name of the model's class.
+        steps: How often an optimizer of the model stepped, in the window and after it.
+        calls: How often the closure of the last step was called; 0 without one.
+        seed: The seed at the first step, if the script set it.
+        recorded: Iterations that were recorded when the window was closed.
+        history: The record, once it is closed.
+        is_open: Whether there is a probe on the model.
+    """
+
+    def __init__(self, number: int, iterations: int) -> None:
+        self.number, self.iterations = number, iterations
+        self.site = Site()
+        self.kind = ""
+        self.steps = self.calls = self.recorded = 0
+        self.seed: int | None = None
+        self.history: GradientHistory | None = None
+        self.is_open = False
+        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._probe: weakref.ref[FollowingProbe] | None = None
+        self._model: weakref.ref[nn.Module] | None = None
+        self._ranks = 1
+
+    @property
+    def probe(self) -> FollowingProbe | None:
+        """The probe while the window is open."""
+        return self._probe() if self._probe is not None else None
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The bare model, if it is still there."""
+        return self._model() if self._model is not None else None
+
+    @property
+    def full(self) -> bool:
+        """Whether the whole window was recorded."""
+        return not self.is_open and self.recorded >= self.iterations
+
+    def attach(self, model: nn.Module) -> None:
+        """Open the window.
+
+        Raises:
+            TypeError: If the model cannot be recorded.
+            ValueError: Likewise.
+        """
+        probe = FollowingProbe(model, self.iterations)
+        probe.__enter__()
+        _held_by_its_hooks(probe)
+        # the hooks hold the probe, and the probe this: a model that is dropped takes all of them with it
+        vars(probe)["kept"] = _LastWords(self, probe)
+        self._probe, self._model = weakref.ref(probe), weakref.ref(unwrap(model))
+        self.kind = type(unwrap(model)).__name__
+        self.is_open = True
+        self._ranks = world_size()
+
+    def add(self, optimizer: Optimizer) -> None:
+        """Follow one more optimizer of this model."""
+        self.optimizers.add(optimizer)
+        if self.probe is not None:
+            self.probe.follow(optimizer)
+
+    def locate(self, frame: FrameType | None, step: bool) -> None:
+        """Read names and lines from the frames of the script, at an optimizer's construction or step."""
+        model = self.model
+        if model is None:
+            return
+        frames = list(script_frames(frame))
+        site = self.site
+        if site.model is None:
+            site = site_of(model, frames) or site
+        if frames and not step and site.optimizer is None:
+            site = replace(site, optimizer=current_line(frames[0]))
+        if frames and step and site.loss is None:
+            here = frames[0]
+            loss = loss_at(source(here), file_name(here), here.f_lineno, names_of(model, here))
+            site = replace(site, loss=loss)
+        self.site = site
+
+    def close(self, alone: bool) -> None:
+        """Take the hooks off and keep the record; ``alone`` without the other ranks, which may not do the same."""
+        probe = self.probe
+        if probe is not None:
+            self.conclude(probe, alone)
+
+    def conclude(self, probe: FollowingProbe, alone: bool) -> None:
+        """The same with the probe in hand."""
+        if not self.is_open:
+            return
+        kept_alone = False
+        if probe.attached:
+            group_ended = self._ranks > 1 and world_size() == 1
+            if alone or group_ended:
+                probe.__exit__(Stopped, None, None)
+                kept_alone = self._ranks > 1
+            else:
+                probe.detach()
+        self.recorded = probe.recorded
+        if self.recorded:
+            self.history = self._history_of(probe, kept_alone)
+        probe.detach()  # a hook that torch was calling at that moment
+        vars(probe).pop("kept", None)
+        self._probe = None
+        self.is_open = False
+
+    def leave(self) -> None:
+        """Close the window as if there had been none."""
+        probe, self._probe, self.is_open = self.probe, None, False
+        if probe is not None:
+            vars(probe).pop("kept", None)
+            probe.__exit__(Stopped, None, None)
+
+    def _history_of(self, probe: FollowingProbe, kept_alone: bool) -> GradientHistory:
+        """The record, with the conditions that are known from the script."""
+        history = probe.history
+        if not probe.called:
+            self.site = replace(self.site, part=_called_part(history))
+        loss = self.site.loss
+        known: dict[str, Any] = {"seed": self.seed, "loss": loss and loss.function}
+        if kept_alone:
+            known["ranks"] = "this rank's own numbers: the script ended before the window was full"
+        return replace(history, conditions={**history.conditions, **known})
+
+
+class _LastWords:
+    """Keeps the record of a model that is about to be freed, with its probe, before the window was full."""
+
+    def __init__(self, training: Training, probe: FollowingProbe) -> None:
+        self._training, self._probe = training, probe
+
+    def __del__(self) -> None:
+        # Python may be amid anything: an error here would be printed into the script's output
+        with contextlib.suppress(Exception):
+            self._training.conclude(self._probe, alone=True)
+
+
+def _held_by_its_hooks(probe: FollowingProbe) -> None:
+    """Let what lives as long as the process, the listener of gradient scalers, hold the probe weakly."""
+    scale: Any = getattr(probe, "_scale", None)
+    stepped: Any = getattr(scale, "stepped", None)
+    if getattr(stepped, "__self__", None) is probe:
+        method = weakref.WeakMethod(stepped)
+
+        def call(*args: Any) -> None:
+            bound = method()
+            if bound is not None:
+                bound(*args)
+
+        scale.stepped = call
+
+
+def _called_part(history: GradientHistory) -> str:
+    """Of a model that is itself never called: the name of the one part that has all points, else ""."""
+    parts = {point.name.partition(".")[0] for point in history.points}
+    return parts.pop() if len(parts) == 1 else ""
+
+
+def shown_name(training: Training) -> str:
+    """What the script calls the model, else the name of its class."""
+    return printable((training.site.model or training.kind).removeprefix("self."))
+
+
+def names(trainings: Sequence[Training]) -> list[str]:
+    """A name for each, with a number from the second of the same name on."""
+    counts: dict[str, int] = {}
+    given = []
+    for training in trainings:
+        name = shown_name(training)
+        counts[name] = counts.get(name, 0) + 1
+        given.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
+    return given
