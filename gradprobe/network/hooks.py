@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -31,17 +32,18 @@ class Removable(Protocol):
 
 
 class Hook:
-    """A hook that only the original carries: copies and pickles of its module or optimizer hold a dead one.
+    """A hook that only the original carries: a copy of its module or optimizer has none, a pickle one of Python's.
 
     ``copy.deepcopy`` keeps a module's hooks, so an EMA copy would otherwise write into the original's record,
-    and ``torch.save`` fails on a closure (docs/facts.md, 9).
+    and ``torch.save`` fails on a closure (docs/facts.md, 9). Neither must a file that was saved in the window need
+    gradprobe to be loaded.
 
     Example:
         >>> import copy
-        >>> hook = Hook(print)
-        >>> hook("called"), copy.deepcopy(hook)("called")
-        called
-        (None, None)
+        >>> layer = nn.Linear(1, 1)
+        >>> handle = layer.register_forward_hook(Hook(print))
+        >>> len(layer._forward_hooks), len(copy.deepcopy(layer)._forward_hooks)
+        (1, 0)
     """
 
     __slots__ = ("__weakref__", "call")
@@ -53,11 +55,25 @@ class Hook:
         """Pass the arguments on, if this is the original."""
         return None if self.call is None else self.call(*args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Hook:
+        registry = next((value for value in reversed(memo.values()) if type(value) is OrderedDict), None)
+        memo.setdefault(Hook, _Copied()).registries.append(registry)
         return Hook()
 
-    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
-        return Hook, ()
+    def __reduce__(self) -> Any:
+        return getattr, (nullcontext(), "__exit__")  # takes anything and does nothing
+
+
+class _Copied:
+    """Takes the dead hooks off a copy when it is complete: then nothing holds the memo, and so not this."""
+
+    def __init__(self) -> None:
+        self.registries: list[Any] = []
+
+    def __del__(self) -> None:
+        for registry in filter(None, self.registries):
+            for key in [key for key, hook in registry.items() if type(hook) is Hook and hook.call is None]:
+                del registry[key]
 
 
 class GuardedHook(Hook):
@@ -113,10 +129,13 @@ def is_only_traced() -> bool:
     """Whether what runs at the moment is traced for a compiler, an export or a graph, and trains nothing.
 
     Example:
-        >>> seen = []
-        >>> _ = torch.jit.trace(lambda x: seen.append(is_only_traced()) or 2 * x, torch.ones(1), check_trace=False)
-        >>> seen, is_only_traced()
-        ([True], False)
+        >>> class Net(nn.Module):
+        ...     def forward(self, x):
+        ...         print(is_only_traced())
+        ...         return 2 * x
+        >>> _ = torch.export.export(Net(), (torch.ones(1),)), Net()(torch.ones(1))
+        True
+        False
     """
     if torch.compiler.is_compiling() or torch._C._is_tracing() or is_fx_symbolic_tracing():
         return True
@@ -173,16 +192,20 @@ class Eager:
 class Hidden:
     """`GuardedHook` s are not seen by what takes hooks for a part of the network, until the last one is removed.
 
-    ``torch.jit.script`` compiles the hooks of a module (docs/facts.md, 9), and a CUDA graph is not made of one that
+    ``torch.jit.script`` compiles the hooks of a module (docs/facts.md, 9), and no CUDA graph is made of one that
     has any. While one of those works on a module, our hooks are off it.
 
     Example:
+        >>> import warnings
         >>> net = nn.Sequential(nn.Linear(2, 1))
         >>> _ = net.register_forward_hook(GuardedHook(print, print))
         >>> hidden = Hidden()
-        >>> len(torch.jit.script(net)._forward_hooks), len(net._forward_hooks)
-        (0, 1)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # torch 2.13 prefers torch.export
+        ...     script = torch.jit.script(net)
         >>> hidden.remove()
+        >>> len(script._forward_hooks), len(net._forward_hooks)
+        (0, 1)
     """
 
     _count: ClassVar[int] = 0
