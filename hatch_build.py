@@ -5,9 +5,8 @@ Without one the package is pure Python and measures with torch's own kernels, wh
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
-FOLDER = ROOT / "gradprobe" / "measure" / "reduction"
-SOURCE, LIBRARY = FOLDER / "sums.c", FOLDER / "_sums.so"
-# not linked with OpenMP: the library calls the one that torch has loaded
-OPENMP = "-fopenmp" if sys.platform == "linux" else "-fopenmp-simd"
+COMPILED = ROOT / "gradprobe" / "measure" / "reduction" / "compiled.py"
 
 
 class NativeSums(BuildHookInterface):
@@ -26,9 +22,10 @@ class NativeSums(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the files are collected."""
-        if self.target_name != "wheel" or os.name != "posix" or not compile_library():
+        library = compile_library() if self.target_name == "wheel" and os.name == "posix" else None
+        if library is None:
             return
-        build_data["artifacts"].append(LIBRARY.relative_to(ROOT).as_posix())
+        build_data["artifacts"].append(library.relative_to(ROOT).as_posix())
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{self.platform_tag()}"
 
@@ -40,19 +37,12 @@ class NativeSums(BuildHookInterface):
         return next(iter(platform_tags())) if sys.platform != "linux" else f"linux_{os.uname().machine}"
 
 
-def compile_library() -> bool:
-    """Compile the library; False if there is no compiler or it fails."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler:
-        return False
-    object_file = LIBRARY.with_suffix(".o")
-    commands = [
-        [compiler, "-O3", "-fPIC", OPENMP, "-c", str(SOURCE), "-o", str(object_file)],
-        [compiler, "-shared", str(object_file), "-lm", "-o", str(LIBRARY)],
-    ]
-    try:
-        return all(subprocess.run(command, capture_output=True).returncode == 0 for command in commands)
-    except OSError:
-        return False
-    finally:
-        object_file.unlink(missing_ok=True)
+def compile_library() -> Path | None:
+    """Compile the library, by the package's own file: the package itself needs torch, which is not there yet."""
+    spec = importlib.util.spec_from_file_location("compiled", COMPILED)
+    assert spec is not None
+    assert spec.loader is not None
+    compiled = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compiled)
+    library: Path | None = compiled.build()
+    return library

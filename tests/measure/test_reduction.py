@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from support.awkward import threads
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradprobe.measure.accumulator import Accumulator
-from gradprobe.measure.reduction import Reducer, native
+from gradprobe.measure.reduction import Reducer, local_part, native
 from gradprobe.measure.window import Iteration, joined_by_device, statistics, table
 from gradprobe.record.history import MEASURES
 from gradprobe.record.quantities import QUANTITIES, STATISTICS, label
@@ -168,3 +169,131 @@ def test_every_statistic_has_its_names():
         for statistic in STATISTICS:
             assert of in label(of, statistic)
             assert of in label(of, statistic, printed=True)
+
+
+def row(gradient):
+    """What theory says of few numbers, in float64."""
+    sizes = np.abs(np.asarray(gradient, dtype=np.complex128))
+    return [sizes.sum(), math.sqrt((sizes**2).sum()), sizes.max(initial=0), (sizes == 0).sum(), 0]
+
+
+NUMBERS = [3.0, -4.0, 0.0, 2.0]
+DTYPES = [
+    "float32",
+    "float64",
+    "bfloat16",
+    "float16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "complex64",
+    "complex128",
+    "complex32",
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_data_type_is_measured(dtype):
+    gradient = torch.tensor(NUMBERS).to(getattr(torch, dtype))
+    assert Reducer().one(gradient)[0].tolist() == pytest.approx(row(NUMBERS))
+    assert Reducer(every=False).one(gradient)[0].tolist() == pytest.approx(row(NUMBERS)[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2, 2)])
+@pytest.mark.parametrize("every", [True, False])
+def test_a_gradient_without_elements_adds_nothing(dtype, shape, every):
+    nothing = torch.zeros(shape, dtype=dtype)
+    width = 5 if every else 1
+    assert Reducer(every=every).one(nothing).tolist() == [[0] * width]
+    assert Reducer(every=every).same([nothing, nothing]).tolist() == [[0] * width] * 2
+    assert Reducer(every=every).one(nothing.to_sparse()).tolist() == [[0] * width]
+
+
+def test_a_gradient_without_dimensions_has_one_element():
+    assert Reducer().one(torch.tensor(-2.0)).tolist() == [[2, 2, 2, 0, 0]]
+    assert Reducer().same([torch.tensor(-2.0), torch.tensor(3.0)]).tolist() == [[2, 2, 2, 0, 0], [3, 3, 3, 0, 0]]
+
+
+def nested(layout):
+    return torch.nested.nested_tensor([torch.tensor([[3.0, -4.0]]), torch.tensor([[0.0, 2.0]] * 2)], layout=layout)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_nested_gradient_has_its_real_elements(layout):
+    expected = row([3, -4, 0, 2, 0, 2])
+    assert Reducer().one(nested(layout))[0].tolist() == pytest.approx(expected)
+    assert local_part(nested(layout)).numel() == 6
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_lies_between_the_parts_of_a_nested_gradient_is_not_of_it():
+    padded = torch.tensor([[1.0, 2.0, 99.0], [3.0, 99.0, 99.0]])
+    ragged = torch.nested.narrow(padded, 1, torch.tensor([0, 0]), torch.tensor([2, 1]), layout=torch.jagged)
+    assert Reducer().one(ragged)[0].tolist() == pytest.approx(row([1, 2, 3]))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_every_sparse_layout_counts_its_implicit_zeros(layout):
+    gradient = torch.tensor([[3.0, 0.0, 0.0], [0.0, -4.0, 0.0]]).to_sparse(layout=layout)
+    assert Reducer().one(gradient)[0].tolist() == pytest.approx(row([3, -4, 0, 0, 0, 0]))
+
+
+class Logged(torch.Tensor):
+    calls = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        Logged.calls += 1
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_a_subclass_is_read_without_its_own_code():
+    gradient = torch.tensor(NUMBERS).as_subclass(Logged)
+    Logged.calls = 0
+    reduced = Reducer().one(gradient)
+    assert type(reduced) is torch.Tensor
+    assert reduced[0].tolist() == pytest.approx(row(NUMBERS))
+    assert Logged.calls <= 1  # what its type and layout are, is asked of the subclass
+
+
+def freed():
+    gradient = torch.ones(5)
+    gradient.untyped_storage().resize_(0)
+    return gradient
+
+
+@pytest.mark.parametrize(
+    ("gradient", "reason"),
+    [
+        (lambda: torch.ones(2, device="meta"), "meta device"),
+        (lambda: FakeTensorMode().from_tensor(torch.ones(2)), "FakeTensor"),
+        (freed, "memory of its gradient was given back"),
+    ],
+)
+def test_what_has_no_values_is_refused_with_the_reason(gradient, reason):
+    with pytest.raises(RuntimeError, match=reason):
+        Reducer().one(gradient())
+
+
+def test_a_gradient_of_zeros_that_have_no_memory_is_zero():
+    assert Reducer().one(torch._efficientzerotensor(3)).tolist() == [[0, 0, 0, 3, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torch_s_default_data_type_changes_nothing(dtype):
+    gradients = [torch.tensor([3.0, -4.0, 0.0]), torch.tensor([3.0, -4.0, 0.0], dtype=torch.float64)]
+    torch.set_default_dtype(dtype)
+    try:
+        rows = [Reducer().one(gradient).tolist() for gradient in gradients]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rows == [[[7, 5, 4, 1, 0]]] * 2
+
+
+def test_torch_s_default_device_changes_nothing():
+    gradient = torch.tensor([3.0, -4.0, 0.0])
+    with torch.device("meta"):
+        reduced = Reducer().one(gradient)
+    assert reduced.tolist() == [[7, 5, 4, 1, 0]]

@@ -28,7 +28,11 @@ _SMALLEST, _LARGEST = 1e-12, 1e15  # sums of a row between which its squares nei
 Rows = Tensor | list[Tensor]  # a matrix, or gradients of one shape which are its rows
 
 
-class PartialSumError(TypeError):
+class UnmeasurableError(RuntimeError):
+    """A gradient whose values cannot be read; the message is the reason that stands in the record."""
+
+
+class PartialSumError(UnmeasurableError):
     """A distributed gradient whose values no rank holds."""
 
 
@@ -64,12 +68,12 @@ class Reducer:
             Shape ``(1, 5)``, or ``(1, 1)``, on the gradient's device.
 
         Raises:
-            PartialSumError: If it is a distributed tensor whose values no rank holds.
+            UnmeasurableError: If its values cannot be read, or no rank holds them.
         """
         if native.takes([gradient]):
             return self._by_native([gradient])
         with torch.no_grad():
-            return self._one(gradient)
+            return self._one(local_part(gradient))
 
     def same(self, gradients: list[Tensor]) -> Tensor:
         """The sums of small dense gradients that have one shape, data type and device.
@@ -80,6 +84,9 @@ class Reducer:
         if native.takes(gradients):
             return self._by_native(gradients)
         first = gradients[0]
+        if not first.numel():  # a parameter may have no elements: they add nothing to its layer's
+            return self._of_nothing(first, rows=len(gradients))
+        native.check_memory(gradients)
         at_once = max(1, self.capacity(first.device) // first.numel())
         parts: list[Rows] = [gradients[i : i + at_once] for i in range(0, len(gradients), at_once)]
         with torch.no_grad():
@@ -90,14 +97,17 @@ class Reducer:
         return _CACHED if device.type == "cpu" else _LAUNCHED
 
     def _one(self, gradient: Tensor) -> Tensor:
-        gradient = local_part(gradient)
-        if gradient.is_sparse:
+        if not gradient.numel():
+            return self._of_nothing(gradient, rows=1)
+        if gradient.layout is not torch.strided:
             # implicit zeros count as zeros: they are what the optimizer sees
-            values = gradient.coalesce().values()
+            values = _stored(gradient)
             row = self.one(values)
             if self.every:
                 row[:, ZEROS] += gradient.numel() - values.numel()
             return row
+        if not gradient._is_zerotensor():
+            native.check_memory([gradient])
         if gradient.is_complex():
             gradient = gradient.abs()
         elements = _in_memory_order(gradient)
@@ -135,7 +145,11 @@ class Reducer:
             return self._piece[self._used - count : self._used]
 
     def _piece_of(self, rows: int) -> Tensor:
-        return torch.empty(rows, 5 if self.every else 1)
+        # what the user set as torch's defaults must not count here
+        return torch.empty(rows, 5 if self.every else 1, dtype=torch.float32, device="cpu")
+
+    def _of_nothing(self, like: Tensor, rows: int) -> Tensor:
+        return torch.zeros(rows, 5 if self.every else 1, dtype=_summed_in(like), device=like.device)
 
     def _reduced(self, parts: Sequence[Rows], like: Tensor, rows: int) -> Tensor:
         """The sums of every row of parts that each fit into the scratch buffer: shape ``(5 or 1, rows)``."""
@@ -200,7 +214,7 @@ class Reducer:
         nonfinite.copy_((~sizes.isfinite()).sum(1))
 
     def _scratch(self, like: Tensor, number: int) -> Tensor:
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        dtype = _summed_in(like)
         key = (like.device, dtype, number)
         if key not in self._buffers:
             self._buffers[key] = torch.empty(self.capacity(like.device), dtype=dtype, device=like.device)
@@ -238,17 +252,53 @@ def fold_columns(columns: Tensor) -> Tensor:
 
 
 def local_part(gradient: Tensor) -> Tensor:
-    """This rank's part of a distributed gradient (DTensor): its sums are added up over the ranks later.
+    """The ordinary tensor in a gradient: this rank's part of a distributed one, the values of a nested one.
+
+    The sums of the ranks' parts are added up later.
 
     Raises:
         PartialSumError: If no rank holds the values, as they are the sum of the ranks' parts.
+        UnmeasurableError: If it has no values, or its type hides them.
+
+    Example:
+        >>> ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(1)], layout=torch.jagged)
+        >>> local_part(ragged)
+        tensor([1., 1., 1.])
     """
-    if type(gradient) is Tensor or not hasattr(gradient, "placements"):
-        return gradient
-    if any(placement.is_partial() for placement in gradient.placements):
-        raise PartialSumError("its gradient is a partial sum over ranks: no rank holds the true values")
-    part: Tensor = gradient.to_local()  # type: ignore[attr-defined]
-    return part
+    if gradient.is_nested:
+        return _values_of_nested(gradient)
+    if type(gradient) is not Tensor:
+        gradient = _without_subclass(gradient)
+    if gradient.is_meta:
+        raise UnmeasurableError("its gradient is on the meta device, where there are no values")
+    return gradient
+
+
+def _without_subclass(gradient: Tensor) -> Tensor:
+    if hasattr(gradient, "placements"):
+        if any(placement.is_partial() for placement in gradient.placements):
+            raise PartialSumError("its gradient is a partial sum over ranks: no rank holds the true values")
+        part: Tensor = gradient.to_local()  # type: ignore[attr-defined]
+        return part
+    if type(gradient).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # its values are not in its memory
+        kind = type(gradient).__name__
+        raise UnmeasurableError(f"its gradient is a {kind}, a type of tensor whose values cannot be read")
+    with torch._C.DisableTorchFunctionSubclass():
+        return gradient.as_subclass(Tensor)
+
+
+def _values_of_nested(gradient: Tensor) -> Tensor:
+    """The elements of a nested tensor, without what lies between its parts in memory."""
+    if gradient.layout is torch.jagged and gradient._lengths is None:  # type: ignore[attr-defined]
+        return gradient.values()
+    return torch.cat([part.reshape(-1) for part in gradient.unbind()])
+
+
+def _stored(gradient: Tensor) -> Tensor:
+    """The values that a tensor of another layout keeps: those that are not implicit zeros."""
+    if gradient.is_mkldnn:
+        return gradient.to_dense()
+    return gradient.coalesce().values() if gradient.is_sparse else gradient.values()
 
 
 def is_plain(gradient: Tensor) -> bool:
@@ -260,6 +310,10 @@ def is_plain(gradient: Tensor) -> bool:
     """
     ordinary = type(gradient) in (Tensor, torch.nn.Parameter) and gradient.layout is torch.strided
     return ordinary and gradient.dtype.is_floating_point
+
+
+def _summed_in(like: Tensor) -> torch.dtype:
+    return torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def _in_memory_order(gradient: Tensor) -> Tensor:
