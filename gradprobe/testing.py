@@ -11,6 +11,7 @@ from itertools import groupby
 
 from torch import nn
 
+from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import EXPLODING, FINDINGS, findings
 from gradprobe.decide.findings import unreached as unreached_layers
 from gradprobe.decide.policies import Policy, place
@@ -214,7 +215,7 @@ def _message(
 def _headline(by_kind: LayersByKind, stopped: str | None) -> str:
     if not by_kind:
         return f"{stopped}: the record ends there"
-    parts = [f"{kind} at {_listed(layers)}" for kind, layers in by_kind.items()]
+    parts = [f"{kind.replace('_', ' ')} at {_listed(layers)}" for kind, layers in by_kind.items()]
     return f"the gradient is {'; '.join([*parts, stopped] if stopped else parts)}"
 
 
@@ -244,6 +245,9 @@ def _advice(history: GradientHistory, placement: Placement, by_kind: LayersByKin
         yield f"unreached: {shorten(name, 40)}: {_reasons(history, name)}"
     if "unreached" in by_kind:
         yield "  use these layers in the forward, freeze or remove them, or pass unreached='ignore'"
+    for finding in explain(history, placement):
+        if finding.cause in ("not_held", "zero_weight") and finding.cause in by_kind:
+            yield f"{finding.cause.replace('_', ' ')}: {finding.sentence} {finding.step}"
 
 
 def _first_nonfinite(history: GradientHistory, names: Sequence[str]) -> str:

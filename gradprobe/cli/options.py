@@ -15,7 +15,7 @@ from gradprobe.runs.folder import RUNS
 
 # spelled out here, because --help must not wait for torch or pandas; a test holds them equal to the originals
 BRANCHES = ("auto", "cnds", "pooled", "dense", "native", "token", "shared", "svm")
-FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
+FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -10,7 +10,15 @@ from gradprobe.decide.policies import ThresholdPolicy
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
-FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached")
+FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
+NOT_HELD = ("not_held", "not_held_new")  # codes out of `gradprobe.record.history.UNREACHED`
+_NO_FINDING = (
+    "frozen",
+    "bypassed",
+    "other_tensor",
+    "opaque",
+    *NOT_HELD,
+)  # these do not say that no gradient arrives
 EXPLODING = 1e3  # a mean |gradient| that no sensible loss gives a sensible network
 
 
@@ -21,7 +29,9 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
     a magnitude (every point, short trials, by hand). ``exploding``: mean_abs above 1e3 in some iteration.
     ``nonfinite``: NaN or inf in some gradient. ``unreached``: no gradient arrived, and the layer is not just
     frozen; for a layer with a weight it is the weight's gradient that counts, since its module may never be called
-    (a projection in attention).
+    (a projection in attention). ``not_held``: it gets gradients, and no optimizer holds its weight.
+    ``zero_weight``: the weight's gradient is exactly zero in every iteration, and the layer does not vanish.
+    ``unregistered``: parameters, by shape, that take part in the forward pass and belong to no module.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
@@ -30,12 +40,15 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
         >>> findings(history, Placement("by hand", (), (), ""))
         {'nonfinite': ['a']}
     """
-    frame = history.frame
+    frame, flagged = history.frame, list(with_default_flags(history, placement).flagged)
     by_kind = {
-        "vanishing": list(with_default_flags(history, placement).flagged),
+        "vanishing": flagged,
         "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
         "nonfinite": _layers(frame[frame["nonfinite"] > 0]),
         "unreached": unreached(history),
+        "not_held": [x.name for x in history.layers if x.unreached_code.get("weight") in NOT_HELD],
+        "zero_weight": [name for name in _zero_weights(history) if name not in flagged],
+        "unregistered": [str(tuple(shape)) for shape in history.conditions.get("loose_parameters") or ()],
     }
     return {kind: layers for kind, layers in by_kind.items() if layers}
 
@@ -82,9 +95,20 @@ def unreached(history: GradientHistory) -> list[str]:
     names = []
     for layer in history.layers:
         of = "weight" if layer.name in weighted else "output"
-        if of in layer.unreached and layer.unreached_code.get(of) != "frozen":
+        if of in layer.unreached and layer.unreached_code.get(of) not in _NO_FINDING:
             names.append(layer.name)
     return names
+
+
+def _zero_weights(history: GradientHistory) -> list[str]:
+    """Layers whose weight's gradient is exactly zero in every iteration, of several.
+
+    In one iteration it may be: behind a weight that begins at zero (a residual branch, a low-rank adapter).
+    """
+    rows = history.frame[(history.frame["of"] == "weight") & history.frame["nonfinite"].notna()]
+    by_layer = rows.groupby("layer", sort=False)
+    is_zero = by_layer["mean_abs"].max().eq(0) & by_layer["nonfinite"].sum().eq(0) & by_layer.size().gt(1)
+    return [str(name) for name in is_zero.index[is_zero.to_numpy(dtype=bool)]]
 
 
 def _layers(rows: pd.DataFrame) -> list[str]:

@@ -29,7 +29,7 @@ def serve_flagged(
     flagged = tuple(name for run in runs for name in run)
     decided = replace(empty, flagged=flagged, skipped=_unreached(history, magnitudes))
     if not flagged:
-        return replace(decided, reason=_none_needed(magnitudes))
+        return replace(decided, reason=_none_needed(history, magnitudes))
     if len(flagged) == len(magnitudes):
         reason = (
             "Every layer is flagged, the last one too: that is the scale of the loss (or a dead output), "
@@ -43,12 +43,15 @@ def _unreached(history: GradientHistory, magnitudes: pd.Series[float]) -> dict[s
     return {
         layer.name: "unreached, " + "; ".join(f"{of}: {why}" for of, why in layer.unreached.items())
         for layer in history.layers
-        if layer.name not in magnitudes.index and layer.unreached
+        if layer.name not in magnitudes.index and layer.unreached and not layer.is_frozen
     }
 
 
-def _none_needed(magnitudes: pd.Series[float]) -> str:
+def _none_needed(history: GradientHistory, magnitudes: pd.Series[float]) -> str:
     if not len(magnitudes):
+        others = [of for of in history.of if len(history.aggregate(of))]
+        if others:
+            return f"Nothing can be decided by it: only the gradient of the {others[0]} was recorded."
         return "No gradient was recorded, so nothing can be decided."
     if magnitudes.min() == float("inf"):
         return "Nothing has vanished: every gradient is NaN or infinite in most iterations."

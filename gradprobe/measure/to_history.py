@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradprobe.measure.accumulator import Key
 from gradprobe.measure.output_gradients import OutputGradients, OutputHook
 from gradprobe.measure.ranks import active_ddp_wrapper, world_size, wrapper_name
-from gradprobe.measure.unreached import unreached_reasons
+from gradprobe.measure.unreached import Seen, unreached_reasons
 from gradprobe.measure.window import Window, statistics
 from gradprobe.network.layers import own_parameters
 from gradprobe.network.survey import Topology
@@ -49,26 +49,43 @@ class HookedLayers:
         """Every layer and quantity, in the order of ``named_modules()``."""
         return [(name, of) for name in self.modules for of in self.quantities(name)]
 
-    def layers(self, topology: Topology, sums: Sums, *, is_complete: bool) -> tuple[Layer, ...]:
+    def layers(
+        self,
+        topology: Topology,
+        sums: Sums,
+        *,
+        is_complete: bool,
+        held: Set[int] | None = None,
+        now: Mapping[str, nn.Module] | None = None,
+    ) -> tuple[Layer, ...]:
         """The layers in depth order, and why no gradient arrived where none did.
 
         Args:
             topology: The order of the layers, and why some have no point.
             sums: What was recorded, in the order of `keys`.
             is_complete: Whether an iteration has ended, so that what has not arrived is missing.
+            held: The parameters, by `id`, that an optimizer held at a step; None where that is not known.
+            now: The layers that the network has now. One that another took the place of, and that no gradient
+                arrived at, is left out.
         """
         keys = self.keys()
         arrived = {key for row in sums for key, six in zip(keys, row, strict=True) if any(six)}
-        order = [name for name in topology.order if name in self.modules]
+        if now is not None:
+            arrived_at = {name for name, _ in arrived}
+            gone = {n for n, module in self.modules.items() if now.get(n) is not module and n not in arrived_at}
+        else:
+            gone = set()
+        order = [name for name in topology.order if name in self.modules and name not in gone]
         return tuple(
-            self._layer(name, depth, topology.points.unserved.get(name), arrived if is_complete else set(keys))
+            self._layer(name, depth, topology, arrived if is_complete else set(keys), held)
             for depth, name in enumerate(order)
         )
 
-    def _layer(self, name: str, depth: int, unserved: str | None, arrived: set[Key]) -> Layer:
+    def _layer(self, name: str, depth: int, topology: Topology, arrived: set[Key], held: Set[int] | None) -> Layer:
         module = self.modules[name]
         missing = [of for of in self.quantities(name) if (name, of) not in arrived]
-        reasons = unreached_reasons(name, module, self.weights[name], self.hooks, arrived) if missing else {}
+        seen = self._seen(name, topology.facts.get(name), arrived, held)
+        reasons = unreached_reasons(module, self.weights[name], seen) if missing else {}
         refused = {of: self.refused[name, of] for of in missing if (name, of) in self.refused}
         return Layer(
             name,
@@ -76,8 +93,21 @@ class HookedLayers:
             type(module).__name__.removeprefix("FSDP"),
             sum(parameter.numel() for parameter in own_parameters(module).values()),
             {of: refused.get(of, reasons[of].sentence) for of in missing},
-            unserved,
+            topology.points.unserved.get(name),
             {of: "refused" if of in refused else reasons[of].code for of in missing},
+        )
+
+    def _seen(self, name: str, fact: str | None, arrived: set[Key], held: Set[int] | None) -> Seen:
+        own = own_parameters(self.modules[name])
+        weights = {id(own[local]) for local in self.weights[name] if local in own}
+        return Seen(
+            self.hooks[name],
+            fact,
+            (name, "output") in arrived,
+            (name, "weight") in arrived,
+            None if held is None else bool(weights & held),
+            any(hook.calls for hook in self.hooks.values()),
+            any(of == "weight" for _, of in arrived),
         )
 
     def rows(self, layers: Sequence[Layer], sums: Sums) -> Iterator[tuple[Any, ...]]:
@@ -104,17 +134,34 @@ def unmeasured_rows(layers: Sequence[Layer], of: Sequence[str], iterations: int)
 
 
 def conditions_of(
-    model: nn.Module, optimizers: Sequence[Optimizer], window: Window, outputs: OutputGradients
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    window: Window,
+    outputs: OutputGradients,
+    first_scale: Tensor | float | None,
+    topology: Topology | None = None,
+    held: Set[int] | None = None,
 ) -> dict[str, Any]:
-    """What the magnitudes depend on, as far as a probe can see it."""
+    """What the magnitudes depend on, as far as a probe can see it.
+
+    Args:
+        model: The network.
+        optimizers: Those whose steps ended the iterations.
+        window: The iterations.
+        outputs: The gradients of outputs, which show the batch that was trained on.
+        first_scale: The first scale of a gradient scaler, or None.
+        topology: What the first forward pass showed.
+        held: The parameters, by `id`, that an optimizer held at a step; None where that is not known.
+    """
     parameter = next(model.parameters())
-    scale = window.first_scale
+    scale = first_scale
     return {
+        **({} if topology is None else _conditions_seen(topology, getattr(outputs, "shapes", {}), held or set())),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
         "optimizer": " and ".join(map(describe_optimizer, optimizers)) or None,
         "torch": str(torch.__version__),
-        "amp_scale": None if scale is None else float(scale) / outputs.averaged,
+        "amp_scale": None if scale is None else float(scale),
         "skipped": window.skipped,
         "micro_batches": outputs.micro_batches,
         "world_size": world_size(),
@@ -122,14 +169,29 @@ def conditions_of(
     }
 
 
+def _conditions_seen(topology: Topology, shapes: Mapping[str, tuple[int, ...]], held: Set[int]) -> dict[str, Any]:
+    """What the forward pass and the gradients that arrived show."""
+    loose = [[*parameter.shape] for parameter in topology.loose_parameters if parameter.id not in held]
+    return {"batch_size": topology.output_axes.size_in(shapes), "loose_parameters": loose or None}
+
+
 def describe_optimizer(optimizer: Optimizer) -> str:
-    """Name and main settings of an optimizer.
+    """Name and main settings of an optimizer, for reading: with four digits at most.
 
     Example:
-        >>> describe_optimizer(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1, momentum=0.9))
-        'SGD lr 0.1, momentum 0.9'
+        >>> describe_optimizer(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1 / 3, momentum=0.9))
+        'SGD lr 0.03333, momentum 0.9'
     """
     settings = optimizer.param_groups[0]
-    shown = {name: settings.get(name) for name in ("lr", "momentum", "betas")}
+    shown = {name: _rounded(settings.get(name)) for name in ("lr", "momentum", "betas")}
     text = ", ".join(f"{name} {value}" for name, value in shown.items() if value)
     return f"{type(optimizer).__name__} {text}".strip()
+
+
+def _rounded(value: Any) -> Any:
+    """A number with four digits at most, also within a tuple; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(_rounded, value))
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from gradprobe.network.activation import output_activation
 from gradprobe.network.batch_size import Batch, BatchSizes, OutputAxes
 from gradprobe.network.call_facts import LooseParameter, call_fact, loose_parameters
 from gradprobe.network.checks import check_network
@@ -33,7 +32,14 @@ from gradprobe.network.layers import (
     unwrap,
 )
 from gradprobe.network.preserve import preserved
-from gradprobe.network.tensors import as_arguments, base_of_full_view, main_output, output_shape, tensors
+from gradprobe.network.tensors import (
+    as_arguments,
+    base_of_full_view,
+    main_output,
+    output_activation,
+    output_shape,
+    tensors,
+)
 from gradprobe.network.trace import Call, Trace, TraceGraph, channel_axes
 from gradprobe.record.points import Point, Points
 

@@ -25,8 +25,14 @@ def describe_conditions(conditions: Mapping[str, Any]) -> str:
         >>> describe_conditions({"target": "net.py", "data": "digits", "batch_size": 64, "seed": 0})
         'net.py, data: digits, batch size 64, seed 0'
     """
-    known = ((text, conditions.get(key)) for key, text in _PRINTED.items())
+    known = ((text, _known(key, conditions)) for key, text in _PRINTED.items())
     return ", ".join(text.format(value) for text, value in known if value is not None)
+
+
+def _known(key: str, conditions: Mapping[str, Any]) -> Any:
+    """A condition; a batch size that was looked for and not found is unknown."""
+    value = conditions.get(key)
+    return "unknown" if key == "batch_size" and key in conditions and value is None else value
 
 
 def with_codes(conditions: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,21 @@ from gradprobe.record.text import counted, shorten
 KEYS = ("iteration", "layer", "depth", "of")
 MEASURES = ("mean_abs", "rms", "max_abs", "zero_fraction", "nonfinite")
 COLUMNS = KEYS + MEASURES
-UNREACHED = ("frozen", "never_called", "no_path", "detached", "consumed", "refused", "came_late")
+UNREACHED = (
+    "frozen",
+    "never_called",
+    "no_path",
+    "detached",
+    "consumed",
+    "refused",
+    "came_late",
+    "not_held",  # by an optimizer
+    "not_held_new",  # the same, of a layer that was put in after the optimizer was built
+    "checkpointed",  # inside reentrant checkpointing none of whose inputs requires a gradient
+    "other_tensor",  # of its output is on the path, not the one that is measured
+    "bypassed",  # its hooks, since no module was called as one
+    "opaque",  # its output
+)
 AGGREGATES = ("median", "mean", "min", "max", "first", "last")
 
 
@@ -45,6 +59,11 @@ class Layer:
     unreached: Mapping[str, str] = field(default_factory=dict)
     unserved: str | None = None
     unreached_code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no gradient has to arrive: every reason for a missing one is that the layer is frozen."""
+        return set(self.unreached_code.values()) == {"frozen"}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Layer:
@@ -107,8 +126,13 @@ class GradientHistory:
 
     @property
     def main_quantity(self) -> str | None:
-        """The quantity to show where only one is shown: ``"output"`` if recorded, else the first one, or None."""
-        return "output" if "output" in self.of else next(iter(self.of), None)
+        """The quantity to show where only one is shown: ``"output"`` if one arrived, else the first that did.
+
+        Where none arrived, the first that was asked for; None without any.
+        """
+        arrived = set(self.frame.loc[self.frame["nonfinite"].notna(), "of"])
+        asked = sorted(self.of, key=lambda of: (of not in arrived, of != "output"))
+        return next(iter(asked), None)
 
     @property
     def unreached(self) -> dict[str, dict[str, str]]:

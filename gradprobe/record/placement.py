@@ -9,7 +9,7 @@ from typing import Any
 from gradprobe.record.history import as_tuples
 from gradprobe.record.html import block, layer_names, paragraph, small, table, title
 from gradprobe.record.points import Point
-from gradprobe.record.text import counted, few, shorten
+from gradprobe.record.text import counted, few, names_by_reason, shorten
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Placement:
         names = few([shorten(point.name, 40) for point in self.points])
         head = {0: "no branch", 1: f"a branch after {names}"}.get(len(self.points), f"branches after {names}")
         lines = [f"placement ({self.policy}): {head}", self.reason]
-        skipped = [f"skipped {shorten(name, 40)}: {why}" for name, why in self.skipped.items()]
-        lines += skipped[:10] + ([f"skipped {len(skipped) - 10} more"] if len(skipped) > 10 else [])
+        skipped = [f"skipped {names}: {why}" for why, names in names_by_reason(self.skipped)]
+        lines += skipped[:10] + ([f"skipped for {len(skipped) - 10} more reasons"] if len(skipped) > 10 else [])
         return "\n".join([*lines, *filter(None, [self.disagreement])])
 
 

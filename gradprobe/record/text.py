@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -78,3 +78,28 @@ def shorten(name: str, width: int) -> str:
     room = width - len(short) + len(parts[-1])  # for the last part
     tail = max(0, room // 6 * 2 - 2) if room >= 4 and len(parts) > 1 else (width - 1) // 2
     return f"{short[: width - 1 - tail]}…{short[len(short) - tail :]}"
+
+
+def middle(name: str, width: int) -> str:
+    """A name, or its beginning and its end.
+
+    Example:
+        >>> middle("encoder.layer.11.attention.output.dense", 24)
+        'encoder.laye…utput.dense'
+    """
+    printable = shorten(name, max(len(name), len("(root)")))
+    tail = (width - 1) // 2
+    return printable if len(printable) <= width else f"{printable[: width - 1 - tail]}…{printable[-tail:]}"
+
+
+def names_by_reason(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Each reason once, with the names that have it, the first few of them.
+
+    Example:
+        >>> names_by_reason({"a": "never called", "b": "detached", "c": "never called"})
+        [('never called', 'a, c'), ('detached', 'b')]
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(shorten(name, 40))
+    return [(reason, few(several, 4)) for reason, several in names.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,8 +23,9 @@ from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Points
 from gradprobe.record.quantities import QUANTITIES, label, short
-from gradprobe.record.text import counted, shorten
+from gradprobe.record.text import counted, names_by_reason, shorten
 from gradprobe.record.text_bars import sparkline
+from gradprobe.show.headline import verdict
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
 
@@ -54,7 +55,7 @@ def as_table(
     *,
     every_layer: bool = False,
 ) -> RenderableType:
-    """The report for a terminal; the decision is last, because it stays on the screen.
+    """The report for a terminal: the verdict and what to do, the layers, and the decision with its reasons.
 
     Args:
         history: The record.
@@ -63,14 +64,20 @@ def as_table(
         every_layer: A row for every layer, however many there are.
     """
     shown = with_default_flags(history, placement)
-    table = result_frame(history, shown)
-    chosen = list(range(len(table))) if every_layer else excerpt(table, shown)
-    parts: list[RenderableType] = [_Layers(table, chosen, shown)]
+    table, frozen = result_frame(history, shown), _frozen(history)
+    chosen = list(range(len(table))) if every_layer else excerpt(table, shown, frozen)
+    said = verdict(history, placement, comparison)
+    parts: list[RenderableType] = [Text(said.sentence, style="bold"), *map(Text, filter(None, [said.step])), ""]
+    parts.append(_Layers(table, chosen, shown, frozen))
     if len(chosen) < len(table):
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
         parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
-    if len(table) >= PROFILE_FROM:
-        values = [None if pd.isna(value) else float(value) for value in table.get(shown.of, ())]
+    if len(table) - len(frozen) >= PROFILE_FROM:
+        values = [
+            None if pd.isna(value) else float(value)
+            for row, value in enumerate(table.get(shown.of, ()))
+            if row not in frozen
+        ]
         parts += ["", Profile(values, shown.threshold, shown.of), ""]
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
     parts.append(Text(str(placement), style="bold" if shown.flagged or placement.remedy else ""))
@@ -192,8 +199,10 @@ class _Arms:
 class _Layers:
     """The table of the layers, with the columns that fit."""
 
-    def __init__(self, table: pd.DataFrame, chosen: Sequence[int], placement: Placement) -> None:
-        self._table, self._chosen, self._placement = table, chosen, placement
+    def __init__(
+        self, table: pd.DataFrame, chosen: Sequence[int], placement: Placement, frozen: Collection[int] = ()
+    ) -> None:
+        self._table, self._chosen, self._placement, self._frozen = table, chosen, placement, frozen
         self._of = [of for of in QUANTITIES if of in table.columns]
         self._branched = {point.layers[-1] for point in placement.points}
 
@@ -211,11 +220,12 @@ class _Layers:
         table.add_column("", no_wrap=True)
         before = -1
         rows = self._table.iloc[list(self._chosen)].to_dict("records")
-        for index, row in zip(self._chosen, rows, strict=True):
+        for index, row in [*zip(self._chosen, rows, strict=True), (len(self._table), None)]:
             if index > before + 1:
                 gap = (self._left_out(before + 1, index),)
                 table.add_row(*(("", *gap) if wide else gap), style="dim")
-            table.add_row(*self._row(row, shown, wide), style="red" if row["flagged"] else "")
+            if row is not None:
+                table.add_row(*self._row(row, shown, wide), style="red" if row["flagged"] else "")
             before = index
         yield table
 
@@ -228,11 +238,20 @@ class _Layers:
     def _left_out(self, start: int, end: int) -> str:
         count, flagged = end - start, int(self._table["flagged"].iloc[start:end].sum())
         which = "all" if flagged == count else str(flagged)
+        if all(row in self._frozen for row in range(start, end)):
+            return f"… {count} frozen"
         return f"… {count} more" + (f", {which} flagged" if flagged else "")
 
 
-def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
-    """The rows of a `result_frame` that matter most, or all where they are few.
+def _frozen(history: GradientHistory) -> set[int]:
+    """The rows of frozen layers without a number, where there are several: together they are one line."""
+    reached = {name for of in history.of for name in history.aggregate(of).index}
+    rows = {row for row, layer in enumerate(history.layers) if layer.is_frozen and layer.name not in reached}
+    return rows if len(rows) > 1 else set()
+
+
+def excerpt(table: pd.DataFrame, placement: Placement, frozen: Collection[int] = ()) -> list[int]:
+    """The rows of a `result_frame` that matter most, or all where they are few; those of frozen layers do not.
 
     These are the first and the last layer, those with the smallest and the largest magnitude, those that feed a
     branch, those next to where the flagged layers begin and end, and the unreached; in this order, as many as fit.
@@ -240,20 +259,21 @@ def excerpt(table: pd.DataFrame, placement: Placement) -> list[int]:
     Returns:
         Their positions, in depth order.
     """
-    if len(table) <= MAX_ROWS:
-        return list(range(len(table)))
+    rows = [row for row in range(len(table)) if row not in frozen]
+    if len(rows) <= MAX_ROWS:
+        return rows
     flagged = table["flagged"].tolist()
     branched = {point.layers[-1] for point in placement.points}
     magnitudes = table[placement.of].to_numpy() if placement.of in table else np.full(len(table), np.nan)
     measured = np.flatnonzero(~np.isnan(magnitudes))
     extremes = [int(measured[pick(magnitudes[measured])]) for pick in (np.argmin, np.argmax) if len(measured)]
     wanted: list[list[int]] = [
-        [0, len(table) - 1, *extremes],
+        [rows[0], rows[-1], *extremes],
         [index for index, name in enumerate(table["layer"]) if name in branched],
         [row for i in range(1, len(table)) if flagged[i - 1] != flagged[i] for row in (i - 1, i, i - 2, i + 1)],
         np.flatnonzero(np.isnan(magnitudes)).tolist(),
     ]
-    ranked = dict.fromkeys(index for group in wanted for index in group if 0 <= index < len(table))
+    ranked = dict.fromkeys(index for group in wanted for index in group if index in set(rows))
     return sorted(list(ranked)[:EXCERPT_ROWS])
 
 
@@ -285,12 +305,20 @@ def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     notes = [f"{counted(history.iterations, 'iteration')}. {describe_conditions(conditions)}"]
     if losses:
         notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
-    unreached = [(name, reasons) for name, reasons in history.unreached.items() if name not in placement.skipped]
-    for name, reasons in unreached[:10]:
-        why = "; ".join(f"{of}: {reason}" for of, reason in reasons.items())
-        notes.append(f"unreached: {shorten(name, 40)} ({why})")
-    if len(unreached) > 10:
-        notes.append(f"unreached: {len(unreached) - 10} more, see run.json")
+    why = {
+        layer.name: "; ".join(f"{of}: {reason}" for of, reason in layer.unreached.items())
+        for layer in history.layers
+        if layer.unreached and layer.name not in placement.skipped and not layer.is_frozen
+    }
+    reasons = names_by_reason(why)
+    notes += [f"unreached: {names} ({reason})" for reason, names in reasons[:10]]
+    if len(reasons) > 10:
+        notes.append("unreached: more, see run.json")
+    frozen = sum(layer.is_frozen for layer in history.layers)
+    if frozen:
+        notes.append(
+            f"{counted(frozen, 'layer is', 'layers are')} frozen: no gradient has to reach a weight there"
+        )
     if not looks_at_magnitudes(placement) and history.of:
         notes.append(f"flagged: {default_rule(history)}")
     return notes

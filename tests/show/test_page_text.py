@@ -18,6 +18,7 @@ from gradprobe.prove import trials
 from gradprobe.prove.remedies import REMEDIES
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
+from gradprobe.show.headline import verdict
 from gradprobe.show.page import document, numbers, render, words
 from gradprobe.show.page.steps import arms_steps, steps
 from gradprobe.verdict.arm import ARMS
@@ -66,7 +67,7 @@ VERDICTS = {
 @pytest.mark.parametrize(("state", "history"), VERDICTS.items(), ids=VERDICTS)
 def test_the_verdict_and_what_to_do_next(state, history):
     placement = gp.place(history)
-    said = words.verdict(history, placement)
+    said = verdict(history, placement)
     assert said.state == state
     assert said.sentence.endswith(".")
     advised = steps(state, history, placement, None, "runs/net")
@@ -130,7 +131,7 @@ AUTO = Placement(trials.NAME, (), (), "Change the network before anything is pla
 
 def test_where_the_trials_advise_a_remedy_the_page_says_so_and_what_vanishes():
     history = vanishing()
-    said = words.verdict(history, AUTO)
+    said = verdict(history, AUTO)
     assert said.state == "vanishing"
     assert said.sentence == (
         "The gradient does not reach 3 of 8 layers: block.0 to block.2. "
@@ -160,12 +161,12 @@ def test_a_remedy_is_the_first_thing_to_do_and_its_code_runs(state, name):
 def test_where_every_point_gets_a_branch_the_gradients_are_judged_all_the_same():
     every = gp.EveryLayerPolicy()
     ill, well = vanishing(), made([[1e-3], [1e-2]], points=[Point("block.0", (8, 4), 0, ("block.0",))])
-    assert words.verdict(ill, every(ill)).state == "vanishing"
-    assert words.verdict(well, every(well)).state == "healthy"
+    assert verdict(ill, every(ill)).state == "vanishing"
+    assert verdict(well, every(well)).state == "healthy"
     for history in (ill, well):
         assert (
             "gp.supervise"
-            in steps(words.verdict(history, every(history)).state, history, every(history), None, "")[0].code
+            in steps(verdict(history, every(history)).state, history, every(history), None, "")[0].code
         )
     rule = dict(words.why(ill, every(ill)))["Rule"]
     assert rule.startswith("A branch at every supervision point")
@@ -178,7 +179,7 @@ def test_the_headline_names_a_span_only_where_the_layers_are_contiguous():
     values[[0, 2, 3, 5]] = 1e-9
     history = made(values, names=names)
     first, second = "encoder.layer.0.atte…ut.dense_projection", "encoder.layer.2.atte…ut.dense_projection"
-    said = words.verdict(history, gp.place(history)).sentence
+    said = verdict(history, gp.place(history)).sentence
     assert said == f"The gradient does not reach 4 of 8 layers: {first}, {second} and 2 more."
 
 

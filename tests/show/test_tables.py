@@ -63,7 +63,7 @@ def test_a_gradient_with_nan_is_not_called_infinite_and_one_iteration_is_one():
     rows = [(0, layer.name, layer.depth, "output", *numbers[layer.name]) for layer in layers]
     text = table_of(GradientHistory(tidy(rows), {}, layers, (), None))
     assert re.search(r"0 +a +Linear +not finite", text)
-    assert "inf" not in text.replace("not finite", "")
+    assert not re.search(r"\binf\b", text)
     assert re.search(r"^1 iteration\.", text, re.MULTILINE)
 
 
@@ -139,7 +139,7 @@ def test_many_skipped_layers_do_not_push_the_verdict_off_the_screen():
     rows.append((0, "299", 299, "output", 1e-3, 0, 0, 0, 0))
     text = str(place(GradientHistory(tidy(rows), {}, layers, (), (8, 2))))
     assert len(text.splitlines()) < 20
-    assert "skipped 289 more" in text
+    assert "skipped 0, 1, 2, 3 and 295 more: unreached, output: frozen" in text
 
 
 @pytest.mark.parametrize("policy", [EveryLayerPolicy(), lambda _: Placement("auto", (), (), "so", remedy="lsuv")])

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 import gradprobe.show.page.words as words
+from gradprobe.show.headline import verdict
 from gradprobe.show.page.numbers import page_data
 from gradprobe.show.page.steps import arms_steps, steps
 from gradprobe.version import __version__
@@ -88,11 +89,11 @@ def render(
     run: str = "",
 ) -> str:
     """The page as text; see `write_page`."""
-    verdict = words.verdict(history, placement, comparison, arms)
-    advice = arms_steps(history, arms) if arms else steps(verdict.state, history, placement, comparison, run)
+    said = verdict(history, placement, comparison, arms)
+    advice = arms_steps(history, arms) if arms else steps(said.state, history, placement, comparison, run)
     return _template().render(
         title=str(history.conditions.get("target") or "a run"),
-        verdict=verdict,
+        verdict=said,
         facts=words.facts(history, placement),
         synthetic=history.conditions.get("synthetic", False),
         why=words.why(history, placement),

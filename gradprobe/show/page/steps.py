@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import unreached, with_default_flags
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.show.page.words import is_scale, remedy_name
+from gradprobe.show.headline import is_scale, remedy_name
 from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
@@ -56,6 +57,13 @@ _KEEP = NextStep(
     "capacity rather than at the depth. A test makes sure that it stays so:",
     "from gradprobe.testing import assert_gradients_reach\n\nassert_gradients_reach(model, batches, loss_fn)",
 )
+_TITLES = {
+    "checkpointed": "Let the gradient into the checkpoint",
+    "not_held": "Freeze these layers, or train them",
+    "unregistered": "Register the layers",
+    "zero_weight": "Look at what goes into the layer",
+    "bypassed": "Call the modules",
+}
 _AS_IT_IS = NextStep("Leave the network as it is", "No arm did better beyond the noise under these conditions.")
 
 _NOTHING_RECORDED = "Measure again, over more iterations: nothing was recorded."
@@ -80,6 +88,11 @@ def steps(
         "nonfinite": _find_nonfinite(history),
         "exploding": _CLIP,
         "unreached": _connect_unreached(history, placement),
+        **{
+            finding.cause: NextStep(_TITLES[finding.cause], finding.step)
+            for finding in explain(history, placement)
+            if finding.cause in _TITLES
+        },
     }
     if placement.remedy:
         tried = "In short trials the loss of the main output ended lower with it than as it is."
