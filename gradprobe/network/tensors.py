@@ -134,28 +134,14 @@ def main_output(output: Any) -> Tensor | list[Tensor] | None:
 
 
 def output_shape(output: Any) -> Any:
-    """Shape of a network's main output: of its main tensor, or of each tensor of a list; None without a tensor."""
-    main = main_output(output)
-    if isinstance(main, list):
-        return tuple(tuple(tensor.shape) for tensor in main)
-    return None if main is None else tuple(main.shape)
+    """Shape of a network's main output: of its main tensor, or of each tensor of a list; None without one shape.
 
-
-def output_activation(result: Any) -> str | None:
-    """The last function before the main output, if it limits the range of values.
-
-    The user's loss may count on it (``NLLLoss`` after a log-softmax, ``BCELoss`` after a sigmoid).
-
-    Example:
-        >>> import torch
-        >>> output_activation(torch.ones(2, 3, requires_grad=True).sigmoid().view(6))
-        'sigmoid'
+    A nested tensor has none: each of its parts has its own.
     """
-    main = main_output(result)
-    node = main.grad_fn if isinstance(main, Tensor) else None
-    while node is not None and type(node).__name__.startswith(_RESHAPES):
-        node = node.next_functions[0][0]
-    return None if node is None else _ACTIVATIONS.get(type(node).__name__)
+    main = main_output(output)
+    if main is None or any(tensor.is_nested for tensor in tensors(main)):
+        return None
+    return tuple(tuple(tensor.shape) for tensor in main) if isinstance(main, list) else tuple(main.shape)
 
 
 def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

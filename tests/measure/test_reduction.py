@@ -187,7 +187,6 @@ DTYPES = [
     "float8_e5m2",
     "complex64",
     "complex128",
-    "complex32",
 ]
 
 
