@@ -144,6 +144,23 @@ def output_shape(output: Any) -> Any:
     return tuple(tuple(tensor.shape) for tensor in main) if isinstance(main, list) else tuple(main.shape)
 
 
+def output_activation(result: Any) -> str | None:
+    """The last function before the main output, if it limits the range of values.
+
+    The user's loss may count on it (``NLLLoss`` after a log-softmax, ``BCELoss`` after a sigmoid).
+
+    Example:
+        >>> import torch
+        >>> output_activation(torch.ones(2, 3, requires_grad=True).sigmoid().view(6))
+        'sigmoid'
+    """
+    main = main_output(result)
+    node = main.grad_fn if isinstance(main, Tensor) else None
+    while node is not None and type(node).__name__.startswith(_RESHAPES):
+        node = node.next_functions[0][0]
+    return None if node is None else _ACTIVATIONS.get(type(node).__name__)
+
+
 def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments for a model: a mapping gives keywords, a tuple several positionals."""
     if isinstance(inputs, Mapping):
