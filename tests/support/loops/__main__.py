@@ -1,7 +1,7 @@
 """``PYTHONPATH=tests python -m support.loops 3000``: random loops, what came of them, and short ones that fail.
 
-A second number is the seed; ``--without TAG`` leaves loops out that have a tag (of `Program.tags`), so that faults of
-other kinds are found; ``--count`` only counts.
+A second number is the seed; ``--without TAG`` leaves loops out that have a tag (of `Program.tags`), so that faults
+of other kinds are found; ``--count`` only counts.
 """
 
 from __future__ import annotations

@@ -78,9 +78,8 @@ def is_bit_equal(one, other):
     weights = [(p, q) for a, b in pairs for p, q in zip(a.parameters(), b.parameters(), strict=True)]
     gradients = [(p.grad, q.grad) for p, q in weights]
     losses = list(zip(one.losses, other.losses, strict=True))
-    return all(
-        p is q or bits(p) == bits(q) for p, q in weights + gradients + losses if p is not None or q is not None
-    )
+    pairs = [(p, q) for p, q in weights + gradients + losses if p is not q]
+    return all(p is not None and q is not None and bits(p) == bits(q) for p, q in pairs)
 
 
 def compare(history, expected, program, where, result):

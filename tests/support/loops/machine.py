@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
-from torch import nn
 
+from support.loops.gradients import clip, combination, put, zero_by_hand
 from support.loops.nets import WIDTH, Net
+from support.loops.slots import Losses, Slot
 
 ROWS = 3
 OPTIMIZERS = {
@@ -28,34 +27,7 @@ def part_of(model, part):
     return [p for module in modules for p in module.parameters() if id(p) in trained]
 
 
-@dataclass(eq=False)
-class Slot:
-    """What a forward pass returned, and whether its graph can still be used."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    chain: tuple[int, ...]
-    goal: torch.Tensor
-    label: torch.Tensor
-    family: list = field(default_factory=list)  # the slots that share a graph
-    checkpointing: bool | None = None
-    alive: bool = True
-
-    def kill(self):
-        for slot in self.family:
-            slot.alive = False
-
-    def is_reentrant(self):
-        """autograd refuses ``autograd.grad`` through it."""
-        return any(slot.checkpointing for slot in self.family)
-
-    def loss(self, terms):
-        squared = (self.y[:, :2] - self.goal).square().mean()
-        crossed = 30 * nn.functional.cross_entropy(self.y[:, 2:], self.label)
-        return sum((squared, crossed)[term] for term in terms)
-
-
-class Machine:
+class Machine(Losses):
     """A loop with its state.
 
     Attributes:
@@ -113,20 +85,8 @@ class Machine:
 
     # --- forward -----------------------------------------------------------------------------------------------
 
-    def call(self, chain, x, checkpointing=None):
-        for number in chain:
-            self.models[number].checkpointing = checkpointing
-            x = self.models[number](x)
-            self.models[number].checkpointing = None
-        return x
-
     def normal(self, *shape):
         return torch.randn(*shape, generator=self.random, dtype=torch.float64)
-
-    def slot(self, number):
-        """A slot whose graph can still be used and leads to parameters, or None."""
-        self.slots = [slot for slot in self.slots if slot.alive and slot.y.requires_grad][-6:]
-        return self.slots[-1 - number % len(self.slots)] if self.slots and number is not None else None
 
     def forward(self, op):
         source = self.slot(op.source)
@@ -157,50 +117,7 @@ class Machine:
             with torch.no_grad():
                 self.call(op.chain, x.detach())
 
-    # --- losses ------------------------------------------------------------------------------------------------
-
-    def loss(self, op):
-        """The loss of a slot, or of two, and the slots; None where there is none or autograd refuses it."""
-        slots = [slot for slot in (self.slot(op.slot), self.slot(getattr(op, "second", None))) if slot is not None]
-        if not slots:
-            return None, slots
-        loss = sum(slot.loss(op.terms) for slot in slots)
-        if getattr(op, "penalty", None):
-            loss = loss + self.penalty(slots[0], op.penalty)
-        return loss, slots
-
-    def penalty(self, slot, kind):
-        if kind.startswith("func."):
-            return self.functional_penalty(slot, kind.removeprefix("func."))
-        if slot.is_reentrant():
-            return 0.0
-        of = [slot.x]
-        if kind == "parameter gradient":
-            of = [p for number in slot.chain for p in self.models[number].parameters()]
-        of = [tensor for tensor in of if tensor.requires_grad]
-        if not of:
-            return 0.0
-        gradients = torch.autograd.grad(slot.y.square().sum(), of, create_graph=True, allow_unused=True)
-        return sum((gradient - 0.5).square().sum() for gradient in gradients if gradient is not None)
-
-    def functional_penalty(self, slot, kind):
-        x = slot.x.detach()
-
-        def value(u):
-            return self.call(slot.chain, u).square().sum()
-
-        if kind == "grad":
-            derivative = self.differentiating(torch.func.grad(value), x)
-        elif kind == "jvp":
-            tangent = torch.ones_like(x)
-            derivative = self.differentiating(
-                lambda u: torch.func.jvp(lambda v: self.call(slot.chain, v), (u,), (tangent,))[1], x
-            )
-        elif kind == "vmap":
-            derivative = self.differentiating(torch.func.vmap(torch.func.grad(lambda u: value(u[None]))), x)
-        else:
-            derivative = self.differentiating(torch.func.jacrev(lambda u: self.call(slot.chain, u).sum(0)), x)
-        return derivative.square().mean()
+    # --- backward -------------------------------------------------------------------------------------------
 
     def scaled(self, loss, number):
         """The loss times the scale of its scaler, and the scale."""
@@ -211,8 +128,6 @@ class Machine:
         scaled = self.scalers[number].scale(loss)
         return scaled, self.scalers[number].get_scale()
 
-    # --- backward ----------------------------------------------------------------------------------------------
-
     def trained(self, target):
         return [p for p in self.held[target] if p.requires_grad]
 
@@ -222,6 +137,8 @@ class Machine:
         if loss is None or inputs == [] or (inputs and any(slot.is_reentrant() for slot in slots)):
             return
         self.losses.append(loss.detach())
+        if op.overflows and self.scalers:
+            loss = loss * float("inf")
         loss, scale = self.scaled(loss, op.scaler)
         weight = torch.tensor(2.0 if op.means == "with gradient" else 1.0, dtype=torch.float64)
         number = self.passing(loss * weight, inputs, scale)
@@ -340,13 +257,8 @@ class Machine:
             return self.cleared(held)
         model = self.models[self.program.optimizers[target % len(self.optimizers)][1]]
         chosen = {id(p) for p in part_of(model, part)}
-        held = [p for p in held if id(p) in chosen and p.grad is not None]
-        if means == "_foreach_zero_":
-            if held:
-                torch._foreach_zero_([p.grad for p in held])
-        else:
-            for parameter in held:
-                ZEROED[means](parameter)
+        held = [p for p in held if id(p) in chosen]
+        zero_by_hand(held, means)
         return self.cleared(held)
 
     def perturb(self, op):
@@ -418,67 +330,4 @@ class Machine:
         return call
 
     def clip(self, held, kind):
-        if not held:
-            return
-        if kind == "norm":
-            nn.utils.clip_grad_norm_(held, 0.5)
-        elif kind == "value":
-            nn.utils.clip_grad_value_(held, 0.1)
-        for parameter in held if kind else ():
-            if kind == "p.grad.mul_":
-                parameter.grad.mul_(0.5)
-            elif kind == "p.grad = p.grad * .5":
-                parameter.grad = parameter.grad * 0.5
-            elif kind == "noise added":
-                parameter.grad.add_(self.normal(*parameter.shape), alpha=0.01)
-
-
-def put(parameter, gradient, then):
-    """Put a gradient where the optimizer finds it."""
-    if then == "copied" and parameter.grad is not None:
-        parameter.grad.copy_(gradient)
-    elif then == "added" and parameter.grad is not None:
-        parameter.grad.add_(gradient)
-    else:
-        parameter.grad = gradient.clone() if then == "copied" else gradient
-
-
-def combination(gradients, kind):
-    """What is put back for one parameter."""
-    one, two = gradients
-    if kind == "projected" and (dot := (one * two).sum()) < 0:
-        one, two = one - dot / two.square().sum() * two, two - dot / one.square().sum() * one
-    return (one + two) / (2 if kind == "average" else 1)
-
-
-def none(parameter):
-    parameter.grad = None
-
-
-def delete(parameter):
-    del parameter.grad
-
-
-def zeros(parameter):
-    parameter.grad = torch.zeros_like(parameter)
-
-
-def times_zero(parameter):
-    parameter.grad *= 0
-
-
-def in_all_places(parameter):
-    parameter.grad[:] = 0
-
-
-ZEROED = {
-    "p.grad = None": none,
-    "p.grad.zero_": lambda p: p.grad.zero_(),
-    "p.grad.detach().zero_": lambda p: p.grad.detach().zero_(),
-    "p.grad.data.zero_": lambda p: p.grad.data.zero_(),
-    "p.grad.fill_(0)": lambda p: p.grad.fill_(0),
-    "p.grad *= 0": times_zero,
-    "p.grad[:] = 0": in_all_places,
-    "p.grad = zeros": zeros,
-    "del p.grad": delete,
-}
+        clip(held, kind, self.normal)

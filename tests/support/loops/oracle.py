@@ -1,9 +1,9 @@
-"""The account of a loop in float64: which passes are in the ``.grad`` of which parameter, and what outputs they reach.
+"""The account of a loop in float64: which passes are in the ``.grad`` of which parameter, what outputs they reach.
 
 An output's gradient is that of the backward passes whose gradient is in the ``.grad`` of the layer's weights when
-the layer's optimizer steps. Which those are follows from the operations, one after the other: a pass adds itself, a
-clear takes all away, a gradient that is put by hand brings its passes. What each pass gives is asked of autograd,
-apart from the pass itself.
+the layer's optimizer steps. Which those are follows from the operations, one after the other: a pass adds itself,
+a clear takes all away, a gradient that is put by hand brings its passes. What each pass gives is asked of
+autograd, apart from the pass itself.
 """
 
 from __future__ import annotations
@@ -239,6 +239,5 @@ def same(one, other, floor=0.0):
     """Whether two rows are equal, to float64's rounding; ``floor`` is what rounding may leave of a sum to zero."""
     if one is None or other is None:
         return one is other
-    mean, *_ = one
     pairs = zip(one[:3], other[:3], strict=False)
     return all(abs(a - b) <= 1e-9 * abs(b) + floor or (math.isnan(a) and math.isnan(b)) for a, b in pairs)

@@ -99,6 +99,7 @@ class Backward(Operation):
         scaler: Which scaler, where there is one.
         inputs: None, or the number of the optimizer whose parameters alone get gradients.
         means: ``"loss.backward"``, ``"autograd.backward"`` or ``"with gradient"`` (a weight of two on the output).
+        overflows: Whether the loss is infinite; only with a scaler, which then skips the step.
     """
 
     slot: int = 0
@@ -109,6 +110,7 @@ class Backward(Operation):
     scaler: int = 0
     inputs: int | None = None
     means: str = "loss.backward"
+    overflows: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,10 @@ class Program:
         for op, _ in self.body:
             found |= {f"{type(op).__name__}", *_details(op)}
         return sorted(found)
+
+
+DETAILS = ("means", "penalty", "then", "how", "clip", "checkpointing", "retain", "closure", "inputs", "mode")
+DETAILS += ("overflows",)
 
 
 def _details(op):

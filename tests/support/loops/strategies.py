@@ -43,8 +43,13 @@ def forwards(models):
         st.booleans(),
         st.sampled_from([None, None, None, True, False]),
         RARELY,
-        st.sampled_from(["train"] * 6 + ["eval", "no_grad"]),
     )
+
+
+def looks(models):
+    """Forward passes that nothing is trained by."""
+    chains = [(i,) for i in range(models)]
+    return st.builds(Forward, st.sampled_from(chains), mode=st.sampled_from(["eval", "no_grad"]))
 
 
 backwards = st.builds(
@@ -57,6 +62,7 @@ backwards = st.builds(
     NUMBER,
     st.sampled_from([None] * 8 + [0, 1]),
     st.sampled_from(["loss.backward", "loss.backward", "autograd.backward", "with gradient"]),
+    st.sampled_from([False] * 19 + [True]),
 )
 takes = st.builds(
     Take, SLOT, TERMS, NUMBER, st.sampled_from(["looked at", "looked at", "set", "added", "copied"]), st.booleans()
@@ -95,6 +101,7 @@ def phrases(draw, models):
         st.tuples(one, tasks),
         st.tuples(one, takes),
         st.tuples(one),
+        st.tuples(looks(models)),
         frozen_turns(plain),
         frozen_turns(st.tuples(one, backwards, steps)),
         sharpness_aware(one),
@@ -139,14 +146,17 @@ def programs(draw):
         tuple(draw(st.lists(st.sampled_from(sorted(BLOCKS)), min_size=0, max_size=3))) for _ in range(models)
     )
     held = draw(optimizers(models))
-    parts = draw(st.lists(phrases(models), min_size=1, max_size=4))
+    parts = draw(st.lists(phrases(models), min_size=0, max_size=4))
+    if draw(st.sampled_from([True, True, True, False])):  # most loops train something
+        passes = [Forward((i,)) for i in range(models)]
+        trained = [op for one in passes for op in (one, draw(backwards))]
+        parts.insert(draw(st.integers(0, len(parts))), trained)
     body = [(op, draw(st.sampled_from([1, 1, 1, 1, 1, 1, 2]))) for part in parts for op in part]
     if draw(st.booleans()):
         body = [(Clear(draw(st.sampled_from(CLEARS)), i), 1) for i in range(len(held))] + body
     # a loop that never steps has nothing to record
-    body += [
-        (Step(i, unscale=draw(RARELY)), 1) for i in range(len(held)) if draw(st.sampled_from([True] * 5 + [False]))
-    ]
+    stepping = [i for i in range(len(held)) if draw(st.sampled_from([True] * 5 + [False]))]
+    body += [(Step(i, unscale=draw(RARELY)), 1) for i in stepping]
     scalers = draw(st.sampled_from([(), (), (1024.0,), (1024.0, 16.0)]))
     return Program(
         nets,
