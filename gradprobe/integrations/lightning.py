@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.integrations.recording import Recorder, Settings, bare
+from gradprobe.integrations.recording import REFUSALS, Recorder, Settings, bare, errors_logged
 from gradprobe.measure.ranks import wrapper_name
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.layers import named_layers
@@ -51,14 +51,15 @@ class GradprobeCallback(Settings, Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach: the optimizers exist, and no batch was trained on."""
-        network = _network(pl_module)
-        self.recording = self.attach(
-            network,
-            _optimizers_of(network, [bare(optimizer) for optimizer in trainer.optimizers]),
-            lambda: trainer.loggers,
-            name=type(pl_module).__name__,
-            facts=_facts(trainer),
-        )
+        with errors_logged("record this training", but=REFUSALS):
+            network = _network(pl_module)
+            self.recording = self.attach(
+                network,
+                _optimizers_of(network, [bare(optimizer) for optimizer in trainer.optimizers]),
+                lambda: trainer.loggers,
+                name=type(pl_module).__name__,
+                facts=_facts(trainer),
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what was recorded, if the window is not full."""

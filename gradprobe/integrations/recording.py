@@ -24,6 +24,7 @@ from gradprobe.runs.folder import RUNS, check_free, free_folder, is_first_rank
 from gradprobe.runs.run import save
 
 Writers = Callable[[], Iterable[Any]]
+REFUSALS = (ValueError, TypeError, OSError)  # before the training begins, what was asked for is refused with these
 _log = logging.getLogger("gradprobe")
 
 
@@ -144,14 +145,16 @@ class Recorder(GradientProbe):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         attached = self._attached
-        super().__exit__(kind, error, trace)  # calls `detach`, but not after an error
+        with errors_logged("take its hooks off"):
+            super().__exit__(kind, error, trace)  # calls `detach`, but not after an error
         if attached and kind is not None:
             self._conclude()
 
     def detach(self) -> None:
         """Take every hook off, decide, write and log. Called by the probe itself when the window is full."""
         if self._attached:
-            super().detach()
+            with errors_logged("complete the record"):
+                super().detach()
             self._conclude()
 
     def _at_exit(self) -> None:
@@ -159,6 +162,10 @@ class Recorder(GradientProbe):
 
     def _conclude(self) -> None:
         atexit.unregister(self._at_exit)
+        with errors_logged("complete the record"):
+            self._decide_and_write()
+
+    def _decide_and_write(self) -> None:
         if not self.recorded:
             _log.warning("gradprobe recorded nothing: no optimizer step was seen")
             return
@@ -179,21 +186,28 @@ class Recorder(GradientProbe):
             return place(history, default)
 
     def _write(self, history: GradientHistory, placement: Placement) -> None:
-        with _errors_logged(f"write the run to {self.folder}"):
+        with errors_logged(f"write the run to {self.folder}"):
             save(self.folder, history, placement, force=self._settings.force)
             _log.info("%s\nrun written to %s", placement, self.folder)
         pictures = sorted(self.folder.glob("*.png")) or None
-        with _errors_logged("log the run"):
+        with errors_logged("log the run"):
             for writer in self._writers():
-                with _errors_logged(f"log the run to {type(writer).__name__}"):
+                with errors_logged(f"log the run to {type(writer).__name__}"):
                     log_to(history, writer, placement, rows=self._rows, pictures=pictures)
 
 
 @contextlib.contextmanager
-def _errors_logged(action: str) -> Iterator[None]:
-    """Turn any error into a warning: no record is worth the end of a training."""
+def errors_logged(action: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn any error into a warning: no record is worth the end of a training.
+
+    Args:
+        action: What gradprobe could not do, if there is one.
+        but: Errors that are raised all the same.
+    """
     try:
         yield
+    except but:
+        raise
     except Exception as error:
         _log.warning("gradprobe could not %s: %s", action, error)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.integrations.recording import Recorder, Settings, Writers, bare
+from gradprobe.integrations.recording import REFUSALS, Recorder, Settings, Writers, bare, errors_logged
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -52,8 +52,9 @@ class GradprobeCallback(Settings, TrainerCallback):
                 "the Trainer would wrap the model in DataParallel, whose copies have no hooks: use one device, or "
                 "launch with torchrun"
             )
-        optimizers = [bare(kwargs["optimizer"])]
-        self.recording = self.attach(kwargs["model"], optimizers, _writers(args), facts={"seed": args.seed})
+        with errors_logged("record this training", but=REFUSALS):
+            optimizers = [bare(kwargs["optimizer"])]
+            self.recording = self.attach(kwargs["model"], optimizers, _writers(args), facts={"seed": args.seed})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

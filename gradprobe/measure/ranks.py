@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from gradprobe.measure.accumulator import Key
 from gradprobe.measure.window import PEAK
+from gradprobe.network.hooks import failure
 
 PATIENCE = 30.0  # seconds that a rank waits for the others to reach the end of their window
 _groups = 0  # made in this process, so that the keys of one probe are the same on all ranks
@@ -37,9 +39,15 @@ class RankGroup:
         _groups += 1
         digest = hashlib.sha256(repr(list(keys)).encode()).hexdigest()[:16]
         self._key = f"gradprobe/{_groups}/{digest}"
-        self._store = dist.distributed_c10d._get_default_store() if world_size() > 1 else None
-        if self._store is not None:
-            self._store.add(f"{self._key}/attached", 1)
+        self._store: Any = None
+        self._alone = "one process"
+        try:
+            if world_size() > 1:
+                store = dist.distributed_c10d._get_default_store()
+                store.add(f"{self._key}/attached", 1)
+                self._store = store
+        except Exception as error:
+            self._alone = _own_numbers(error)
 
     def combine(self, table: Tensor) -> tuple[Tensor, str]:
         """Add up the ranks' tables.
@@ -48,14 +56,14 @@ class RankGroup:
             The table over all ranks, or this rank's own where not all take part; and a sentence that says which.
         """
         if self._store is None:
-            return table, "one process"
-        why_alone = self._wait_for_others(len(table))
-        if why_alone:
-            return table, f"this rank's own numbers: {why_alone}"
+            return table, self._alone
         try:
+            why_alone = self._wait_for_others(len(table))
+            if why_alone:
+                return table, f"this rank's own numbers: {why_alone}"
             return _all_reduce(table), f"combined over {world_size()} ranks"
-        except RuntimeError as error:  # another rank died: its connection is gone
-            return table, f"this rank's own numbers: {str(error).splitlines()[0]}"
+        except Exception as error:
+            return table, _own_numbers(error)
 
     def _wait_for_others(self, iterations: int) -> str | None:
         """Wait until all ranks have recorded so many iterations; returns a sentence if they will not."""
@@ -79,6 +87,12 @@ class RankGroup:
         assert self._store is not None
         _groups -= 1
         self._store.add(f"{self._key}/attached", -1)
+
+
+def _own_numbers(error: Exception) -> str:
+    # a RuntimeError is torch's: another rank died, and its connection is gone
+    why = str(error).partition("\n")[0] if isinstance(error, RuntimeError) else failure(error)
+    return f"this rank's own numbers: {why}"
 
 
 def _all_reduce(table: Tensor) -> Tensor:
