@@ -50,8 +50,10 @@ def explain(history: GradientHistory, placement: Placement) -> list[Finding]:
         >>> history = GradientHistory(tidy(rows), {}, (Layer("fc", 0, "Linear", 9),), (), None)
         >>> placement = Placement("by hand", (), (), "", of="weight", threshold=1e-99, rule="threshold")
         >>> [finding] = explain(history, placement)
-        >>> finding.cause, finding.sentence
-        ('zero_weight', 'The gradient of the weight of 1 of 1 layer is exactly zero in every iteration: fc.')
+        >>> finding.cause
+        'zero_weight'
+        >>> finding.sentence
+        'fc does not learn (1 of 1 layer): the gradient of its weight is exactly zero in every iteration.'
     """
     by_cause: dict[str, Sequence[str]] = dict(findings(history, placement))
     missing = by_cause.get("unreached", ())
@@ -97,32 +99,33 @@ def _count(history: GradientHistory, names: Sequence[str]) -> str:
 
 
 def _reach(history: GradientHistory, names: Sequence[str], cause: str) -> tuple[str, str]:
-    beginning, end, step = _SAID[cause]
-    return f"{beginning} {_count(history, names)}{end}: {_span(history, names)}.", step
+    beginning, step = _SAID[cause]
+    return f"{beginning} {_count(history, names)}: {_span(history, names)}.", step
 
 
-_SAID = {  # what comes before the number of layers and after it, and what to do
+_SAID = {  # what comes before the number of layers, and what to do
     "vanishing": (
         "The gradient does not reach",
-        "",
         "Look at the initial weights and at normalisation first; then see whether a branch helps.",
     ),
     "exploding": (
         "The gradient explodes in",
-        "",
         "Lower the learning rate, or clip; look at the initial weights.",
     ),
     "unreached": (
         "No gradient arrives at",
-        "",
-        "Connect them, or freeze what is not meant to be trained with requires_grad_(False).",
-    ),
-    "zero_weight": (
-        "The gradient of the weight of",
-        " is exactly zero in every iteration",
-        "Look at what goes into it: it may be zero, from units that are dead or never fire.",
+        "Connect what should be trained with the loss, and freeze the rest with requires_grad_(False).",
     ),
 }
+
+
+def _zero_weight(history: GradientHistory, names: Sequence[str], cause: str) -> tuple[str, str]:
+    does, its = ("does", "its") if len(names) == 1 else ("do", "their")
+    return (
+        f"{_span(history, names)} {does} not learn ({_count(history, names)}): the gradient of {its} weight is "
+        "exactly zero in every iteration.",
+        "Look at what goes into it: nothing but zeros, where units before it are dead or never fire.",
+    )
 
 
 def _nonfinite(history: GradientHistory, names: Sequence[str], cause: str) -> tuple[str, str]:
@@ -182,6 +185,7 @@ def _bypassed(history: GradientHistory, names: Sequence[str], cause: str) -> tup
 _TEXTS: dict[str, Callable[[GradientHistory, Sequence[str], str], tuple[str, str]]] = {
     "nonfinite": _nonfinite,
     "not_held": _not_held,
+    "zero_weight": _zero_weight,
     "checkpointed": _checkpointed,
     "unregistered": _unregistered,
     "bypassed": _bypassed,

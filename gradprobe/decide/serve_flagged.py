@@ -41,7 +41,7 @@ def serve_flagged(
 
 def _unreached(history: GradientHistory, magnitudes: pd.Series[float]) -> dict[str, str]:
     return {
-        layer.name: "unreached, " + "; ".join(f"{of}: {why}" for of, why in layer.unreached.items())
+        layer.name: f"{layer.missing(next(iter(layer.unreached)))}, {layer.why}"
         for layer in history.layers
         if layer.name not in magnitudes.index and layer.unreached and not layer.is_frozen
     }

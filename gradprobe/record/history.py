@@ -15,7 +15,7 @@ from gradprobe.record.conditions import describe_conditions, with_codes
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
-from gradprobe.record.text import counted, shorten
+from gradprobe.record.text import counted, names_by_reason, shorten
 
 KEYS = ("iteration", "layer", "depth", "of")
 MEASURES = ("mean_abs", "rms", "max_abs", "zero_fraction", "nonfinite")
@@ -35,6 +35,14 @@ UNREACHED = (
     "bypassed",  # its hooks, since no module was called as one
     "opaque",  # its output
 )
+_MISSING = {
+    "frozen": "frozen",
+    "not_held": "not held",
+    "not_held_new": "not held",
+    "other_tensor": "not measured",
+    "bypassed": "not measured",
+    "opaque": "not measured",
+}
 AGGREGATES = ("median", "mean", "min", "max", "first", "last")
 
 
@@ -64,6 +72,17 @@ class Layer:
     def is_frozen(self) -> bool:
         """Whether no gradient has to arrive: every reason for a missing one is that the layer is frozen."""
         return set(self.unreached_code.values()) == {"frozen"}
+
+    @property
+    def why(self) -> str:
+        """Why no gradient arrived, in words, each reason once; empty where one arrived everywhere."""
+        if len(self.unreached) > 1 and len(set(self.unreached.values())) == 1:
+            return next(iter(self.unreached.values()))
+        return "; ".join(f"{of}: {reason}" for of, reason in self.unreached.items())
+
+    def missing(self, of: str) -> str:
+        """What stands in place of a number that is missing: a word or two."""
+        return _MISSING.get(self.unreached_code.get(of, ""), "unreached")
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Layer:
@@ -233,16 +252,13 @@ class GradientHistory:
         head = f"{'depth':>5}  {'layer':<32}" + "".join(f"  {label(of):>18}" for of in self.of)
         lines = [f"gradient history: {len(self.layers)} layers, {self.iterations} iterations"]
         lines += [describe_conditions(self.conditions), "median over the iterations:", head]
-        for row in table.to_dict("records"):
+        for layer, row in zip(self.layers, table.to_dict("records"), strict=True):
             numbers = "".join(
-                f"  {'unreached':>18}" if pd.isna(row[of]) else f"  {row[of]:>18.3g}" for of in self.of
+                f"  {layer.missing(of):>18}" if pd.isna(row[of]) else f"  {row[of]:>18.3g}" for of in self.of
             )
             lines.append(f"{row['depth']:>5}  {shorten(row['layer'], 32):<32}{numbers}")
-        lines += [
-            f"unreached {shorten(layer.name, 32)} ({of}): {why}"
-            for layer in self.layers
-            for of, why in layer.unreached.items()
-        ]
+        why = {layer.name: layer.why for layer in self.layers if layer.unreached}
+        lines += [f"without a number: {names} ({reason})" for reason, names in names_by_reason(why)]
         return "\n".join(line for line in lines if line)
 
 
@@ -315,12 +331,18 @@ def _layers_html(history: GradientHistory) -> str:
         rows = rows.nsmallest(MOST_ROWS, history.main_quantity or "depth").sort_values("depth")
     heading = "layers" if few else f"the {MOST_ROWS} layers with the smallest gradients of {len(history.layers)}"
     head = ("depth", "layer", "kind", *(label(of) for of in history.of))
+    layers = {layer.name: layer for layer in history.layers}
     cells = [
-        (row["depth"], row["layer"], row["kind"], *(_magnitude(row[of]) for of in history.of))
+        (
+            row["depth"],
+            row["layer"],
+            row["kind"],
+            *(_magnitude(row[of], layers[row["layer"]], of) for of in history.of),
+        )
         for row in rows.to_dict("records")
     ]
     return folded(heading, table(head, cells), is_open=few)
 
 
-def _magnitude(value: float) -> str:
-    return "unreached" if pd.isna(value) else f"{value:.3g}"
+def _magnitude(value: float, layer: Layer, of: str) -> str:
+    return layer.missing(of) if pd.isna(value) else f"{value:.3g}"

@@ -19,7 +19,7 @@ from rich.text import Text
 from gradprobe.decide.findings import default_rule, looks_at_magnitudes, with_default_flags
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.csv_tables import write_csv
-from gradprobe.record.history import GradientHistory
+from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Points
 from gradprobe.record.quantities import QUANTITIES, label, short
@@ -68,7 +68,7 @@ def as_table(
     chosen = list(range(len(table))) if every_layer else excerpt(table, shown, frozen)
     said = verdict(history, placement, comparison)
     parts: list[RenderableType] = [Text(said.sentence, style="bold"), *map(Text, filter(None, [said.step])), ""]
-    parts.append(_Layers(table, chosen, shown, frozen))
+    parts.append(_Layers(table, chosen, shown, history.layers, frozen))
     if len(chosen) < len(table):
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
         parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
@@ -200,9 +200,15 @@ class _Layers:
     """The table of the layers, with the columns that fit."""
 
     def __init__(
-        self, table: pd.DataFrame, chosen: Sequence[int], placement: Placement, frozen: Collection[int] = ()
+        self,
+        table: pd.DataFrame,
+        chosen: Sequence[int],
+        placement: Placement,
+        layers: Sequence[Layer],
+        frozen: Collection[int],
     ) -> None:
-        self._table, self._chosen, self._placement, self._frozen = table, chosen, placement, frozen
+        self._table, self._chosen, self._placement = table, chosen, placement
+        self._layers, self._frozen = layers, frozen
         self._of = [of for of in QUANTITIES if of in table.columns]
         self._branched = {point.layers[-1] for point in placement.points}
 
@@ -225,15 +231,18 @@ class _Layers:
                 gap = (self._left_out(before + 1, index),)
                 table.add_row(*(("", *gap) if wide else gap), style="dim")
             if row is not None:
-                table.add_row(*self._row(row, shown, wide), style="red" if row["flagged"] else "")
+                table.add_row(
+                    *self._row(row, self._layers[index], shown, wide), style="red" if row["flagged"] else ""
+                )
             before = index
         yield table
 
-    def _row(self, row: Mapping[Any, Any], shown: Sequence[str], wide: bool) -> list[RenderableType]:
+    def _row(self, row: Mapping[Any, Any], layer: Layer, shown: Sequence[str], wide: bool) -> list[RenderableType]:
         name, kind = _Name(str(row["layer"])), _Name(str(row["kind"]))
         marks = ("flagged", row["flagged"]), ("+branch", row["layer"] in self._branched)
         names: list[RenderableType] = [str(row["depth"]), name, kind] if wide else [name]
-        return [*names, *(_magnitude(row[of]) for of in shown), " ".join(word for word, holds in marks if holds)]
+        numbers = [layer.missing(of) if pd.isna(row[of]) else _magnitude(row[of]) for of in shown]
+        return [*names, *numbers, " ".join(word for word, holds in marks if holds)]
 
     def _left_out(self, start: int, end: int) -> str:
         count, flagged = end - start, int(self._table["flagged"].iloc[start:end].sum())
@@ -292,9 +301,7 @@ def fit(name: str, width: int) -> str:
     return short
 
 
-def _magnitude(value: Any) -> str:
-    if pd.isna(value):
-        return "unreached"
+def _magnitude(value: float) -> str:
     # a history counts an iteration with NaN as infinitely large
     return f"{value:.2e}" if value < float("inf") else "not finite"
 
