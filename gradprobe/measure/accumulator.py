@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 from torch import Tensor
 
+from gradprobe.measure.presence import Gate
 from gradprobe.measure.reduction import PartialSumError, Reducer, is_plain, local_part
 
 Key = tuple[str, str]  # (layer, of), as in the columns of a history
@@ -17,21 +18,35 @@ class ReducedGradients(NamedTuple):
     """Rows of sums, as `gradprobe.measure.reduction.Reducer` makes them, and what they are of.
 
     Attributes:
-        keys: Layer and quantity of each row; one may occur several times.
+        keys: Layer and quantity of each row, one may occur several times; None for a row that does not count.
         counts: Elements of each row's gradient.
         rows: Shape ``(rows, 5)``, or ``(rows, 1)`` for the sum alone.
+        divisor: What the gradients have to be divided by, since the loss was multiplied by it.
+        gates: For each row, what it depends on whether it counts; ``()`` if all do.
     """
 
-    keys: tuple[Key, ...]
+    keys: tuple[Key | None, ...]
     counts: tuple[int, ...]
     rows: Tensor
+    divisor: Tensor | float = 1.0
+    gates: tuple[Gate, ...] = ()
 
     def without(self, left_out: Set[Key]) -> ReducedGradients:
         """The rows of all other keys."""
-        kept = [index for index, key in enumerate(self.keys) if key not in left_out]
-        return ReducedGradients(
-            tuple(self.keys[index] for index in kept), tuple(self.counts[index] for index in kept), self.rows[kept]
-        )
+        return self._replace(keys=tuple(None if key in left_out else key for key in self.keys))
+
+    def chosen(self, layers: Mapping[str, Gate], divisor: Tensor | float) -> ReducedGradients | None:
+        """The rows of these layers, each with a gate, and what to divide them by; None if there are none.
+
+        The rows of others stay, without a key: an accelerator would have to be told which ones to leave out.
+        """
+        keys = tuple(key if key is not None and key[0] in layers else None for key in self.keys)
+        if not any(keys):
+            return None
+        gates: tuple[Gate, ...] = ()
+        if any(layers.values()):
+            gates = tuple(() if key is None else layers[key[0]] for key in keys)
+        return ReducedGradients(self.keys if keys == self.keys else keys, self.counts, self.rows, divisor, gates)
 
 
 class _Waiting(NamedTuple):
@@ -63,7 +78,7 @@ class Accumulator:
         self._reducer = reducer
         self._refused = refused
         self._reduced: list[ReducedGradients] = []
-        self._spoiled: set[Key] = set()  # a part of their gradient is missing, so the rest counts for nothing
+        self._spoiled: set[Key] = set()
         self._waiting: dict[object, _Waiting] = {}
         self._elements_waiting = 0
 
@@ -103,10 +118,6 @@ class Accumulator:
         else:
             self._reduced.append(ReducedGradients(keys, counts, self._reducer.same(gradients)))
 
-    def extend(self, reduced: Sequence[ReducedGradients]) -> None:
-        """Add what was taken from another accumulator."""
-        self._reduced.extend(reduced)
-
     def flush(self) -> None:
         """Reduce the gradients that wait: afterwards they may change."""
         waiting, self._waiting, self._elements_waiting = self._waiting, {}, 0
@@ -120,6 +131,11 @@ class Accumulator:
                 except (RuntimeError, NotImplementedError) as error:
                     for key in keys:
                         self._refuse(key, error)
+
+    @property
+    def spoiled(self) -> Set[Key]:
+        """Keys of which a part could not be measured, so that the rest counts for nothing."""
+        return self._spoiled
 
     def take(self) -> list[ReducedGradients]:
         """Return everything that was added, and forget it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,38 +11,71 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradprobe.measure.weight_gradients import parameter_ids
+from gradprobe.network.hooks import GuardedHook
+from gradprobe.network.tensors import tensors
 
 GradScaler = torch.amp.GradScaler
 
 
 class LossScale:
-    """The scale that is in the gradients of this iteration; kept up to date by a `ScalerListener`.
+    """What gradient scalers have done in this iteration; kept up to date by a `ScalerListener`.
+
+    There may be several scalers, as for the two losses of a GAN. Each scaled loss notes in which backward pass it
+    is used, so that the scale of a pass is that of its own loss.
 
     Args:
         stepped: Called with an optimizer and True where a scaler let it step, False where the step was skipped.
+        failed: Gets what a hook of ours raised.
 
     Attributes:
-        value: The scale that a loss was multiplied by, or None.
-        taken_out: The parameters, by `id`, whose gradients have been divided by it.
+        first: The first scale of the window, or None.
+        value: The scale that a loss was multiplied by the last time, or None.
     """
 
-    def __init__(self, stepped: Callable[[Optimizer, bool], None]) -> None:
+    def __init__(
+        self, stepped: Callable[[Optimizer, bool], None], failed: Callable[[Exception], None] = lambda error: None
+    ) -> None:
         self.stepped = stepped
+        self.first: Tensor | None = None
+        self.failed = failed
+        self._of_pass: dict[int, Tensor] = {}
         self.clear()
 
     def clear(self) -> None:
-        """Forget the scale: a new iteration begins."""
+        """Forget what was done: a new iteration begins."""
         self.value: Tensor | None = None
-        self.taken_out: set[int] = set()
+        self._taken_out: dict[int, set[int]] = {}  # by scaler
+        self._of_optimizer: dict[int, Tensor] = {}
 
-    def scaled(self, scale: Tensor) -> None:
-        """A loss was multiplied by the scale."""
-        self.value, self.taken_out = scale, set()
+    @property
+    def taken_out(self) -> set[int]:
+        """The parameters, by `id`, whose gradients have been divided by a scale."""
+        return set().union(*self._taken_out.values())
 
-    def unscaled(self, optimizer: Optimizer) -> None:
-        """The gradients of an optimizer's parameters were divided by it."""
-        if self.value is not None:
-            self.taken_out |= parameter_ids(optimizer)
+    def scaled(self, scaler: object, scale: Tensor, losses: Any) -> None:
+        """A scaler has multiplied losses by its scale."""
+        self.value = scale
+        self.first = scale if self.first is None else self.first
+        self._taken_out.pop(id(scaler), None)
+        for loss in tensors(losses):
+            if loss.requires_grad:
+                loss.register_hook(GuardedHook(partial(self._used, scale), self.failed))
+
+    def _used(self, scale: Tensor, gradient: Tensor) -> None:
+        self._of_pass[torch._C._current_graph_task_id()] = scale
+
+    def of_pass(self, task: int) -> Tensor | None:
+        """The scale in the backward pass that the engine gives this number, once it is over."""
+        return self._of_pass.pop(task, None)
+
+    def unscaled(self, scaler: object, optimizer: Optimizer, scale: Tensor) -> None:
+        """The gradients of an optimizer's parameters were divided by a scale."""
+        self._taken_out.setdefault(id(scaler), set()).update(parameter_ids(optimizer))
+        self._of_optimizer[id(optimizer)] = scale
+
+    def of_optimizer(self, optimizer: Optimizer) -> Tensor | None:
+        """What the gradients of an optimizer's parameters were divided by in this iteration, or None."""
+        return self._of_optimizer.get(id(optimizer))
 
 
 _listeners: list[LossScale] = []
@@ -73,18 +107,18 @@ class ScalerListener:
 def _wrap() -> None:
     _originals.update({name: getattr(GradScaler, name) for name in ("scale", "unscale_", "step")})
 
-    def scale(self: Any, outputs: Any) -> Any:
+    def multiplied(self: Any, outputs: Any) -> Any:
         result = _originals["scale"](self, outputs)
         if self.is_enabled() and self._scale is not None:
-            for listener in tuple(_listeners):
-                listener.scaled(self._scale.detach().clone())
+            scale = self._scale.detach().clone()
+            _tell(lambda listener: listener.scaled(self, scale, result))
         return result
 
-    def unscale_(self: Any, optimizer: Optimizer) -> None:
+    def divided(self: Any, optimizer: Optimizer) -> None:
         _originals["unscale_"](self, optimizer)
         if self.is_enabled():
-            for listener in tuple(_listeners):
-                listener.unscaled(optimizer)
+            scale = self._scale.detach().clone()
+            _tell(lambda listener: listener.unscaled(self, optimizer, scale))
 
     def step(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         called: list[bool] = []
@@ -94,12 +128,16 @@ def _wrap() -> None:
         finally:
             hook.remove()
         if self.is_enabled():
-            for listener in tuple(_listeners):
-                listener.stepped(optimizer, bool(called))
+            _tell(lambda listener: listener.stepped(optimizer, bool(called)))
         return result
 
-    for wrapper in (scale, unscale_, step):
-        setattr(GradScaler, wrapper.__name__, wrapper)
+    for name, wrapper in {"scale": multiplied, "unscale_": divided, "step": step}.items():
+        setattr(GradScaler, name, wrapper)
+
+
+def _tell(what: Callable[[LossScale], None]) -> None:
+    for listener in tuple(_listeners):
+        GuardedHook(what, listener.failed)(listener)
 
 
 def _unwrap() -> None:

@@ -1,20 +1,29 @@
-"""Gradients of outputs as they arrive: kept apart by backward pass, and added up where they have to be."""
+"""Gradients of outputs as they arrive: kept apart by backward pass, until it is known which passes count."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Set
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
+from gradprobe.measure.amp import LossScale
+from gradprobe.measure.passes import Pass, PassesInGrad
+from gradprobe.measure.presence import Gate, factor, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
 from gradprobe.measure.reduction import Reducer
-from gradprobe.network.hooks import Attached, Hook
+from gradprobe.network.hooks import Attached, GuardedHook, failure
 from gradprobe.network.tensors import base_of_full_view, first_tensor
 
 CAPTURED = "captured in a CUDA graph, which is replayed without Python: attach the probe to eager steps"
+AMBIGUOUS = "it cannot be told which of several derivatives by torch.func its weights' gradient is made of"
+NESTED = (
+    "computed anew inside a custom backward pass, as adjoint methods do: the loss' gradient does not go through it"
+)
 
 
 def is_captured() -> bool:
@@ -28,37 +37,50 @@ def is_captured() -> bool:
 
 
 class OutputGradients:
-    """Collects the gradients of one iteration's outputs.
+    """Collects the gradients of outputs, and gives those that are of the passes in the weights' ``.grad``.
 
-    Gradients arrive in ``backward()`` and in ``torch.autograd.grad`` alike. Where both occur, only the first are
-    those of the loss: a gradient penalty, say, is a part of the loss. So the second count only in iterations
-    without the first. After a pass that keeps the graph another one may go through the same output: their
-    gradients are added up before they are measured.
+    After a pass that keeps the graph another one may go through the same output: their gradients are added up
+    before they are measured.
 
     Args:
-        model: Its parameters tell the passes apart.
+        model: The whole network.
+        modules: Its layers by name.
         reducer: Reduces the gradients.
         refused: Gets a sentence for each key that could not be measured.
         hooks: Gets the hooks that torch would not drop by itself.
+        scale: What losses were multiplied by.
+        failed: Gets what a hook of ours raised.
 
     Attributes:
-        passes: Backward passes since the last `take`.
+        contents: Which passes are in the weights' ``.grad``.
         micro_batches: How many backward passes an iteration had, at most.
     """
 
-    def __init__(self, model: nn.Module, reducer: Reducer, refused: dict[Key, str], hooks: Attached) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
+        reducer: Reducer,
+        refused: dict[Key, str],
+        hooks: Attached,
+        scale: LossScale,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.failed = failed
         self._model = model
+        self._reducer = reducer
         self._refused = refused
         self._hooks = hooks
+        self._scale = scale
         self._averaged: int | None = None
         self._paused = False
-        self._of_backward = Accumulator(reducer, refused)
-        self._of_grad = Accumulator(reducer, refused)  # torch.autograd.grad
-        self._incomplete: list[_GradientHook] = []
-        self._task: int | None = None
-        self._is_backward = False
-        self._is_transformed = False  # by torch.func
-        self.passes = 0
+        self._running: dict[int, Pass] = {}  # by the number that the engine gives them
+        self._kept: dict[_Output, None] = {}
+        self._recomputed: dict[tuple[Any, str, int], _Output] = {}
+        self._calls = Counter[tuple[int, Any, str]]()
+        self._undecided: set[str] = set()
+        self._counted: dict[Pass, list[Gate]] = {}
+        self.contents = PassesInGrad(modules)
         self.micro_batches = 1
 
     @property
@@ -69,96 +91,255 @@ class OutputGradients:
     def add_hook(self, tensor: Tensor, key: Key) -> None:
         """Collect the gradient of an output of a layer."""
         self._averaged = self._averaged or averaged_over(active_ddp_wrapper(self._model))
-        tensor = base_of_full_view(tensor)
-        handle = tensor.register_hook(_GradientHook(self, key))
+        output = self._output(key)
+        self._register(base_of_full_view(tensor), output)
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            # what a transform of torch.func sees of it is one thing, what the pass of the loss sees another
+            with torch._C._DisableFuncTorch():
+                inner = _unwrapped(tensor)
+                if inner.requires_grad:
+                    self._register(base_of_full_view(inner), _Output(key, is_inner=True))
+
+    def _register(self, tensor: Tensor, output: _Output) -> None:
+        handle = tensor.register_hook(_GradientHook(self, output))
         if tensor.is_leaf:  # a parameter that is returned as it is would keep the hook for good
             self._hooks.add(handle)
+
+    def _output(self, key: Key) -> _Output:
+        task = torch._C._current_graph_task_id()
+        if task == -1:
+            for run in list(self._running.values()):  # an error has ended them
+                self._end(run, running=False)
+            return _Output(key)
+        # a checkpoint computes it anew in every pass that goes through it: it is one output all the same
+        self._current(task)
+        node = torch._C._current_autograd_node()
+        place = (task, node, key[0])
+        self._calls[place] += 1
+        return self._recomputed.setdefault((node, key[0], self._calls[place]), _Output(key))
+
+    def broke(self, key: Key, error: Exception) -> None:
+        """A hook of ours failed: the record of its layer ends."""
+        self.refuse([key], failure(error))
+        self.contents.broken.add(key[0])
 
     def refuse(self, keys: Iterable[Key], sentence: str) -> None:
         """Note why these are not measured."""
         self._refused.update(dict.fromkeys(keys, sentence))
 
-    def take(self) -> list[ReducedGradients]:
-        """What arrived since the last time."""
-        for hook in self._incomplete:
-            self._add_incomplete(hook)
-        reduced = (self._of_backward or self._of_grad).take()
-        if self.passes:
-            self.micro_batches = max(self.micro_batches, self.passes)
-        self.clear()
-        return reduced
-
-    def clear(self) -> None:
-        """Forget what arrived since the last `take`."""
-        self._of_backward.clear()
-        self._of_grad.clear()
-        self._incomplete, self.passes = [], 0
-
     def pause(self) -> None:
         """Ignore gradients until `resume`: an optimizer evaluates its closure again."""
         self._paused = True
 
-    def resume(self) -> None:
-        """Collect again."""
+    def resume(self, names: Iterable[str] = ()) -> None:
+        """Collect again; what is in the ``.grad`` of these layers now is of passes that were ignored."""
+        if self._paused:
+            self.contents.forget(names)
         self._paused = False
 
-    def add(self, hook: _GradientHook, gradient: Tensor) -> None:
+    def clear(self) -> None:
+        """Forget what arrived."""
+        self.contents.clear()
+        self._running.clear()
+        self._forget_outputs(None)
+        self._recomputed.clear()
+        self._calls.clear()
+        self._undecided.clear()
+        self._counted.clear()
+
+    # as the gradients arrive
+
+    def add(self, output: _Output, gradient: Tensor) -> None:
         """Collect a gradient that arrived at an output."""
         if self._paused:
             return
-        keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph()
-        if keeps_graph and self._in_backward():
-            if hook.incomplete is None:
-                self._incomplete.append(hook)
-                hook.incomplete = gradient.detach().clone()
-            else:
-                hook.incomplete = hook.incomplete + gradient.detach()
-            return
-        if hook.incomplete is not None:
-            gradient, hook.incomplete = hook.incomplete + gradient.detach(), None
-            self._incomplete.remove(hook)
-        accumulator = self._of_backward if self._in_backward() else self._of_grad
-        if self._is_transformed:
+        run = self._current(torch._C._current_graph_task_id())
+        name = output.key[0]
+        run.arrived(name, self.contents.parameter(name))
+        if run.level:
             with torch._C._DisableFuncTorch():
-                accumulator.add_now(hook.key, _unwrapped(gradient))
+                run.collected.add_now(output.key, _unwrapped(gradient))
+        elif run.keeps_graph or output.kept:
+            output.kept.append((run, gradient.detach().clone()))
+            self._kept[output] = None
         else:
-            accumulator.add(hook.key, gradient)
+            (run.collected_inside if output.is_inner else run.collected).add(output.key, gradient)
 
-    def _add_incomplete(self, hook: _GradientHook) -> None:
-        if hook.incomplete is not None:
-            self._of_backward.add(hook.key, hook.incomplete)
-            hook.incomplete = None
-
-    def _in_backward(self) -> bool:
-        """Whether the running pass accumulates into parameters, as ``backward()`` does and ``grad`` does not."""
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            self._task = task
-            self._is_backward = self._accumulates()
-            self._is_transformed = torch._C._functorch.peek_interpreter_stack() is not None
-            self.passes += self._is_backward
+    def _current(self, task: int) -> Pass:
+        run = self._running.get(task)
+        if run is None:
+            outer = next(reversed(self._running.values()), None)
+            accumulators = (Accumulator(self._reducer, self._refused) for _ in range(2))
+            run = self._running[task] = Pass(task, outer, *accumulators)
+            self.contents.began(run)
+            end = GuardedHook(lambda: self._end(run), self.failed)
             # a gradient waits no longer than its pass: afterwards torch may add to it in place
-            torch.autograd.Variable._execution_engine.queue_callback(self._end_of_pass)
-        return self._is_backward
+            torch.autograd.Variable._execution_engine.queue_callback(end)
+        return run
 
-    def _end_of_pass(self) -> None:
-        self._of_backward.flush()
-        self._of_grad.flush()
+    def _end(self, run: Pass, *, running: bool = True) -> None:
+        if self._running.pop(run.task, None) is None:
+            return
+        run.scale = run.root.scale or self._scale.of_pass(run.task)
+        run.flush()
+        self.contents.ended(run, running=running)
+        if run.outer is None and not run.accumulates and not run.level and running:
+            run.accumulates = _accumulates(self._model)
+        for output in list(self._kept):
+            output.fold(self.contents)
+            if not output.kept:
+                del self._kept[output]
 
-    def _accumulates(self) -> bool:
-        trainable = False
-        try:
-            for parameter in self._model.parameters():  # one of the first is enough
-                if parameter.requires_grad:
-                    trainable = True
-                    node = torch.autograd.graph.get_gradient_edge(parameter).node
-                    if torch._C._will_engine_execute_node(node):
-                        return True
-        except (RuntimeError, AttributeError):  # in autograd.grad of such a parameter, or in torch.func
-            return False
-        # wholly frozen, as a discriminator is in the generator's turn: then only a pass that is itself to be
-        # differentiated, as that of a gradient penalty is, can be distinguished from backward()
-        return not trainable and not torch.is_grad_enabled()
+    # what counts
+
+    def scale_in(self, name: str, otherwise: Tensor) -> Tensor:
+        """The scale of the passes that are in the ``.grad`` of a layer, as far as it is known."""
+        scales = [run.scale for run in self.contents.passes if name in run.into and run.scale is not None]
+        return scales[-1] if scales else otherwise
+
+    def take(self, parameters: Set[int] | None, scale: Tensor | None = None) -> list[ReducedGradients]:
+        """The gradients of the outputs of layers whose optimizer is about to step.
+
+        Args:
+            parameters: The parameters that it holds, by `id`; None for all.
+            scale: What it divided their gradients by, if a gradient scaler did so.
+        """
+        names = self.contents.names_of(parameters)
+        self.contents.settle(names)
+        self.contents.check(names, at_step=True)
+        if parameters is None and not any(run.into for run in self.contents.passes):
+            self.contents.put_in_by_hand(names)
+        for run in self.contents.passes:
+            run.flush()
+        trained = {name for name in names if self.contents.parameter(name) is not None}
+        chosen: dict[Pass, dict[str, Gate]] = {}
+        for run in self.contents.passes:
+            chosen[run] = {name: run.into[name] for name in names if name in run.into and name in trained}
+            if chosen[run]:
+                self._counted.setdefault(run, []).extend(chosen[run].values())
+        used = {name for run in self.contents.passes for name in (*run.into, *run.made_for) if name in trained}
+        self._undecided.update(name for name in names if name not in used)
+        taken = self._taken(chosen, scale)
+        self._forget_outputs(set(names) & used)
+        self.contents.stepped(names)
+        return taken
+
+    def close(self, untrained: Iterable[str]) -> list[ReducedGradients]:
+        """End the iteration: the gradients of layers that no pass makes a gradient for, as the others' of it.
+
+        Args:
+            untrained: Layers that no optimizer holds.
+        """
+        names = self._undecided.union(untrained)
+        counted = {run: joint(gates) for run, gates in self._counted.items()}
+        self._count_micro_batches(counted)
+        if not counted and all(
+            self.contents.parameter(name) is None for name in names
+        ):  # only frozen layers were asked for
+            counted = {run: () for run in self.contents.passes if run.accumulates}
+        chosen = {}
+        for run in self.contents.passes:
+            gate = counted.get(run)
+            if gate is None and run.outer is not None and not run.trained:
+                gate = counted.get(run.root)
+            if gate is not None:
+                chosen[run] = dict.fromkeys(names, gate)
+        taken = self._taken(chosen, None)
+        self._forget_outputs(names)
+        self._counted.clear()
+        self._undecided.clear()
+        self.contents.drop_finished(self._running.values())
+        self._note_reasons()
+        return taken
+
+    def _count_micro_batches(self, counted: Iterable[Pass]) -> None:
+        new = {run.root for run in counted if not run.counted}
+        for run in counted:
+            run.counted = True
+        self.micro_batches = max(self.micro_batches, len(new))
+
+    def _taken(self, chosen: Mapping[Pass, Mapping[str, Gate]], scale: Tensor | None) -> list[ReducedGradients]:
+        bad = {name for run, names in chosen.items() for name in run.spoiled & names.keys()} | self.contents.broken
+        taken: list[ReducedGradients] = []
+        for inside in (False, True):
+            # outputs inside a derivative that is a part of the loss are looked at only where there are no others
+            bad |= {key[0] for part in taken for key in part.keys if key is not None}
+            for run, gates in chosen.items():
+                wanted = {name: gate for name, gate in gates.items() if name not in bad}
+                rows = run.rows_inside if inside else run.rows
+                taken += _chosen(rows, wanted, run.scale if run.scale is not None else scale)
+            taken += self._added_up(chosen, bad, scale, inside=inside)
+        return taken
+
+    def _added_up(
+        self, chosen: Mapping[Pass, Mapping[str, Gate]], bad: set[str], scale: Tensor | None, *, inside: bool
+    ) -> list[ReducedGradients]:
+        """The rows of outputs that several passes went through, or may go through."""
+        taken = []
+        for output in self._kept:
+            name = output.key[0]
+            parts = [
+                (run, tensor, chosen[run][name]) for run, tensor in output.kept if name in chosen.get(run, {})
+            ]
+            if not parts or name in bad or output.is_inner != inside:
+                continue
+            last = parts[-1][0]
+            total, divisor = _sum(parts)
+            rows = Accumulator(self._reducer, self._refused)
+            rows.add_now(output.key, total)
+            reduced = rows.take()
+            gate = joint(gate for *_, gate in parts)
+            taken += _chosen(reduced, {name: gate}, scale if divisor is None else divisor)
+            # they count again if they are not cleared before the next step
+            (last.rows_inside if inside else last.rows).extend(reduced)
+        return taken
+
+    def _forget_outputs(self, names: set[str] | None) -> None:
+        for output in list(self._kept):
+            if names is None or output.key[0] in names:
+                output.kept.clear()
+                del self._kept[output]
+        if not self._kept:
+            self._recomputed.clear()
+            self._calls.clear()
+
+    def _note_reasons(self) -> None:
+        self.refuse([(name, "output") for name in self.contents.ambiguous], AMBIGUOUS)
+        self.refuse([(name, "output") for name in self.contents.nested], NESTED)
+
+
+def _chosen(
+    rows: Iterable[ReducedGradients], layers: Mapping[str, Gate], scale: Tensor | None
+) -> list[ReducedGradients]:
+    chosen = [one.chosen(layers, 1.0 if scale is None else scale) for one in rows]
+    return [one for one in chosen if one is not None]
+
+
+def _sum(parts: list[tuple[Pass, Tensor, Gate]]) -> tuple[Tensor, Tensor | None]:
+    """The gradients of one output from several passes, added up, and what to divide the sum by, if that is known."""
+    scales = {id(run.scale): run.scale for run, *_ in parts}
+    scale = parts[0][0].scale if len(scales) == 1 else None
+    if len(parts) == 1:
+        return parts[0][1], scale
+    with torch.no_grad():
+        terms = [tensor * factor(gate) for _, tensor, gate in parts]
+        if len(scales) > 1:  # each loss has a scaler of its own
+            own = [1.0 if run.scale is None else run.scale for run, *_ in parts]
+            terms, scale = [term / one for term, one in zip(terms, own, strict=True)], torch.ones(())
+        return torch.stack(terms).sum(0), scale
+
+
+def _accumulates(model: nn.Module) -> bool:
+    """Whether the running pass puts a gradient into any parameter of a model."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            node = torch.autograd.graph.get_gradient_edge(parameter).node
+            try:
+                if torch._C._will_engine_execute_node(node):
+                    return True
+            except RuntimeError:  # an input of autograd.grad
+                return False
+    return False
 
 
 def _unwrapped(gradient: Tensor) -> Tensor:
@@ -168,7 +349,45 @@ def _unwrapped(gradient: Tensor) -> Tensor:
     return gradient
 
 
-class OutputHook(Hook):
+class _Output:
+    """An output of one call of a layer.
+
+    Attributes:
+        key: Of the layer.
+        kept: The gradients that arrived and may have to be added up, each with its pass.
+        is_inner: Whether it was computed inside a transform of torch.func.
+    """
+
+    __slots__ = ("is_inner", "kept", "key")
+
+    def __init__(self, key: Key, *, is_inner: bool = False) -> None:
+        self.key, self.is_inner = key, is_inner
+        self.kept: list[tuple[Pass, Tensor]] = []
+
+    def fold(self, contents: PassesInGrad) -> None:
+        """Add up what is sure to share its fate, and let go of what can never count."""
+        name = self.key[0]
+        trained = contents.parameter(name) is not None
+        kept: list[tuple[Pass, Tensor]] = []
+        for run, tensor in self.kept:
+            if run.is_over and not (name in run.made_for if trained else run.made_for):
+                continue
+            if kept and _share_fate(kept[-1][0], run, name if trained else None):
+                tensor = tensor + kept.pop()[1]
+            kept.append((run, tensor))
+        self.kept = kept
+
+
+def _share_fate(one: Pass, other: Pass, name: str | None) -> bool:
+    """Whether two passes are both in the ``.grad`` of a layer, or of all that they reach, for certain."""
+    if one.scale is not other.scale:
+        return False
+    if name is not None:
+        return one.into.get(name) == () and other.into.get(name) == ()
+    return one.into.keys() == other.into.keys() and not any((*one.into.values(), *other.into.values()))
+
+
+class OutputHook(GuardedHook):
     """A forward hook of a layer, which puts a hook on its output.
 
     Attributes:
@@ -181,9 +400,10 @@ class OutputHook(Hook):
     def __init__(self, gradients: OutputGradients, name: str) -> None:
         self._gradients = gradients
         self._key = (name, "output")
+        super().__init__(None, partial(gradients.broke, self._key))
         self.calls = self.differentiable_calls = 0
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+    def run(self, module: nn.Module, args: Any, output: Any) -> None:
         """Put a hook on the output of a call."""
         if torch.compiler.is_compiling():
             return
@@ -197,16 +417,17 @@ class OutputHook(Hook):
             self._gradients.add_hook(tensor, self._key)
 
 
-class _GradientHook(Hook):
-    """A hook of one output of one call; it keeps a gradient only while another may have to be added to it."""
+class _GradientHook(GuardedHook):
+    """A hook of one output of one call."""
 
-    __slots__ = ("gradients", "incomplete", "key")
+    __slots__ = ("_gradients", "_output")
 
-    def __init__(self, gradients: OutputGradients, key: Key) -> None:
-        self.gradients = gradients
-        self.key = key
-        self.incomplete: Tensor | None = None
+    def __init__(self, gradients: OutputGradients, output: _Output) -> None:
+        super().__init__(None, partial(gradients.broke, output.key))
+        self._gradients = gradients
+        self._output = output
 
-    def __call__(self, gradient: Tensor | None) -> None:
+    def run(self, gradient: Tensor | None) -> None:
+        """Collect the gradient."""
         if gradient is not None:  # a node with several outputs has none for those that the loss does not depend on
-            self.gradients.add(self, gradient)
+            self._gradients.add(self._output, gradient)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradprobe.measure.presence import settled
 from gradprobe.measure.window import Iteration
 
 
@@ -26,8 +27,8 @@ class Preview:
     Example:
         >>> from gradprobe.measure.accumulator import ReducedGradients
         >>> rows = torch.tensor([[8.0], [float("nan")]])
-        >>> reduced = ReducedGradients((("a", "output"), ("b", "output")), (4, 2), rows)
-        >>> iteration = Iteration((reduced,), {"output": 2.0})
+        >>> reduced = ReducedGradients((("a", "output"), ("b", "output")), (4, 2), rows, divisor=2.0)
+        >>> iteration = Iteration((reduced,))
         >>> preview = Preview(iteration, ["a", "b", "c"], "output", torch.tensor(0.5))
         >>> preview.arrived, preview.loss, preview.magnitudes
         (True, 0.5, {'a': 1.0, 'b': inf, 'c': None})
@@ -35,16 +36,15 @@ class Preview:
 
     def __init__(self, iteration: Iteration | None, layers: Sequence[str], of: str, loss: Tensor) -> None:
         self._layers, self._of = layers, of
-        iteration = iteration or Iteration((), {})
-        self._reduced = iteration.reduced
-        self._unscaled = {name for name, quantity in iteration.unscaled if quantity == of}
-        scale = torch.as_tensor(iteration.scales.get(of, 1.0))
-        self._copies = _HostCopies([loss, scale, *(part.rows[:, 0] for part in self._reduced)])
+        iteration = iteration or Iteration(())
+        self._reduced, self._averaged = iteration.reduced, iteration.averaged
+        self._scales = _HostCopies([torch.as_tensor(part.divisor) for part in self._reduced])
+        self._copies = _HostCopies([loss, *(part.rows[:, 0] for part in self._reduced)])
 
     @property
     def arrived(self) -> bool:
         """Whether it can be read without waiting."""
-        return self._copies.arrived
+        return self._copies.arrived and self._scales.arrived
 
     @property
     def loss(self) -> float:
@@ -54,19 +54,20 @@ class Preview:
     @property
     def magnitudes(self) -> dict[str, float | None]:
         """For each layer its mean |gradient|: None where none arrived, inf where it is not finite."""
-        scale = float(self._copies.tensors[1])
         totals: dict[str, tuple[float, int]] = {}
-        for part, sums in zip(self._reduced, self._copies.tensors[2:], strict=True):
-            for (name, of), count, total in zip(part.keys, part.counts, sums.tolist(), strict=True):
-                if of == self._of:
-                    before = totals.get(name, (0.0, 0))
-                    totals[name] = before[0] + total, before[1] + count
-        scales = dict.fromkeys(totals, scale) | dict.fromkeys(self._unscaled, 1.0)
-        return {name: _mean(*totals[name], scales[name]) if name in totals else None for name in self._layers}
+        parts = zip(self._reduced, self._scales.tensors, self._copies.tensors[1:], strict=True)
+        for part, scale, sums in parts:
+            divisor = float(scale) * (self._averaged if self._of == "output" else 1)
+            for row, total in enumerate(sums.tolist()):
+                key = part.keys[row]
+                if key is not None and key[1] == self._of and (not part.gates or settled(part.gates[row]) == ()):
+                    before = totals.get(key[0], (0.0, 0))
+                    totals[key[0]] = before[0] + total / divisor, before[1] + part.counts[row]
+        return {name: _mean(*totals[name]) if name in totals else None for name in self._layers}
 
 
-def _mean(total: float, count: int, scale: float) -> float:
-    mean = total / count / scale
+def _mean(total: float, count: int) -> float:
+    mean = total / count
     return mean if math.isfinite(mean) else math.inf
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import count
 from types import TracebackType
 from typing import Any
@@ -11,18 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
+from gradprobe.measure.accumulator import Accumulator, Key
 from gradprobe.measure.amp import LossScale, ScalerListener
 from gradprobe.measure.output_gradients import CAPTURED, OutputGradients, OutputHook, is_captured
+from gradprobe.measure.ownership import Ownership
 from gradprobe.measure.preview import Preview
 from gradprobe.measure.ranks import RankGroup
 from gradprobe.measure.reduction import Reducer
 from gradprobe.measure.to_history import HookedLayers, conditions_of, unmeasured_rows
 from gradprobe.measure.unreached import late_layers
-from gradprobe.measure.weight_gradients import WeightGradients, parameter_ids
+from gradprobe.measure.weight_gradients import WeightGradients
 from gradprobe.measure.window import Window
 from gradprobe.network.checks import as_optimizers, as_quantities, check_trainable, check_window
-from gradprobe.network.hooks import Attached, Eager, Hook
+from gradprobe.network.hooks import Attached, Eager, GuardedHook, failure
 from gradprobe.network.layers import (
     frozen_fast_path_modules,
     is_compiled,
@@ -104,19 +105,20 @@ class GradientProbe:
         self._ranks = ""
         refused = self._refused = dict[Key, str]()
         reducer = Reducer(every=stats == "all")
-        self._passes = OutputGradients(model, reducer, refused, self._hooks)
         modules = {name: self._layers_at_start[name] for name in matching_names(self._layers_at_start, layers)}
         weights = {name: weight_names(module) for name, module in modules.items()}
-        hooks = {name: OutputHook(self._passes, name) for name in modules}
+        self._scale = LossScale(self._scaler_stepped, self._failed)
+        self._outputs = OutputGradients(model, modules, reducer, refused, self._hooks, self._scale, self._failed)
+        hooks = {name: OutputHook(self._outputs, name) for name in modules}
         self._layers = HookedLayers(modules, weights, hooks, self.of, refused)
         self._keys = self._layers.keys()
-        self._scale = LossScale(self._scaler_stepped)
-        self._window = Window(WeightGradients(modules, weights), Accumulator(reducer, refused), self._scale)
+        self._ownership = Ownership(model)
+        self._window = Window(WeightGradients(modules, weights), Accumulator(reducer, refused))
         self._table = self._window.table(self._keys)
 
     def __enter__(self) -> GradientProbe:
         self._attached = True
-        self._passes.resume()
+        self._outputs.resume()
         self._rank_group = RankGroup(self._keys)
         try:
             self._attach()
@@ -187,7 +189,7 @@ class GradientProbe:
             "stats": self.stats,
             "ranks": self._ranks,
             "compile": "ran eagerly during the window" if eager else None,
-            **conditions_of(self.model, self.optimizers, self._window, self._passes),
+            **conditions_of(self.model, self.optimizers, self._window, self._outputs, self._scale.first),
             **self._conditions,
         }
 
@@ -214,8 +216,9 @@ class GradientProbe:
                 if module not in on_fast_path:
                     self._hooks.add(module.register_forward_hook(self._layers.hooks[name]))
         for optimizer in self.optimizers:
-            self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
-            self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
+            self._ownership.add(optimizer)
+            self._hooks.add(optimizer.register_step_pre_hook(GuardedHook(self._before_step, self._failed)))
+            self._hooks.add(optimizer.register_step_post_hook(GuardedHook(self._after_step, self._failed)))
         self._hooks.add(ScalerListener(self._scale))
 
     def _let_go(self) -> None:
@@ -223,26 +226,51 @@ class GradientProbe:
         self._survey.detach()
         self._hooks.remove(inside=self._registry)
         # a graph that outlives the window still has its tensor hooks: they must neither measure nor keep anything
-        self._passes.pause()
-        self._passes.clear()
+        self._outputs.pause()
+        self._outputs.clear()
         self._window.discard()
         self._table = self._window.table(self._keys)
 
-    def _gather(self, only: set[int] | None = None) -> None:
-        """Read the weights' gradients as they stand, all or only those with these ids, and take the outputs'."""
+    def _gather(self, optimizer: Optimizer | None = None) -> None:
+        """Take the gradients as they stand, of the layers of an optimizer that is about to step, or of all."""
+        held = None if optimizer is None else self._held_by(optimizer)
+        scale = None if optimizer is None else self._scale.of_optimizer(optimizer)
         if "weight" in self.of:
-            self._window.read_weights(only)
-        self._window.add_outputs(self._take())
+            self._window.read_weights(held, self._divisors(optimizer))
+        if "output" in self.of:
+            self._window.add_outputs(self._outputs.take(held, scale))
 
-    def _take(self) -> list[ReducedGradients]:
-        return self._passes.take()
+    def _held_by(self, optimizer: Optimizer) -> Set[int] | None:
+        return self._ownership.held_by(optimizer, alone=len(self.optimizers) == 1)
+
+    def _divisors(self, optimizer: Optimizer | None) -> Callable[[str], Tensor | float]:
+        """What the weights' gradients of a layer have to be divided by."""
+        kernel = None if optimizer is None else getattr(optimizer, "grad_scale", None)
+        if kernel is not None:  # divided only inside the kernel (docs/facts.md, 5)
+            divisor = kernel.detach().clone()
+            return lambda name: divisor
+        if self._scale.value is None:
+            return lambda name: 1.0
+        taken_out = {name for name, _ in self._window.all_in(self._scale.taken_out)}
+        value = self._scale.value
+        return lambda name: 1.0 if name in taken_out else self._outputs.scale_in(name, value)
 
     def _close(self) -> None:
-        self._window.close(self._passes.averaged)
+        self._window.add_outputs(self._outputs.close(self._ownership.not_held(self._layers.modules)))
+        self._window.close(self._outputs.averaged)
         self._stepped.clear()
         self.recorded += 1
         if self.recorded == 1:
             self._survey.finish()
+
+    def _failed(self, error: Exception) -> None:
+        """Something of ours failed: the record ends with the iterations that are complete."""
+        self._outputs.refuse(self._keys, failure(error))
+        self._end_early = failure(error)
+        if self._attached:
+            table, self._ranks = self._window.table(self._keys), "one process"
+            self._let_go()
+            self._table = table
 
     def _detach_if_full(self) -> None:
         if self.full:
@@ -254,7 +282,7 @@ class GradientProbe:
         if not self._attached or self.full:
             return None
         if is_captured():
-            self._passes.refuse(self._keys, CAPTURED)
+            self._outputs.refuse(self._keys, CAPTURED)
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer itself
         if callable(closure):
@@ -272,7 +300,7 @@ class GradientProbe:
             loss = closure()
             if next(calls) == 0:
                 self._step_of(optimizer)
-                self._passes.pause()
+                self._outputs.pause()
             return loss
 
         return call
@@ -280,7 +308,7 @@ class GradientProbe:
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if not self._attached:
             return
-        self._passes.resume()
+        self._outputs.resume(self._outputs.contents.names_of(self._held_by(optimizer)))
         self._registry = optimizer._optimizer_step_post_hooks
         try:
             self._detach_if_full()
@@ -295,13 +323,9 @@ class GradientProbe:
 
     def _end_for(self, optimizer: Optimizer, skipped: bool) -> None:
         self._stepped.add(id(optimizer))
-        fused = getattr(optimizer, "grad_scale", None)
-        if fused is None:
-            self._scale.unscaled(optimizer)
-        alone = len(self.optimizers) == 1
-        self._gather(None if alone else parameter_ids(optimizer))
-        if fused is not None:  # divided only inside the kernel (docs/facts.md, 5)
-            self._window.unscaled_by_kernel(fused, optimizer.found_inf)  # type: ignore[attr-defined]
+        self._gather(optimizer)
+        if getattr(optimizer, "grad_scale", None) is not None:
+            self._window.skip(optimizer.found_inf.detach().clone())  # type: ignore[attr-defined]
         if skipped:
             self._window.skip()
         if len(self._stepped) == len(self.optimizers):

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from gradprobe.measure.accumulator import Accumulator, Key
 from gradprobe.measure.reduction import is_plain
-from gradprobe.network.layers import PARAMETRIZED
+from gradprobe.network.layers import parameter_place
 
 _Place = tuple[dict[str, Any], str]  # where a module keeps a parameter, and its name there
 
@@ -37,13 +37,15 @@ class WeightGradients:
         >>> layer, accumulator = nn.Linear(2, 1), Accumulator(Reducer(every=False), {})
         >>> layer(3 * torch.ones(1, 2)).sum().backward()
         >>> WeightGradients({"fc": layer}, {"fc": ["weight"]}).read(accumulator)
-        >>> accumulator.take()
-        [ReducedGradients(keys=(('fc', 'weight'),), counts=(2,), rows=tensor([[6.]]))]
+        >>> accumulator.take()[0][:3]
+        ((('fc', 'weight'),), (2,), tensor([[6.]]))
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], names: Mapping[str, Sequence[str]]) -> None:
         self._places = [
-            ((name, "weight"), _place(module, local)) for name, module in layers.items() for local in names[name]
+            ((name, "weight"), parameter_place(module, local))
+            for name, module in layers.items()
+            for local in names[name]
         ]
         self._groups: list[_Alike] | None = None
 
@@ -104,13 +106,6 @@ class WeightGradients:
                 group = _kind(parameter) if is_plain(parameter) else key
                 groups.setdefault(group, []).append((key, parameter.numel(), (owner, name)))
         return [_Alike(*map(tuple, zip(*group, strict=True))) for group in groups.values()]
-
-
-def _place(module: nn.Module, local: str) -> _Place:
-    """Where a parameter is, by its name in `gradprobe.network.layers.own_parameters`."""
-    tensor, _, name = local.rpartition(".")
-    owner = getattr(module, PARAMETRIZED)[tensor] if tensor else module
-    return owner._parameters, name
 
 
 def _kind(parameter: nn.Parameter) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradprobe.measure import reduction
 from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
-from gradprobe.measure.amp import LossScale
+from gradprobe.measure.presence import Gate, is_open
 from gradprobe.measure.weight_gradients import WeightGradients
 
 SUMS, SQUARES, ZEROS, NONFINITE, COUNT, PEAK = range(6)  # the columns of a `table`
@@ -22,21 +22,14 @@ class Iteration:
     """What one iteration has collected.
 
     Attributes:
-        reduced: One for each device and data type.
-        scales: What the gradients of each quantity have to be divided by, since the loss was multiplied by it.
+        reduced: One for each device, data type and scale.
+        averaged: Over how many ranks the loss is averaged.
         skipped: Whether a gradient scaler skipped the step: a bool, or a tensor that is above zero if so.
-        unscaled: Keys whose gradients were divided by the scale of their quantity before they were read.
     """
 
     reduced: tuple[ReducedGradients, ...]
-    scales: Mapping[str, Tensor | float]
+    averaged: int = 1
     skipped: Tensor | bool = False
-    unscaled: Set[Key] = frozenset()
-
-    def divisors(self, keys: Sequence[Key]) -> list[float]:
-        """What the gradients of these have to be divided by. Waits for the device."""
-        scales = {of: float(scale) for of, scale in self.scales.items()}
-        return [1.0 if key in self.unscaled else scales.get(key[1], 1.0) for key in keys]
 
 
 class Window:
@@ -45,46 +38,48 @@ class Window:
     Args:
         weights: Reads the weights' gradients.
         accumulator: Reduces them.
-        loss_scale: What a gradient scaler has done to the gradients of the iteration that is running.
 
     Attributes:
         iterations: Those that are complete.
     """
 
-    def __init__(self, weights: WeightGradients, accumulator: Accumulator, loss_scale: LossScale) -> None:
+    def __init__(self, weights: WeightGradients, accumulator: Accumulator) -> None:
         self._weights = weights
         self._accumulator = accumulator
-        self._loss_scale = loss_scale
         self.iterations: list[Iteration] = []
         self._begin()
 
     def _begin(self) -> None:
-        self._scales: dict[str, Tensor | float] = {}
-        self._unscaled = set[Key]()
+        self._reduced: list[ReducedGradients] = []
         self._skipped: Tensor | bool = False
 
-    def read_weights(self, only: Set[int] | None = None) -> None:
-        """Read the weights' gradients as they stand, all or only those of the parameters with these ids."""
+    def read_weights(self, only: Set[int] | None, divisor: Callable[[str], Tensor | float]) -> None:
+        """Read the weights' gradients as they stand.
+
+        Args:
+            only: The parameters, by `id`, that are read; None for all.
+            divisor: What the gradients of a layer have to be divided by.
+        """
         self._weights.read(self._accumulator, only)
+        for part in self._accumulator.take():
+            layers: dict[Tensor | float, dict[str, Gate]] = {}
+            for key in part.keys:
+                if key is not None:
+                    layers.setdefault(divisor(key[0]), {})[key[0]] = ()
+            chosen = [part.chosen(names, by) for by, names in layers.items()]
+            self._reduced += [one for one in chosen if one is not None]
+
+    def all_in(self, parameters: Set[int]) -> set[Key]:
+        """The weights all of whose gradients are of parameters with these ids."""
+        return self._weights.all_in(parameters)
 
     def add_outputs(self, reduced: Sequence[ReducedGradients]) -> None:
-        """Add the gradients of outputs; the scale that is in the gradients now is that of this iteration."""
-        self._accumulator.extend(reduced)
-        scale = self._loss_scale
-        if scale.value is not None:
-            if reduced:
-                self._scales["output"] = scale.value
-            self._scales["weight"] = scale.value
-            self._unscaled |= self._weights.all_in(scale.taken_out)
+        """Add the gradients of outputs."""
+        self._reduced += reduced
 
-    def unscaled_by_kernel(self, scale: Tensor, found_inf: Tensor) -> None:
-        """A fused optimizer will divide the weights' gradients in its kernel, or skip the step."""
-        self._scales["weight"] = scale.detach().clone()
-        self._skipped = found_inf.detach().clone()
-
-    def skip(self) -> None:
-        """A gradient scaler skipped the step."""
-        self._skipped = True
+    def skip(self, skipped: Tensor | bool = True) -> None:
+        """A gradient scaler skipped the step, or a fused optimizer will if this is above zero."""
+        self._skipped = skipped
 
     def close(self, averaged: int) -> None:
         """End the iteration.
@@ -92,18 +87,16 @@ class Window:
         Args:
             averaged: Over how many ranks the loss is averaged.
         """
-        scales = {**self._scales, "output": self._scales.get("output", 1.0) * averaged}
-        before = self.iterations[-1] if self.iterations else Iteration((), {})
-        joined = joined_by_device(self._accumulator.take())
+        before = self.iterations[-1].reduced if self.iterations else ()
         # what is as in the iteration before is shared with it: memory must not grow with the window
-        reduced = tuple(_with_shared_keys(part, before.reduced) for part in joined)
-        unscaled = before.unscaled if before.unscaled == self._unscaled else self._unscaled
-        self.iterations.append(Iteration(reduced, scales, self._skipped, unscaled))
+        reduced = tuple(_with_shared_keys(part, before) for part in joined_by_device(self._reduced))
+        self.iterations.append(Iteration(reduced, averaged, self._skipped))
         self._begin()
 
     def discard(self) -> None:
         """Forget what the iteration that is running has collected."""
         self._accumulator.clear()
+        self._begin()
 
     def table(self, keys: Sequence[Key]) -> Tensor:
         """A `table` of the iterations."""
@@ -114,32 +107,30 @@ class Window:
         """The iterations whose step was skipped."""
         return [index for index, iteration in enumerate(self.iterations) if bool(iteration.skipped)]
 
-    @property
-    def first_scale(self) -> Tensor | None:
-        """The first scale that the outputs' gradients were multiplied by, or None without a gradient scaler."""
-        scales = (iteration.scales["output"] for iteration in self.iterations)
-        return next((scale for scale in scales if isinstance(scale, Tensor)), None)
-
 
 def joined_by_device(parts: Sequence[ReducedGradients]) -> list[ReducedGradients]:
-    """All rows of one device and data type in one."""
-    alike: dict[tuple[torch.device, torch.dtype], list[ReducedGradients]] = {}
+    """All rows of one device, data type and scale in one."""
+    alike: dict[tuple[torch.device, torch.dtype, int | float], list[ReducedGradients]] = {}
     for part in parts:
-        alike.setdefault((part.rows.device, part.rows.dtype), []).append(part)
+        scale = id(part.divisor) if isinstance(part.divisor, Tensor) else part.divisor
+        alike.setdefault((part.rows.device, part.rows.dtype, scale), []).append(part)
     return [_joined(several) for several in alike.values()]
 
 
 def _joined(parts: Sequence[ReducedGradients]) -> ReducedGradients:
     keys = tuple(key for part in parts for key in part.keys)
     counts = tuple(count for part in parts for count in part.counts)
-    return ReducedGradients(keys, counts, torch.cat([part.rows for part in parts]))
+    gates: tuple[Gate, ...] = ()
+    if any(part.gates for part in parts):
+        gates = tuple(gate for part in parts for gate in part.gates or ((),) * len(part.keys))
+    return ReducedGradients(keys, counts, torch.cat([part.rows for part in parts]), parts[0].divisor, gates)
 
 
 def _with_shared_keys(part: ReducedGradients, known: Sequence[ReducedGradients]) -> ReducedGradients:
     """The same rows, with the keys and counts of one in ``known`` that has equal ones."""
     for other in known:
         if part.keys == other.keys and part.counts == other.counts:
-            return ReducedGradients(other.keys, other.counts, part.rows)
+            return part._replace(keys=other.keys, counts=other.counts)
     return part
 
 
@@ -155,16 +146,23 @@ def table(iterations: Sequence[Iteration], keys: Sequence[Key]) -> Tensor:
     place = {key: index for index, key in enumerate(keys)}
     for sums, iteration in zip(filled, iterations, strict=True):
         for part in iteration.reduced:
-            index = torch.tensor([place[key] for key in part.keys])
-            columns = _columns(part, iteration.divisors(part.keys))
+            counted = [row for row, key in enumerate(part.keys) if key in place and _is_counted(part, row)]
+            index = torch.tensor([place[part.keys[row]] for row in counted], dtype=torch.long)  # type: ignore[index]
+            columns = _columns(part, iteration.averaged)[counted]
             sums[:, :PEAK].index_add_(0, index, columns[:, :PEAK])
             sums[:, PEAK].scatter_reduce_(0, index, columns[:, PEAK], "amax")
     return filled
 
 
-def _columns(part: ReducedGradients, divisors: Sequence[float]) -> Tensor:
-    """The columns of a `table` from rows of sums."""
-    rows, divisor = part.rows.double().cpu(), torch.tensor(divisors, dtype=torch.float64)
+def _is_counted(part: ReducedGradients, row: int) -> bool:
+    return not part.gates or is_open(part.gates[row])
+
+
+def _columns(part: ReducedGradients, averaged: int) -> Tensor:
+    """The columns of a `table` from rows of sums; only weights' gradients are averaged over ranks by now."""
+    rows = part.rows.double().cpu()
+    ranks = [averaged if key is not None and key[1] == "output" else 1 for key in part.keys]
+    divisor = torch.tensor(ranks, dtype=torch.float64) * float(part.divisor)
     columns = torch.full((len(rows), 6), math.nan, dtype=torch.float64)
     columns[:, SUMS] = rows[:, reduction.SUMS] / divisor
     columns[:, COUNT] = torch.tensor(part.counts, dtype=torch.float64)

@@ -104,6 +104,19 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return own
 
 
+def parameter_place(module: nn.Module, local: str) -> tuple[dict[str, nn.Parameter | None], str]:
+    """The dictionary that a parameter is in, and its key there, by its name in `own_parameters`.
+
+    Example:
+        >>> owner, key = parameter_place(nn.Linear(2, 1), "weight")
+        >>> key, owner[key].shape
+        ('weight', torch.Size([1, 2]))
+    """
+    tensor, _, name = local.rpartition(".")
+    owner = getattr(module, PARAMETRIZED)[tensor] if tensor else module
+    return owner._parameters, name
+
+
 def weight_names(module: nn.Module) -> list[str]:
     """Local names of a module's own parameters other than biases.
 

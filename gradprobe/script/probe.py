@@ -7,10 +7,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.measure.accumulator import ReducedGradients
 from gradprobe.measure.probe import GradientProbe
 from gradprobe.measure.weight_gradients import parameter_ids
-from gradprobe.network.hooks import Hook
+from gradprobe.network.hooks import GuardedHook
 from gradprobe.network.layers import unwrap
 
 
@@ -33,12 +32,11 @@ class FollowingProbe(GradientProbe):
         super().__init__(model, iterations=iterations)
         self.called = False
         self._followed: list[Optimizer] = []
-        self._zeroed: list[ReducedGradients] = []
 
     def _attach(self) -> None:
         super()._attach()
         root = unwrap(self.model)
-        self._hooks.add(root.register_forward_pre_hook(Hook(self._call)))
+        self._hooks.add(root.register_forward_pre_hook(GuardedHook(self._call, self._failed)))
 
     def _call(self, *_: Any) -> None:
         self.called = True
@@ -54,32 +52,16 @@ class FollowingProbe(GradientProbe):
             return
         parameters = parameter_ids(optimizer)
         self.optimizers = (*(own for own in self.optimizers if not parameters & parameter_ids(own)), optimizer)
+        self._ownership.add(optimizer)
         self._stepped &= set(map(id, self.optimizers))
         if all(optimizer is not known for known in self._followed):
             self._followed.append(optimizer)
-            self._hooks.add(optimizer.register_step_pre_hook(Hook(self._before_step)))
-            self._hooks.add(optimizer.register_step_post_hook(Hook(self._after_step)))
+            self._hooks.add(optimizer.register_step_pre_hook(GuardedHook(self._before_step, self._failed)))
+            self._hooks.add(optimizer.register_step_post_hook(GuardedHook(self._after_step, self._failed)))
 
     def leave(self, optimizer: Optimizer) -> None:
         """The steps of this optimizer end no iterations any more."""
         self.optimizers = tuple(own for own in self.optimizers if own is not optimizer)
-
-    def zeroed(self, parameters: set[int]) -> None:
-        """Gradients were set to zero: earlier backward passes are not of the loss that the next step minimises.
-
-        This happens in the discriminator of a GAN, which the generator's loss passes through as well.
-        """
-        own = set().union(*map(parameter_ids, self.optimizers))
-        if self._attached and own and own <= parameters and not self._stepped:
-            micro_batches = self._passes.micro_batches
-            self._zeroed = self._passes.take() or self._zeroed
-            self._passes.micro_batches = micro_batches
-
-    def _take(self) -> list[ReducedGradients]:
-        # zeroed after the backward pass, and stepped with nothing: there was a gradient all the same
-        zeroed = [] if self._passes.passes else self._zeroed
-        self._zeroed = []
-        return super()._take() + zeroed
 
     def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
         if any(optimizer is own for own in self.optimizers):  # one that was followed earlier still has its hook

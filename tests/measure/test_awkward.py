@@ -35,7 +35,7 @@ class Probed(GradientProbe):
         super().__init__(model, optimizer=optimizer, stats=stats)
         self.by_hand = optimizer is None
 
-    def read(self, scale=1.0, only=None, last=True):
+    def read(self, scale=1.0, only=None, last=True, cleared=True):
         if self.by_hand:
             self.step()
 

@@ -47,6 +47,7 @@ def adversaries_in_turn(loop):
     with loop.recording(maker, make) as maker_record, loop.recording(judge, judged) as judge_record:
         for x, noise in zip(data(6, 4), data(6, 3), strict=True):
             judged.zero_grad()
+            judge_record.forget()
             loop.backward(F.softplus(judge(maker(noise).detach())).mean() + F.softplus(-judge(x)).mean())
             judge_record.read()
             judged.step()
@@ -69,6 +70,7 @@ def adversary_frozen_in_the_turn_of_the_other(loop):
             make.step()
             judge.requires_grad_(True)
             judged.zero_grad()
+            judge_record.forget()
             loop.backward(F.softplus(judge(maker(noise).detach())).mean() + F.softplus(-judge(x)).mean())
             judge_record.read()
             judged.step()
@@ -96,7 +98,7 @@ def actor_and_critic_in_one_model(loop):
             actor.zero_grad()
             action, value = net(x)
             loop.backward((action.log_softmax(1).mean(1, keepdim=True) * value.detach()).mean())
-            record.read()
+            record.read(only=net.actor.parameters())
             actor.step()
 
 
@@ -175,17 +177,22 @@ def optimizer_in_the_backward_pass(loop):
 def sharpness_aware(loop):
     net = mlp(4, 5, 2)
     optimizer = sgd(net)
-    for x in loop.steps(net, data(6, 4), optimizer):
-        squared(net(x)).backward()
-        moves = [0.05 * parameter.grad for parameter in net.parameters()]
-        with torch.no_grad():
-            for parameter, move in zip(net.parameters(), moves, strict=True):
-                parameter.add_(move)
-        optimizer.zero_grad()
-        loop.backward(squared(net(x)))
-        with torch.no_grad():
-            for parameter, move in zip(net.parameters(), moves, strict=True):
-                parameter.sub_(move)
+    with loop.recording(net, optimizer) as record:
+        for x in data(6, 4):
+            optimizer.zero_grad()
+            squared(net(x)).backward()
+            moves = [0.05 * parameter.grad for parameter in net.parameters()]
+            with torch.no_grad():
+                for parameter, move in zip(net.parameters(), moves, strict=True):
+                    parameter.add_(move)
+            optimizer.zero_grad()
+            record.forget()
+            loop.backward(squared(net(x)))
+            with torch.no_grad():
+                for parameter, move in zip(net.parameters(), moves, strict=True):
+                    parameter.sub_(move)
+            record.read()
+            optimizer.step()
 
 
 @case

@@ -22,10 +22,11 @@ class Bare:
     def __exit__(self, *error):
         pass
 
-    def read(self, scale=1.0, only=None, last=True):
+    def read(self, scale=1.0, only=None, last=True, cleared=True):
         """Every gradient stands as the optimizer is about to use it; ``scale`` is on the outputs still.
 
-        Of several optimizers, each uses ``only`` its own parameters; the ``last`` one ends the iteration.
+        Of several optimizers, each uses ``only`` its own parameters; the ``last`` one ends the iteration. What is
+        not ``cleared`` afterwards is in the next gradients as well.
         """
 
     def forget(self):
@@ -95,7 +96,7 @@ class Recorder(Bare):
                 found.setdefault(owner, {})[local, name] = parameter
         return found
 
-    def read(self, scale=1.0, only=None, last=True):
+    def read(self, scale=1.0, only=None, last=True, cleared=True):
         iteration = len(self.norms)
         wanted = {id(parameter) for parameter in (self.model.parameters() if only is None else only)}
         for layer, parameters in self.layers().items():
@@ -104,23 +105,30 @@ class Recorder(Bare):
                 self.found[iteration, layer, "weight"] = statistics([p.grad for p in own])
                 self.sizes[iteration, layer] = {id(p): p.numel() for p in own}
                 self.distinct |= {id(p): wide(p.grad).clone() for p in own}
+        own = {
+            layer for layer, found in self.layers().items() if any(id(p) in wanted for p in found.values())
+        }
+        self.read_outputs(iteration, scale, own)
+        for layer, tensor in self.tapped if cleared else ():
+            if last or layer in own:
+                tensor.grad = None
         if last:
             self.norms.append(torch.nn.utils.get_total_norm(self.distinct.values()).item())
-            self.read_outputs(iteration, scale)
+            self.aside, self.distinct, self.backwards = {}, {}, 0
 
-    def read_outputs(self, iteration, scale):
+    def read_outputs(self, iteration, scale, own):
         arrived = {}
         for layer, tensor in self.tapped:
+            if layer not in own:
+                continue
             if self.backwards:
                 gradients = [] if tensor.grad is None else [tensor.grad]
             else:
-                gradients = self.aside.get(tensor, [])
+                gradients = [sum(self.aside[tensor])] if tensor in self.aside else []
             arrived.setdefault(layer, []).extend(gradient.detach() / scale for gradient in gradients)
-            tensor.grad = None
         for layer, gradients in arrived.items():
             if any(gradient.numel() for gradient in gradients):  # the mean of nothing is no number
                 self.found[iteration, layer, "output"] = statistics(gradients)
-        self.aside, self.distinct, self.backwards = {}, {}, 0
 
     def forget(self):
         self.tapped, self.aside, self.backwards = [], {}, 0

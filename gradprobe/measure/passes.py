@@ -1,0 +1,334 @@
+"""Which backward passes are in a layer's ``.grad``, and so in what its optimizer is about to use.
+
+An output's gradient is that of the backward passes whose gradient is in the ``.grad`` of the layer's weights when
+the optimizer steps (docs/which-gradient.md). What is in ``.grad`` is not asked of the calls that the user makes,
+since gradients are cleared and put back in many ways; it is read from ``.grad`` itself, of one parameter for each
+layer: at its arrival in a pass, at the end of the pass, before the next pass, and at the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+
+import torch
+from torch import Tensor, nn
+
+from gradprobe.measure.accumulator import Accumulator, ReducedGradients
+from gradprobe.measure.presence import Gate, GradientState, Presence, nonzero, settled, still_there
+from gradprobe.network.layers import own_parameters, parameter_place
+
+_Place = tuple[dict[str, nn.Parameter | None], str]
+
+
+class Pass:
+    """One run of the autograd engine: by ``backward()``, by ``torch.autograd.grad``, or inside another one.
+
+    Attributes:
+        outer: The pass that this one runs inside of, or None.
+        collected: The outputs' gradients that arrived in it, until it ends.
+        collected_inside: Those of outputs that were computed inside a transform of torch.func.
+        rows: What was collected, reduced.
+        rows_inside: The same of what was collected inside.
+        reached: Layers that it arrived at since their optimizer's last step.
+        made_for: Those of them for whose weights it made a gradient, in ``.grad`` or handed to the caller.
+        into: Layers whose ``.grad`` has its gradient now, each with a gate that is open if it is still there.
+        level: How many of torch.func's transforms it runs in; 0 outside.
+        keeps_graph: Whether another pass may go through the same outputs.
+        creates_graph: Whether its gradients are themselves to be differentiated.
+        accumulates: Whether it puts gradients into parameters.
+        scale: What its loss was multiplied by, if a gradient scaler did so.
+        counted: Whether an iteration has counted it as one of its backward passes.
+        spoiled: Layers of whose outputs' gradients some could not be measured.
+        is_over: Whether it has ended.
+        trained: Whether it arrived at a layer that is trained.
+    """
+
+    def __init__(
+        self, task: int, outer: Pass | None, collected: Accumulator, collected_inside: Accumulator
+    ) -> None:
+        self.task, self.outer = task, outer
+        self.collected, self.collected_inside = collected, collected_inside
+        self.rows: list[ReducedGradients] = []
+        self.rows_inside: list[ReducedGradients] = []
+        self.reached: set[str] = set()
+        self.made_for: set[str] = set()
+        self.into: dict[str, Gate] = {}
+        stack = torch._C._functorch.peek_interpreter_stack()
+        self.level = 0 if stack is None else stack.level()
+        self.keeps_graph = (outer or self).is_retained()
+        self.creates_graph = torch.is_grad_enabled()
+        self.accumulates = False
+        self.scale: Tensor | None = None
+        self.counted = False
+        self.spoiled: set[str] = set()
+        self.is_over = False
+        self.trained = False
+        self._before: dict[str, tuple[nn.Parameter, GradientState]] = {}
+        self._done: set[str] = set()
+
+    @staticmethod
+    def is_retained() -> bool:
+        """Whether the pass that is running keeps its graph."""
+        return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+    @property
+    def root(self) -> Pass:
+        """The outermost pass that this one runs inside of: itself, mostly."""
+        return self if self.outer is None else self.outer.root
+
+    def close(self) -> set[str]:
+        """It is over; returns the layers that it arrived at without putting a gradient into their weights."""
+        left = set(self._before)
+        self._before.clear()
+        self.is_over = True
+        return left
+
+    def arrived(self, name: str, parameter: nn.Parameter | None) -> None:
+        """It arrived at an output of a layer; ``parameter`` stands for the layer's weights."""
+        self.reached.add(name)
+        self.trained = self.trained or parameter is not None
+        if parameter is not None and name not in self._before and name not in self._done:
+            self._before[name] = parameter, GradientState(parameter)
+
+    def flush(self) -> None:
+        """Reduce what was collected: afterwards the gradients may change."""
+        for collected, rows in ((self.collected, self.rows), (self.collected_inside, self.rows_inside)):
+            collected.flush()
+            self.spoiled.update(name for name, _ in collected.spoiled)
+            rows += collected.take()
+
+    def outcome(self, names: Iterable[str] | None, *, ended: bool) -> list[str]:
+        """The layers into whose weights it has put a gradient since the last time; afterwards they are done with.
+
+        Args:
+            names: Of these, or of all that it arrived at.
+            ended: Whether it is at its end, but still running, so that the engine can be asked.
+        """
+        put = []
+        for name in list(self._before if names is None else self._before.keys() & set(names)):
+            parameter, state = self._before[name]
+            change = state.change(parameter)
+            if change in ("touched", "replaced"):
+                put.append(name)
+            elif ended and not self.level:
+                role = _role(parameter)
+                if role == "accumulated":
+                    put.append(name)  # and used up in the pass itself
+                elif role == "returned" and self.outer is None:
+                    self.made_for.add(name)
+        for name in put:
+            del self._before[name]
+        self._done.update(put)
+        self.made_for.update(put)
+        return put
+
+    def forget(self, names: Iterable[str]) -> None:
+        """The optimizer of these layers has stepped: what is in ``.grad`` is all that remains of it."""
+        self.reached.difference_update(names)
+        self.made_for.difference_update(names)
+
+
+def _role(parameter: nn.Parameter) -> str:
+    """What the running pass does with a parameter's gradient: accumulated, returned (to autograd.grad) or none."""
+    try:
+        node = torch.autograd.graph.get_gradient_edge(parameter).node
+        return "accumulated" if torch._C._will_engine_execute_node(node) else "none"
+    except RuntimeError:  # a leaf that is an input of autograd.grad
+        return "returned" if torch._C._current_graph_task_id() != -1 else "none"
+
+
+class PassesInGrad:
+    """Keeps, for every layer, which passes are in the ``.grad`` of its weights.
+
+    Args:
+        modules: The layers by name.
+
+    Attributes:
+        passes: Those that may still be in some layer's ``.grad``, or get there by hand.
+        ambiguous: Layers of which it could not be told which pass their gradients came from.
+        broken: Layers whose record has ended, since something of ours failed.
+        nested: Layers that were reached by a pass inside another one, which put nothing into their weights.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._places: dict[str, list[_Place]] = {
+            name: [parameter_place(module, local) for local in own_parameters(module)]
+            for name, module in modules.items()
+        }
+        self._after: dict[str, GradientState] = {}
+        self._nonzero: dict[str, tuple[Presence, int]] = {}
+        self.passes: list[Pass] = []
+        self.ambiguous: set[str] = set()
+        self.nested: set[str] = set()
+        self.broken: set[str] = set()
+
+    def parameter(self, name: str) -> nn.Parameter | None:
+        """The first parameter of a layer that is trained: it stands for all of them."""
+        for owner, local in self._places[name]:
+            parameter = owner.get(local)
+            if parameter is not None and parameter.requires_grad and parameter.numel():
+                return parameter
+        return None
+
+    def _looked_at(self, name: str) -> nn.Parameter | None:
+        """The parameter whose gradient was looked at the last time; it may be frozen by now."""
+        state = self._after.get(name)
+        if state is not None:
+            for owner, local in self._places[name]:
+                parameter = owner.get(local)
+                if parameter is not None and id(parameter) == state.owner:
+                    return parameter
+        return self.parameter(name)
+
+    def names_of(self, parameters: Set[int] | None) -> list[str]:
+        """The layers that have one of the parameters with these ids; None for all layers."""
+        if parameters is None:
+            return list(self._places)
+        return [
+            name
+            for name, places in self._places.items()
+            if any(id(owner.get(local)) in parameters for owner, local in places)
+        ]
+
+    def began(self, run: Pass) -> None:
+        """A pass begins: gradients may have been cleared or replaced since the one before."""
+        if run.outer is None:
+            self.check(at_step=False)
+        self.passes.append(run)
+
+    def ended(self, run: Pass, *, running: bool = True) -> None:
+        """A pass has ended; ``running`` is False if it was found later that it had been broken off."""
+        put = run.outcome(None, ended=running)
+        self._put(run, put)
+        run.accumulates = run.accumulates or bool(put)
+        left = run.close()
+        if run.outer is not None:
+            self.nested |= left
+        stands = {name: one.grad for name in put if (one := self.parameter(name)) is not None}
+        gradients = {name: gradient for name, gradient in stands.items() if gradient is not None}
+        self._nonzero |= zip(gradients, nonzero([*gradients.values()]), strict=True)
+
+    def settle(self, names: Iterable[str]) -> None:
+        """An optimizer steps inside a running pass: note what that has put into these layers by now."""
+        for run in self.passes:
+            self._put(run, run.outcome(names, ended=False))
+
+    def _put(self, run: Pass, names: Iterable[str]) -> None:
+        for name in names:
+            run.into[name] = ()
+            parameter = self.parameter(name)
+            if parameter is not None:
+                self._after[name] = GradientState(parameter)
+
+    def check(self, names: Iterable[str] | None = None, *, at_step: bool) -> None:
+        """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
+        if names is None:
+            names = dict.fromkeys(name for run in self.passes for name in (*run.into, *run.made_for))
+        there, replaced = [], []
+        for name in names:
+            parameter = self._looked_at(name)
+            if parameter is None:
+                continue
+            state = self._after.get(name)
+            if state is None:
+                change = "none" if parameter.grad is None else "replaced"
+            else:
+                change = state.change(parameter)
+            if change == "cleared":
+                self._take_out(name)
+            elif change == "replaced":
+                replaced.append(name)
+            elif change == "touched" or (change == "none" and not at_step and parameter.grad is not None):
+                there.append(name)
+            if change != "none":
+                self._after[name] = GradientState(parameter)
+        self._judge(there, replaced=False)
+        self._judge(replaced, replaced=True)
+
+    def _judge(self, names: list[str], *, replaced: bool) -> None:
+        """Gradients were changed in place, or put there by hand: are they still gradients, or zeros?"""
+        looked_at = [self._looked_at(name) for name in names]
+        gradients = [one.grad for one in looked_at if one is not None and one.grad is not None]
+        before = None if replaced else [self._nonzero.get(name) for name in names]
+        for name, found in zip(names, still_there(gradients, before), strict=True):
+            self._nonzero[name] = found
+            if replaced:
+                self._put_back(name, (found,))
+            else:
+                for run in self.passes:
+                    if name in run.into:
+                        run.into[name] = (*run.into[name], found)
+                        self._simplify(run, name)
+
+    def _put_back(self, name: str, gate: Gate) -> None:
+        """A gradient was put there by hand: it is made of those that passes have made since the last step."""
+        sources = self._sources(name)
+        self._take_out(name)
+        for run in sources:
+            run.into[name] = gate
+            self._simplify(run, name)
+
+    def _sources(self, name: str) -> list[Pass]:
+        made = [run for run in self.passes if name in run.made_for]
+        # of a gradient that is itself differentiated, as that of an inner loop is, the loss is another one
+        made = [run for run in made if not run.creates_graph or run.accumulates] or made
+        if made:
+            return made
+        outside = [run for run in self.passes if name in run.reached and run.outer is None]
+        # sharded weights: the gradient is put there by FSDP, after the pass (docs/facts.md, 14)
+        accumulated = [run for run in outside if run.accumulates and not run.level]
+        if accumulated:
+            return accumulated
+        transformed = [run for run in outside if run.level]
+        lowest = [run for run in transformed if run.level == min(run.level for run in transformed)]
+        if len(lowest) > 1:
+            self.ambiguous.add(name)
+            return []
+        return lowest
+
+    def _take_out(self, name: str) -> None:
+        for run in self.passes:
+            run.into.pop(name, None)
+
+    @staticmethod
+    def _simplify(run: Pass, name: str) -> None:
+        gate = settled(run.into[name])
+        if gate is None:
+            del run.into[name]
+        else:
+            run.into[name] = gate
+
+    def put_in_by_hand(self, names: Iterable[str]) -> None:
+        """No ``.grad`` is used at all: the gradients that passes handed to the caller are those of the step."""
+        for name in names:
+            self._put_back(name, ())
+
+    def stepped(self, names: Iterable[str]) -> None:
+        """The optimizer of these layers is about to step, and what it uses has been taken."""
+        names = set(names)
+        for run in self.passes:
+            run.forget(names)
+        for name in names:
+            parameter = self.parameter(name)
+            if parameter is None or parameter.grad is None:
+                self._take_out(name)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """What is in the ``.grad`` of these layers is of passes that were not seen."""
+        names = set(names)
+        for run in self.passes:
+            run.forget(names)
+        for name in names:
+            self._take_out(name)
+            self._after.pop(name, None)
+
+    def drop_finished(self, running: Iterable[Pass]) -> None:
+        """Let go of the passes that are in no layer's ``.grad`` and cannot get there any more."""
+        kept = set(running)
+        self.passes = [run for run in self.passes if run.into or run.made_for or run in kept]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.passes.clear()
+        self._after.clear()
+        self._nonzero.clear()

@@ -1,0 +1,225 @@
+"""Whether gradients are still there: a gradient that is cleared in place is the same tensor, full of zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gradprobe.measure.reduction import local_part
+
+_SAMPLE = 256  # elements that are looked at: others tell whether a gradient with zeros there was cleared
+
+
+class Presence:
+    """For each of several gradients, whether it is there; it stays on the device until the host can know it.
+
+    Args:
+        flags: One bool for each gradient.
+
+    Example:
+        >>> presence = Presence(torch.tensor([True, False]))
+        >>> presence.known()
+        [True, False]
+    """
+
+    def __init__(self, flags: Tensor) -> None:
+        self.flags = flags
+        self._known: list[bool] | None = None
+        self._copied: torch.Event | None = None
+        if is_immediate(flags.device):
+            self._known = flags.tolist()
+        elif flags.device.type == "cuda":
+            self._host = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
+            self._host.copy_(flags, non_blocking=True)
+            self._copied = torch.Event(flags.device)
+            self._copied.record()
+
+    def known(self, *, wait: bool = False) -> list[bool] | None:
+        """The flags, or None as long as the device is not that far; with ``wait`` it is waited for."""
+        if self._known is None:
+            if wait:
+                self._known = self.flags.tolist()
+            elif self._copied is not None and self._copied.query():
+                self._known = self._host.tolist()
+        return self._known
+
+
+def is_immediate(device: torch.device) -> bool:
+    """Whether values on a device can be read without waiting for it."""
+    return device.type == "cpu"
+
+
+Gate = tuple[tuple[Presence, int], ...]
+"""What is there only if all of these are; ``()`` is there for certain."""
+
+
+def settled(gate: Gate) -> Gate | None:
+    """A gate without what is known by now; None if it is known not to be there.
+
+    Example:
+        >>> presence = Presence(torch.tensor([True, False]))
+        >>> settled(((presence, 0),)), settled(((presence, 0), (presence, 1)))
+        ((), None)
+    """
+    left = []
+    for presence, index in gate:
+        known = presence.known()
+        if known is None:
+            left.append((presence, index))
+        elif not known[index]:
+            return None
+    return tuple(left)
+
+
+def is_open(gate: Gate) -> bool:
+    """Whether it is there. Waits for the device."""
+    return all((presence.known(wait=True) or ())[index] for presence, index in gate)
+
+
+def joint(gates: Iterable[Gate]) -> Gate:
+    """A gate that is open if one of these is.
+
+    Example:
+        >>> presence = Presence(torch.tensor([True, False]))
+        >>> is_open(joint([((presence, 0),), ((presence, 1),)]))
+        True
+    """
+    factors = [factor(gate) for gate in gates]
+    if any(isinstance(one, float) for one in factors):
+        return ()
+    return ((Presence(torch.stack([one for one in factors if isinstance(one, Tensor)]).amax(0) > 0), 0),)
+
+
+def factor(gate: Gate) -> Tensor | float:
+    """What a gradient has to be multiplied by: 1, or a tensor of one element that is 1 or 0."""
+    if not gate:
+        return 1.0
+    flags = [presence.flags[index : index + 1] for presence, index in gate]
+    return torch.stack(flags).all(0).to(torch.float32)
+
+
+def nonzero(gradients: Sequence[Tensor]) -> list[tuple[Presence, int]]:
+    """Whether each gradient has a number other than zero among its first elements, without waiting for a device.
+
+    Example:
+        >>> [presence.known()[index] for presence, index in nonzero([torch.ones(2), torch.zeros(3, 3)])]
+        [True, False]
+    """
+    alike: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
+    for index, sample in enumerate(map(_sample, gradients)):
+        alike.setdefault((sample.device, sample.dtype), []).append((index, sample))
+    result: dict[int, tuple[Presence, int]] = {}
+    for samples in alike.values():
+        presence = Presence(torch.stack([*_peaks([sample for _, sample in samples])]) != 0)
+        result |= {index: (presence, place) for place, (index, _) in enumerate(samples)}
+    return [result[index] for index in range(len(gradients))]
+
+
+def still_there(
+    gradients: Sequence[Tensor], before: Sequence[tuple[Presence, int] | None] | None
+) -> list[tuple[Presence, int]]:
+    """Whether gradients that were changed, or put there, hold anything, going by whether they did before.
+
+    One that was not zero and is now was cleared. One that was zero before shows nothing, as that of a layer whose
+    units are all dead: it was cleared if all of the others were.
+
+    Args:
+        gradients: As they stand.
+        before: From `nonzero`, earlier; None for one that was not looked at, or for all that are there anew.
+
+    Example:
+        >>> a, b = torch.ones(2), torch.zeros(2)
+        >>> before = nonzero([a, b])
+        >>> [presence.known()[index] for presence, index in still_there([a * 2, b], before)]
+        [True, True]
+        >>> [presence.known()[index] for presence, index in still_there([a * 0, b], before)]
+        [False, False]
+    """
+    now = nonzero(gradients)
+    result: list[tuple[Presence, int]] = list(now)
+    for presence in dict.fromkeys(presence for presence, _ in now):
+        places = [index for index, (other, _) in enumerate(now) if other is presence]
+        flags = presence.flags
+        if before is None:
+            stayed = flags | flags.any()
+        else:
+            then = _flags([before[index] for index in places], flags)
+            stayed = flags | ~(then | (then.any() & ~(flags & then).any()))
+        judged = Presence(stayed)
+        for place, index in enumerate(places):
+            result[index] = (judged, place)
+    return result
+
+
+def _flags(before: Sequence[tuple[Presence, int] | None], like: Tensor) -> Tensor:
+    known = next((one[0] for one in before if one is not None), None)
+    in_order = known is not None and [(known, index) for index in range(len(known.flags))] == list(before)
+    if known is not None and in_order and known.flags.device == like.device:
+        return known.flags
+    nothing = like.new_zeros(1)
+    return torch.cat([nothing if one is None else one[0].flags[one[1] : one[1] + 1].to(like) for one in before])
+
+
+def _peaks(samples: list[Tensor]) -> Sequence[Tensor]:
+    # the largest absolute value, not the sum of squares: 1e-30 has no square in float32
+    with torch.no_grad():
+        return torch._foreach_norm(samples, float("inf"))
+
+
+def _sample(gradient: Tensor) -> Tensor:
+    gradient = local_part(gradient.detach())
+    if gradient.is_sparse:
+        gradient = gradient._values()
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient)
+    while gradient.dim() > 1 and not gradient.is_contiguous():
+        gradient = gradient[0]
+    sample = gradient.reshape(-1)[:_SAMPLE]
+    return sample if sample.numel() else sample.new_zeros(1)
+
+
+Change = Literal["none", "touched", "cleared", "replaced"]
+
+
+class GradientState:
+    """What stands in the ``.grad`` of a parameter, so that one can see later what became of it.
+
+    Attributes:
+        owner: The parameter, by `id`.
+
+    Example:
+        >>> parameter = torch.nn.Parameter(torch.ones(2))
+        >>> parameter.grad = torch.ones(2)
+        >>> state = GradientState(parameter)
+        >>> state.change(parameter)
+        'none'
+        >>> _ = parameter.grad.mul_(2)
+        >>> state.change(parameter)
+        'touched'
+        >>> parameter.grad = torch.ones(2)
+        >>> state.change(parameter)
+        'replaced'
+    """
+
+    __slots__ = ("_identity", "_reference", "_version", "owner")
+
+    def __init__(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        self.owner = id(parameter)
+        self._identity, self._version, self._reference = id(gradient), 0, None
+        if gradient is not None:
+            self._version = gradient._version
+            # a weak reference to the object of Python would be lost with it, though the tensor lives on
+            self._reference = torch._C._WeakTensorRef(gradient)  # type: ignore[attr-defined]
+
+    def change(self, parameter: Tensor) -> Change:
+        """What became of it: touched is changed in place; replaced by another tensor, or put where none was."""
+        gradient = parameter.grad
+        if gradient is None:
+            return "none" if self._reference is None else "cleared"
+        if self._reference is None or self._reference.expired() or id(gradient) != self._identity:
+            return "replaced"
+        return "none" if gradient._version == self._version else "touched"
