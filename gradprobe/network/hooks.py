@@ -100,10 +100,8 @@ class GuardedHook(Hook):
 
     def __call__(self, *args: Any) -> Any:
         """Pass the arguments on, if this is the original and there are values to look at."""
-        if is_only_traced():
-            return None
         try:
-            return self.run(*args)
+            return None if is_only_traced() else self.run(*args)
         except Exception as error:
             self.failed(error)
             return None
