@@ -63,7 +63,7 @@ def test_newly_and_no_longer_flagged():
 
 def test_findings_of_every_kind():
     difference = compare_runs(history_of([1.0, 1.0, 1.0, 1.0]), history_of([1e-9, 2e3, math.nan, None]))
-    assert difference.new == {kind: [f"conv{i}"] for i, kind in enumerate(FINDINGS)}
+    assert difference.new == {kind: [f"conv{i}"] for i, kind in enumerate(FINDINGS[:4])}
     back = compare_runs(history_of([1e-9, 2e3, math.nan, None]), history_of([1.0, 1.0, 1.0, 1.0]))
     assert back.gone == difference.new
     assert back.new == {}

@@ -54,6 +54,23 @@ def test_nothing_in_a_name_can_end_a_script_element():
 
 # in words --------------------------------------------------------------------------------------------------------
 
+
+def with_code(code, of="weight"):
+    """Two layers, of which one has a reason instead of a number."""
+    history = made([[1e-3], [1e-2]], of=("output", "weight"))
+    first = replace(history.layers[0], unreached={of: "so"}, unreached_code={of: code})
+    frame = history.frame.copy()
+    frame.loc[(frame["layer"] == first.name) & (frame["of"] == of), ["mean_abs", "nonfinite"]] = None
+    return replace(history, frame=frame, layers=(first, history.layers[1]))
+
+
+def with_zero_weight():
+    history = made([[1e-3, 1e-3], [1e-2, 1e-2]], of=("output", "weight"))
+    frame = history.frame.copy()
+    frame.loc[(frame["layer"] == "block.0") & (frame["of"] == "weight"), "mean_abs"] = 0.0
+    return replace(history, frame=frame)
+
+
 VERDICTS = {
     "vanishing": vanishing(),
     "healthy": made([[1e-3], [1e-2]]),
@@ -61,6 +78,11 @@ VERDICTS = {
     "exploding": made([[1e5], [1e-2]]),
     "unreached": made([[np.nan], [1e-2]]),
     "cannot tell": made([[1e-9], [1e-9]]),
+    "not_held": with_code("not_held"),
+    "checkpointed": with_code("checkpointed"),
+    "bypassed": with_code("bypassed", "output"),
+    "unregistered": made([[1e-3], [1e-2]], loose_parameters=[[3, 7]]),
+    "zero_weight": with_zero_weight(),
 }
 
 

@@ -186,3 +186,64 @@ def test_a_terminal_that_has_only_ascii_gets_no_blocks():
     Console(file=file, width=80).print(Profile([1e-9, 1e-3], 1e-7, "output"))
     file.flush()
     assert file.buffer.getvalue().strip() == b""
+
+
+FROZEN = {"output": "frozen", "weight": "frozen"}
+
+
+def with_frozen(count, *, trained=3):
+    """So many frozen layers with each trained one behind them."""
+    layers, rows = [], []
+    for block in range(trained):
+        layers += [Layer(f"b{block}.{i}", 0, "Linear", 9, FROZEN, None, FROZEN) for i in range(count)]
+        layers.append(Layer(f"adapter{block}", 0, "Linear", 9))
+    layers = [replace(layer, depth=depth) for depth, layer in enumerate(layers)]
+    for layer in layers:
+        numbers = (None,) * 5 if layer.is_frozen else (1e-3, 1e-3, 1e-3, 0, 0)
+        rows += [(0, layer.name, layer.depth, of, *numbers) for of in ("output", "weight")]
+    return GradientHistory(tidy(rows), {"batch_size": None}, tuple(layers), (), (8, 2))
+
+
+def test_many_frozen_layers_are_one_line_and_do_not_count():
+    text = table_of(with_frozen(20))
+    assert text.splitlines()[0] == "The gradient reaches each of 3 trained layers (60 are frozen)."
+    assert len(re.findall(r"… 20 frozen", text)) == 3
+    assert "b1.7" not in text
+    assert text.count("60 layers are frozen") == 1
+    assert "by depth" not in text, "three bars show nothing that three numbers do not"
+    assert "b1.7" in table_of(with_frozen(20), every_layer=True)
+
+
+def test_a_batch_size_that_is_not_known_is_said_to_be_so():
+    assert "batch size unknown" in table_of(with_frozen(0))
+    assert "batch size" not in table_of(replace(recorded({"a": 1.0}), conditions={}))
+
+
+@pytest.mark.parametrize(
+    ("magnitudes", "first", "second"),
+    [
+        ({"a": 1e-2, "b": 1e-2}, "The gradient reaches every layer.", "Nothing to do."),
+        ({"a": 1e-9, "b": 1e-2}, "The gradient does not reach 1 of 2 layers: a.", "Look at the initial weights"),
+        ({"a": 1e-2, "b": 1e5}, "The gradient explodes in 1 of 2 layers: b.", "Lower the learning rate, or clip"),
+    ],
+)
+def test_the_first_line_is_the_verdict_and_the_second_what_to_do(magnitudes, first, second):
+    lines = table_of(recorded(magnitudes)).splitlines()
+    assert lines[0] == first
+    assert lines[1].startswith(second)
+
+
+@pytest.mark.parametrize(
+    ("code", "word"), [("not_held", "not held"), ("bypassed", "not measured"), ("no_path", "unreached")]
+)
+def test_a_missing_number_is_named_as_what_it_is(code, word):
+    layers = (Layer("a", 0, "Linear", 9, {"weight": "so"}, None, {"weight": code}), Layer("b", 1, "Linear", 9))
+    fine, missing = (1e-3, 1e-3, 1e-3, 0, 0), (None,) * 5
+    rows = [
+        (0, layer.name, layer.depth, of, *(missing if (layer.name, of) == ("a", "weight") else fine))
+        for layer in layers
+        for of in ("output", "weight")
+    ]
+    history = GradientHistory(tidy(rows), {}, layers, (), None)
+    assert re.search(rf"^0 +a +Linear +1.00e-03 +{word} *$", table_of(history), re.MULTILINE)
+    assert f"  {word}" in str(history)
