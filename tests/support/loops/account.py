@@ -16,9 +16,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gradprobe import GradientProbe
+from gradprobe.script.execute import Script
+from gradprobe.script.run import record_script
 from support.loops.nets import layers_of
 
 CASES = {}
+RAN = []  # loops that ran in a script
 ITERATIONS = 3
 
 
@@ -83,6 +86,18 @@ class Probed(Loop):
             ]
             yield
         self.histories = [probe.history for probe in probes]
+
+
+def as_script(name, folder):
+    """Run a case as an unmodified script under ``gradprobe run``, to its end: its loop, with the histories."""
+    file = folder / "train.py"
+    begin = "import torch\nfrom support.loops.account import CASES, RAN, Loop\ntorch.manual_seed(0)\n"
+    file.write_text(f"{begin}RAN.append(Loop())\nCASES[{name!r}](RAN[-1])\n")
+    recorded = record_script(Script(str(file)), ITERATIONS, keep_going=True, every=True)
+    assert recorded.ending.code == 0, recorded.ending
+    loop = RAN.pop()
+    loop.histories = [model.history for model in recorded.models]
+    return loop
 
 
 class Reference(Loop):

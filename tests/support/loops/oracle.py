@@ -12,7 +12,6 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from support.loops.machine import Machine
@@ -230,14 +229,15 @@ WAYS = ("strict", "stale", "all_since")
 
 def statistics(gradients):
     """The mean absolute value, root mean square, largest value, share of zeros, and number of non-finite ones."""
-    sizes = torch.cat([gradient.detach().abs().flatten() for gradient in gradients]).numpy()
-    finite = np.isfinite(sizes)
-    return sizes.mean(), math.sqrt(np.square(sizes).mean()), sizes.max(), (sizes == 0).mean(), (~finite).sum()
+    sizes = torch.cat([gradient.detach().abs().flatten() for gradient in gradients])
+    found = sizes.mean(), sizes.square().mean().sqrt(), sizes.max(), (sizes == 0).double().mean()
+    return *(value.item() for value in found), int((~sizes.isfinite()).sum())
 
 
 def same(one, other, floor=0.0):
     """Whether two rows are equal, to float64's rounding; ``floor`` is what rounding may leave of a sum to zero."""
     if one is None or other is None:
         return one is other
-    pairs = zip(one[:3], other[:3], strict=False)
-    return all(abs(a - b) <= 1e-9 * abs(b) + floor or (math.isnan(a) and math.isnan(b)) for a, b in pairs)
+    if not all(map(math.isfinite, one[:3] + other[:3])):  # a sum has one, whichever of them it is
+        return one[4:] == other[4:] and not math.isfinite(one[0]) and not math.isfinite(other[0])
+    return all(abs(a - b) <= 1e-9 * abs(b) + floor for a, b in zip(one[:3], other[:3], strict=True))
