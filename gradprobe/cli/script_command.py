@@ -74,9 +74,10 @@ def _whatever_became_of_the_streams() -> Iterator[None]:
     """Print what can be printed: a script may close the streams or their descriptors, and that is no failure."""
     streams: list[Any] = [sys.stdout, sys.stderr]
     before = [(stream, stream.errors) for stream in streams if isinstance(stream, io.TextIOWrapper)]
-    with contextlib.suppress(OSError, ValueError):
-        for stream, _ in before:
+    for stream, _ in before:
+        with contextlib.suppress(OSError, ValueError):
             stream.reconfigure(errors="replace")  # a name that the stream's encoding does not have
+    with contextlib.suppress(OSError, ValueError):
         yield
     for stream in streams:
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -87,7 +88,7 @@ def _whatever_became_of_the_streams() -> Iterator[None]:
 
 
 def _flush_or_drop(stream: Any) -> None:
-    """Write what waits in a stream; what cannot be written would fail again at the end, and change the exit code."""
+    """Write what waits in a stream; what cannot be written would fail again, and change the exit code."""
     try:
         stream.flush()
     except OSError:

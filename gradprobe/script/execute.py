@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from gradprobe.script.stop import Stopped, stoppable, wait_for_threads
 
+STOPPING = 5.0  # seconds that another thread has to end in, when the script is stopped
 INTERRUPTED = 130  # the exit code of a shell's command after Ctrl-C
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
@@ -176,7 +177,10 @@ def _ending(script: Script) -> Ending:
         wait_for_threads(before)
         return Ending(0, "ended")
     except BaseException as error:
-        return _ending_by(error)
+        ending = _ending_by(error)
+    if ending.stopped:
+        wait_for_threads(before, STOPPING)  # those that train end with their next step
+    return ending
 
 
 def _ending_by(error: BaseException) -> Ending:

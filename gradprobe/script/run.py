@@ -136,8 +136,6 @@ class _ScriptRecorder:
         self.keep_going, self.every, self.on_full, self.say = keep_going, every, on_full, say
         self.session: Session | None = None
         self._seeds: SeedListener | None = None
-        self._stopping = False
-        self._process = os.getpid()
         self._children_before = os.times().children_user
 
     @contextlib.contextmanager
@@ -178,13 +176,16 @@ class _ScriptRecorder:
         @functools.wraps(original)
         def init(this: Any, *args: Any, **kwargs: Any) -> None:
             original(this, *args, **kwargs)
-            if self._stopping and os.getpid() == self._process:
-                stop()
             if self.session is None:
                 from gradprobe.script.session import Session
 
                 self.session = Session(
-                    self.iterations, self._on_full, every=self.every, seed=self._seed, say=self.say
+                    self.iterations,
+                    self._on_full,
+                    stops=not self.keep_going,
+                    every=self.every,
+                    seed=self._seed,
+                    say=self.say,
                 )
             self.session.optimizer_built(this, sys._getframe(1))
 
@@ -192,7 +193,6 @@ class _ScriptRecorder:
 
     def _on_full(self) -> None:
         if not self.keep_going:
-            self._stopping = True
             stop()
         assert self.session is not None
         self.session.close()

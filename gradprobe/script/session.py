@@ -25,7 +25,8 @@ from gradprobe.script.frames import outer_optimizer, script_frames
 from gradprobe.script.models import Kind, ids, kind_of, model_at_hand, owners
 from gradprobe.script.sentences import long_step, no_module
 from gradprobe.script.source import Site
-from gradprobe.script.training import Training
+from gradprobe.script.stop import threads_remain
+from gradprobe.script.training import Dropped, Training
 
 PATIENCE = 10  # windows that one model may be ahead before the others are no longer waited for
 FEW = 3  # models of one kind that train together, and kinds that train one after the other, all of them recorded
@@ -41,6 +42,7 @@ class Session:
     Args:
         iterations: Length of each window.
         on_full: Called when all windows are full, after the step of the optimizer.
+        stops: Whether ``on_full`` ends the script by an exception; it is called again where that is not enough.
         every: Record every training, and let the script train to its end.
         seed: The seed that the script has set by now.
         say: Gets a sentence that is for now, and not for the end.
@@ -58,6 +60,7 @@ class Session:
         iterations: int,
         on_full: Callable[[], None],
         *,
+        stops: bool = True,
         every: bool = False,
         seed: Callable[[], int | None] = lambda: None,
         say: Callable[[str], None] = lambda sentence: None,
@@ -69,10 +72,12 @@ class Session:
         # kept, because `is_first_rank` cannot say it without a process group: before it begins, or after its end
         self.rank = int(os.environ.get("RANK", 0))
         self._iterations, self._on_full = iterations, on_full
-        self._every, self._seed, self._say = every, seed, say
+        self._stops, self._every, self._seed, self._say = stops, every, seed, say
         self._open = True
         self._process = os.getpid()
         self._lock = threading.RLock()
+        self._ending = False  # all is recorded: the script is being stopped, in all of its threads
+        self._dropped = Dropped()
         self._kinds: dict[Kind, list[Training]] = {}
         self._looked: dict[int, int] = {}  # by number of a training: how many optimizers were built beside it
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Training]] = weakref.WeakKeyDictionary()
@@ -87,24 +92,35 @@ class Session:
 
     def optimizer_built(self, optimizer: Optimizer, frame: FrameType | None) -> None:
         """Find the models of an optimizer that was just built, and attach before the first forward pass."""
+        self._stop_again()
         if self._is_active():
             try:
                 with self._lock:
-                    self._attach(optimizer, frame)
+                    if self._open:
+                        self._attach(optimizer, frame)
             except Exception as error:
                 self._refuse(f"{type(optimizer).__name__}: {error}")
 
     def close(self, alone: bool = False) -> None:
         """Take all hooks off the models; nothing more is recorded."""
-        self._open = False
-        self._hooks.remove()
-        for training in self.trainings:
-            training.close(alone)
+        with self._lock:
+            self._open = False
+            self._hooks.remove()
+            self._dropped.conclude()
+            for training in self.trainings:
+                training.close(alone)
 
     def end(self) -> None:
         """Take the step hooks off as well, after the script: inside a step, torch is iterating over them."""
         self.close(alone=True)
-        self._steps.remove()
+        self._dropped.remove()
+        if not (self._ending and self._stops and threads_remain()):
+            self._steps.remove()
+
+    def _stop_again(self) -> None:
+        """Where the script trains on although it was stopped: it caught that, or trains in another thread."""
+        if self._ending and self._stops and os.getpid() == self._process:
+            self._on_full()
 
     def _is_active(self) -> bool:
         """Whether the session is open, and this process is its own, not one forked from it."""
@@ -157,7 +173,7 @@ class Session:
         return next(iter(same), None) or next((one for one, own in alive if shared & ids(own)), None)
 
     def _begin(self, model: nn.Module, optimizer: Optimizer) -> Training:
-        training = Training(self._count() + 1, self._iterations)
+        training = Training(self._count() + 1, self._iterations, self._dropped)
         training.attach(model)
         self.trainings.append(training)
         self._kinds.setdefault(kind_of(model, optimizer), []).append(training)
@@ -169,7 +185,7 @@ class Session:
         begun = sum(any(one.steps for one in known) for known in self._kinds.values())
         if self._every or not (any(one.steps for one in kind) if kind else begun > FEW):
             return False
-        training = Training(self._count() + 1, self._iterations)
+        training = Training(self._count() + 1, self._iterations, self._dropped)
         training.kind = type(unwrap(model)).__name__
         training.site = Site(kind[0].site.model if kind else None)
         self._count_other(training)
@@ -205,6 +221,7 @@ class Session:
         if look:
             del model
             gc.collect()
+        self._dropped.conclude()
 
     def _refuse(self, why: str) -> None:
         if why not in self.refusals:
@@ -238,6 +255,7 @@ class Session:
                     self._count_other(other)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._stop_again()
         if not self._is_active() or optimizer in self._outer:
             return
         with self._lock:
@@ -252,11 +270,12 @@ class Session:
             full = [training for training in self.trainings if training.full]
             ahead = any(training.steps >= PATIENCE * self._iterations for training in full)
             is_over = bool(full) and (ahead or not any(training.is_open for training in self.trainings))
-            if is_over and not self._every:
-                for training in self.trainings:
-                    training.close(alone=True)
-        if is_over and not self._every:
-            self._on_full()
+            if not is_over or self._every or self._ending:
+                return
+            self._ending = True
+            for training in self.trainings:
+                training.close(alone=True)
+        self._on_full()
 
     def _step_is_long(self, optimizer: Optimizer, calls: int) -> None:
         if self._is_active() and any(training.is_open for training in self._of.get(optimizer, ())):

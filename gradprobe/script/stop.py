@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
 
 # ignored unless somebody handles it, so that it does no harm where it comes too late; not on Windows
 _SIGNAL = getattr(signal, "SIGURG", None)
+
+_remaining: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 class Stopped(SystemExit):
@@ -82,27 +85,38 @@ def _be_silent(thread: threading.Thread) -> None:
 
 
 def _be_silent_in_task() -> None:
-    """Let asyncio not report that nobody has looked at the error of a task."""
+    """Let asyncio not report that nobody has looked at the error of a task, or of those that wait for it."""
     asyncio = sys.modules.get("asyncio")
     with contextlib.suppress(Exception):  # no loop runs in this thread
-        task = asyncio.current_task() if asyncio is not None else None
-        if task is not None:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        for task in asyncio.all_tasks() if asyncio is not None else ():
+            task.add_done_callback(_be_looked_at)
 
 
-def wait_for_threads(before: Collection[threading.Thread]) -> None:
+def _be_looked_at(task: Any) -> None:
+    if isinstance(getattr(task, "_exception", None), Stopped):
+        task.exception()
+
+
+def wait_for_threads(before: Collection[threading.Thread], seconds: float | None = None) -> None:
     """Wait for the threads that the interpreter would wait for at its end, those apart that were there before."""
     for thread in set(threading.enumerate()) - set(before):
         if not thread.daemon and thread is not threading.current_thread():
-            _shut_down_executor_of(thread)
-            thread.join()
+            _shut_down_executor_of(thread, wait=seconds is None)
+            thread.join(seconds)
+            if thread.is_alive():
+                _remaining.add(thread)
 
 
-def _shut_down_executor_of(thread: threading.Thread) -> None:
+def threads_remain() -> bool:
+    """Whether there are threads of a script that `wait_for_threads` has waited for in vain."""
+    return any(thread.is_alive() for thread in _remaining)
+
+
+def _shut_down_executor_of(thread: threading.Thread, wait: bool) -> None:
     """Tell an executor that no more work comes, as the interpreter does before it waits for the workers."""
     executors = sys.modules.get("concurrent.futures.thread")
     if thread in getattr(executors, "_threads_queues", ()):
         arguments = getattr(thread, "_args", None)
         executor = arguments[0]() if arguments else None
         if executor is not None:
-            executor.shutdown()
+            executor.shutdown(wait=wait, cancel_futures=not wait)

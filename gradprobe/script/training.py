@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +33,7 @@ class Training:
     Args:
         number: Which of the script's trainings this is, from 1.
         iterations: Length of the window.
+        dropped: Where it is concluded if the script drops the model.
 
     Attributes:
         site: Names and lines.
@@ -43,8 +46,9 @@ class Training:
         is_open: Whether there is a probe on the model.
     """
 
-    def __init__(self, number: int, iterations: int) -> None:
+    def __init__(self, number: int, iterations: int, dropped: Dropped) -> None:
         self.number, self.iterations = number, iterations
+        self._dropped = dropped
         self.site = Site()
         self.kind = ""
         self.steps = self.calls = self.recorded = 0
@@ -82,7 +86,7 @@ class Training:
         probe.__enter__()
         _held_by_its_hooks(probe)
         # the hooks hold the probe, and the probe this: a model that is dropped takes all of them with it
-        vars(probe)["kept"] = _LastWords(self, probe)
+        vars(probe)["kept"] = _LastWords(self, probe, self._dropped)
         self._probe, self._model = weakref.ref(probe), weakref.ref(unwrap(model))
         self.kind = type(unwrap(model)).__name__
         self.is_open = True
@@ -156,16 +160,51 @@ class Training:
         return replace(history, conditions={**history.conditions, **known})
 
 
-class _LastWords:
-    """Keeps the record of a model that is about to be freed, with its probe, before the window was full."""
+class Dropped:
+    """Models that the script has dropped before their window was full: their records are kept, and they are freed.
 
-    def __init__(self, training: Training, probe: FollowingProbe) -> None:
-        self._training, self._probe = training, probe
+    Python finds them when it looks for objects in circles. It must not be disturbed in that (torch aborts the
+    process), so that they are concluded right afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Training, FollowingProbe]] = []
+        gc.callbacks.append(self._after_collection)
+
+    def add(self, training: Training, probe: FollowingProbe) -> None:
+        """A model is about to be freed, with its probe."""
+        self._waiting.append((training, probe))
+
+    def conclude(self) -> None:
+        """Keep the records of those that wait, and free them."""
+        while self._waiting:
+            training, probe = self._waiting.pop()
+            try:
+                training.conclude(probe, alone=True)
+            finally:
+                vars(probe).clear()  # it is in circles, and Python may not look for them again for long
+
+    def remove(self) -> None:
+        """Look for none any more."""
+        if self._after_collection in gc.callbacks:
+            gc.callbacks.remove(self._after_collection)
+
+    def _after_collection(self, phase: str, _: object) -> None:
+        # Python may be amid anything: an error here would be printed into the script's output
+        if phase == "stop" and self._waiting:
+            with contextlib.suppress(Exception):
+                self.conclude()
+
+
+class _LastWords:
+    """What a probe has to say when it is about to be freed with its model."""
+
+    def __init__(self, training: Training, probe: FollowingProbe, dropped: Dropped) -> None:
+        self._training, self._probe, self._dropped = training, probe, dropped
 
     def __del__(self) -> None:
-        # Python may be amid anything: an error here would be printed into the script's output
-        with contextlib.suppress(Exception):
-            self._training.conclude(self._probe, alone=True)
+        if self._training.is_open and not sys.is_finalizing():
+            self._dropped.add(self._training, self._probe)
 
 
 def _held_by_its_hooks(probe: FollowingProbe) -> None:
