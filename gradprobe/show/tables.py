@@ -313,14 +313,14 @@ def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     if losses:
         notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
     why = {
-        layer.name: "; ".join(f"{of}: {reason}" for of, reason in layer.unreached.items())
+        layer.name: layer.why
         for layer in history.layers
         if layer.unreached and layer.name not in placement.skipped and not layer.is_frozen
     }
     reasons = names_by_reason(why)
-    notes += [f"unreached: {names} ({reason})" for reason, names in reasons[:10]]
+    notes += [f"without a number: {names} ({reason})" for reason, names in reasons[:10]]
     if len(reasons) > 10:
-        notes.append("unreached: more, see run.json")
+        notes.append(f"without a number for {len(reasons) - 10} more reasons: see run.json")
     frozen = sum(layer.is_frozen for layer in history.layers)
     if frozen:
         notes.append(
