@@ -1,4 +1,4 @@
-"""Every kind of tensor: its gradient is recorded right, or missing with a reason, and training is as without us."""
+"""Every kind of tensor: its gradient is recorded right, or missing with a reason; training is as without us."""
 
 import pytest
 import torch
