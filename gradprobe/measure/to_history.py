@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -57,6 +57,7 @@ class HookedLayers:
         is_complete: bool,
         held: Set[int] | None = None,
         now: Mapping[str, nn.Module] | None = None,
+        touched: Collection[str] = (),
     ) -> tuple[Layer, ...]:
         """The layers in depth order, and why no gradient arrived where none did.
 
@@ -67,6 +68,7 @@ class HookedLayers:
             held: The parameters, by `id`, that an optimizer held at a step; None where that is not known.
             now: The layers that the network has now. One that another took the place of, and that no gradient
                 arrived at, is left out.
+            touched: The layers at whose output a gradient arrived, whether or not it counts.
         """
         keys = self.keys()
         arrived = {key for row in sums for key, six in zip(keys, row, strict=True) if any(six)}
@@ -77,14 +79,19 @@ class HookedLayers:
             gone = set()
         order = [name for name in topology.order if name in self.modules and name not in gone]
         return tuple(
-            self._layer(name, depth, topology, arrived if is_complete else set(keys), held)
+            self._layer(
+                name,
+                depth,
+                topology.points.unserved.get(name),
+                arrived if is_complete else set(keys),
+                self._seen(name, topology.facts.get(name), arrived, held, touched),
+            )
             for depth, name in enumerate(order)
         )
 
-    def _layer(self, name: str, depth: int, topology: Topology, arrived: set[Key], held: Set[int] | None) -> Layer:
+    def _layer(self, name: str, depth: int, unserved: str | None, arrived: set[Key], seen: Seen) -> Layer:
         module = self.modules[name]
         missing = [of for of in self.quantities(name) if (name, of) not in arrived]
-        seen = self._seen(name, topology.facts.get(name), arrived, held)
         reasons = unreached_reasons(module, self.weights[name], seen) if missing else {}
         refused = {of: self.refused[name, of] for of in missing if (name, of) in self.refused}
         return Layer(
@@ -93,17 +100,19 @@ class HookedLayers:
             type(module).__name__.removeprefix("FSDP"),
             sum(parameter.numel() for parameter in own_parameters(module).values()),
             {of: refused.get(of, reasons[of].sentence) for of in missing},
-            topology.points.unserved.get(name),
+            unserved,
             {of: "refused" if of in refused else reasons[of].code for of in missing},
         )
 
-    def _seen(self, name: str, fact: str | None, arrived: set[Key], held: Set[int] | None) -> Seen:
+    def _seen(
+        self, name: str, fact: str | None, arrived: set[Key], held: Set[int] | None, touched: Collection[str]
+    ) -> Seen:
         own = own_parameters(self.modules[name])
         weights = {id(own[local]) for local in self.weights[name] if local in own}
         return Seen(
             self.hooks[name],
             fact,
-            (name, "output") in arrived,
+            name in touched or (name, "output") in arrived,
             (name, "weight") in arrived,
             None if held is None else bool(weights & held),
             any(hook.calls for hook in self.hooks.values()),

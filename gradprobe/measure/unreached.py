@@ -67,7 +67,7 @@ class Seen:
     Attributes:
         hook: Its forward hook, which has seen its calls.
         fact: What was special about its call, see `gradprobe.network.call_facts`, or None.
-        output_arrived: Whether a gradient arrived at its output.
+        touched: Whether any backward pass brought a gradient to its output, one that counts or not.
         weight_arrived: Whether one arrived at its weight.
         is_held: Whether an optimizer holds one of its weights; None where that is not known.
         others_called: Whether any layer was called.
@@ -76,7 +76,7 @@ class Seen:
 
     hook: OutputHook
     fact: str | None
-    output_arrived: bool
+    touched: bool
     weight_arrived: bool
     is_held: bool | None
     others_called: bool
@@ -107,6 +107,8 @@ def _output_reason(seen: Seen, trained: bool, weight_trained: bool) -> Reason:
         if seen.others_called:
             return NEVER_CALLED
         return BYPASSED if seen.any_weight_arrived else NO_CALLS
+    if seen.hook.differentiable_calls and seen.touched:
+        return CONSUMED
     if seen.hook.differentiable_calls:
         several = seen.fact == SEVERAL and (seen.weight_arrived or not weight_trained)
         return OTHER_TENSOR if several else OUTPUT_WITHOUT_PATH
@@ -120,13 +122,13 @@ def _output_reason(seen: Seen, trained: bool, weight_trained: bool) -> Reason:
 def _weight_reason(seen: Seen, trained: list[nn.Parameter]) -> Reason:
     if not trained:
         return FROZEN
-    if seen.is_held is False and (seen.output_arrived or any(weight.grad is not None for weight in trained)):
+    if seen.is_held is False and (seen.touched or any(weight.grad is not None for weight in trained)):
         return NOT_HELD
     if seen.fact == CHECKPOINTED_FACT and not seen.hook.differentiable_calls:
         return CHECKPOINTED
     if seen.others_called and not seen.hook.calls:
         return NEVER_CALLED
-    return CONSUMED if seen.output_arrived else WEIGHT_WITHOUT_PATH
+    return CONSUMED if seen.touched else WEIGHT_WITHOUT_PATH
 
 
 def late_layers(

@@ -16,7 +16,7 @@ NOT_CALLED = SimpleNamespace(calls=0, differentiable_calls=0)
 SEEN = Seen(
     CALLED,
     None,
-    output_arrived=False,
+    touched=False,
     weight_arrived=False,
     is_held=None,
     others_called=True,
@@ -33,8 +33,8 @@ CASES = {
         "bypassed",
         "no_path",
     ),
-    "used up": ({"output_arrived": True}, "no_path", "consumed"),
-    "held by none": ({"output_arrived": True, "is_held": False}, "no_path", "not_held"),
+    "used up": ({"touched": True}, "consumed", "consumed"),
+    "held by none": ({"touched": True, "is_held": False}, "consumed", "not_held"),
     "held by none and without a gradient": ({"is_held": False}, "no_path", "no_path"),
     "checkpointed": ({"hook": WITHOUT_GRADIENT, "fact": "checkpointed"}, "checkpointed", "checkpointed"),
     "another tensor": ({"fact": "several", "weight_arrived": True}, "other_tensor", "no_path"),
@@ -56,7 +56,7 @@ def test_a_frozen_layer_is_just_frozen(case):
     frozen = nn.Linear(2, 2).requires_grad_(False)
     reasons = unreached_reasons(frozen, ["weight"], replace(SEEN, **CASES[case][0]))
     assert reasons["weight"].code == "frozen"
-    assert reasons["output"].code in ("frozen", "no_path", "other_tensor", "opaque")
+    assert reasons["output"].code in ("frozen", "no_path", "consumed", "other_tensor", "opaque")
 
 
 def test_a_gradient_that_is_there_and_that_no_optimizer_holds_is_not_held():
