@@ -8,6 +8,7 @@ from types import FrameType
 from typing import cast
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradprobe.measure.weight_gradients import parameter_ids
@@ -65,7 +66,10 @@ def kind_of(model: nn.Module, optimizer: Optimizer) -> Kind:
     bare = unwrap(model)
     # by name: a class that a function defines is another object in each of its calls
     classes = ((name, type(module).__qualname__) for name, module in bare.named_modules())
-    shapes = ((name, str(tuple(p.shape)), str(p.dtype), p.requires_grad) for name, p in bare.named_parameters())
+    shapes = (
+        (name, "" if is_lazy(p) else str(tuple(p.shape)), str(p.dtype), p.requires_grad)
+        for name, p in bare.named_parameters()
+    )
     return type(optimizer).__qualname__, *classes, *shapes
 
 

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,6 +137,7 @@ class _ScriptRecorder:
         self.keep_going, self.every, self.on_full, self.say = keep_going, every, on_full, say
         self.session: Session | None = None
         self._seeds: SeedListener | None = None
+        self._lock = threading.Lock()
         self._children_before = os.times().children_user
 
     @contextlib.contextmanager
@@ -176,6 +178,12 @@ class _ScriptRecorder:
         @functools.wraps(original)
         def init(this: Any, *args: Any, **kwargs: Any) -> None:
             original(this, *args, **kwargs)
+            self._the_session().optimizer_built(this, sys._getframe(1))
+
+        stack.enter_context(replaced(optimizer, "__init__", init))
+
+    def _the_session(self) -> Session:
+        with self._lock:  # threads may build the first optimizers at the same time
             if self.session is None:
                 from gradprobe.script.session import Session
 
@@ -187,9 +195,7 @@ class _ScriptRecorder:
                     seed=self._seed,
                     say=self.say,
                 )
-            self.session.optimizer_built(this, sys._getframe(1))
-
-        stack.enter_context(replaced(optimizer, "__init__", init))
+            return self.session
 
     def _on_full(self) -> None:
         if not self.keep_going:

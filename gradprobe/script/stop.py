@@ -32,7 +32,7 @@ def stop() -> NoReturn:
     if threading.current_thread() is not threading.main_thread():
         _be_silent(threading.current_thread())
         _stop_main_thread()
-    _be_silent_in_task()
+    _be_silent_in_tasks()
     raise Stopped(0)
 
 
@@ -84,17 +84,28 @@ def _be_silent(thread: threading.Thread) -> None:
         vars(thread)["_invoke_excepthook"] = invoke
 
 
-def _be_silent_in_task() -> None:
+def _be_silent_in_tasks() -> None:
     """Let asyncio not report that nobody has looked at the error of a task, or of those that wait for it."""
     asyncio = sys.modules.get("asyncio")
     with contextlib.suppress(Exception):  # no loop runs in this thread
-        for task in asyncio.all_tasks() if asyncio is not None else ():
-            task.add_done_callback(_be_looked_at)
+        loop = asyncio.get_running_loop() if asyncio is not None else None
+        if loop is not None and not isinstance(loop.get_exception_handler(), _Silent):
+            loop.set_exception_handler(_Silent(loop.get_exception_handler()))
 
 
-def _be_looked_at(task: Any) -> None:
-    if isinstance(getattr(task, "_exception", None), Stopped):
-        task.exception()
+class _Silent:
+    """A handler of asyncio's errors that says nothing of a stop."""
+
+    def __init__(self, known: Any) -> None:
+        self._known = known
+
+    def __call__(self, loop: Any, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), Stopped):
+            return
+        if self._known is None:
+            loop.default_exception_handler(context)
+        else:
+            self._known(loop, context)
 
 
 def wait_for_threads(before: Collection[threading.Thread], seconds: float | None = None) -> None:

@@ -58,8 +58,8 @@ def test_the_stop_is_silent_wherever_the_script_trains(how):
     assert result.stderr.startswith("gradprobe: run written to")
     assert result.stderr.count("\n") == 1
     assert "mean |dL/d output|" in result.stdout[:60]
-    several = "run-net" if "joined" in how else "run"
-    assert gp.load(several).history.iterations == 3
+    # of threads, which of them have built their optimizer when the first is full is a matter of chance
+    assert 3 in [gp.load(run.parent).history.iterations for run in Path().glob("run*/run.json")]
 
 
 # what each of them does is what it does alone; all train five steps, so that there is a record
