@@ -37,7 +37,7 @@ def counted(options):
     )
     @given(chosen(options))
     def tried(program):
-        result = outcome(program)
+        result = outcome(program, options.script)
         counts["loops"] += 1
         counts.update(result.counts)
         for tag in program.tags():
@@ -54,7 +54,7 @@ def shortest(kind, options):
     """A short program that goes wrong in this way first."""
 
     def fails(program):
-        return any(one.startswith(f"{kind}:") for one in outcome(program).differences)
+        return any(one.startswith(f"{kind}:") for one in outcome(program, options.script).differences)
 
     how = settings(
         max_examples=2000, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -70,6 +70,7 @@ def main():
     parser.add_argument("loops", type=int)
     parser.add_argument("seed", type=int, nargs="?", default=0)
     parser.add_argument("--without", action="append", default=[])
+    parser.add_argument("--script", action="store_true", help="each as a script under gradprobe run")
     parser.add_argument("--count", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,7 +82,7 @@ def main():
         program = shortest(kind, options) or wrong[kind][0]
         print(f"\n--- {kind}: {len(wrong[kind])} loops, for instance\n{program}\n")
         try:
-            print("\n".join(f"    {sentence}" for sentence in outcome(program).differences))
+            print("\n".join(f"    {sentence}" for sentence in outcome(program, options.script).differences))
         except Exception:  # the loop itself is at fault
             traceback.print_exc(file=sys.stdout)
         print(f"\n{program!r}")

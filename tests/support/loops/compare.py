@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
 from gradprobe import GradientProbe
+from gradprobe.script.execute import Script
+from gradprobe.script.run import record_script
 from support.cases.recorder import bits
 from support.loops.machine import Machine
 from support.loops.oracle import Oracle, same
+
+PROGRAMS = []  # what a script runs
 
 
 @dataclass
@@ -34,16 +40,16 @@ class Outcome:
         self.differences.append(f"{kind}: {sentence}")
 
 
-def outcome(program):
-    """Run a program plainly, under probes, and by the oracle."""
-    plain, probed, oracle, result = Machine(program), Machine(program), Oracle(program), Outcome()
+def outcome(program, as_script=False):
+    """Run a program plainly, under probes or as a script under ``gradprobe run``, and by the oracle."""
+    plain, oracle, result = Machine(program), Oracle(program), Outcome()
     with warnings.catch_warnings():
         # what torch says about a loop is the same with and without us
         warnings.simplefilter("ignore")
         plain.run()
         oracle.run()
         try:
-            histories = run_under_probes(probed)
+            probed, histories = run_as_script(program) if as_script else run_under_probes(program)
         except Exception as error:  # whatever it is, the loop runs without us
             result.wrong("exception", f"{type(error).__name__}: {error}")
             return result
@@ -54,9 +60,28 @@ def outcome(program):
     return result
 
 
-def run_under_probes(machine):
+def run_as_script(program):
+    """The machine and the records; none where not every model is recorded, since an optimizer never steps."""
+    PROGRAMS.append(program)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "train.py"
+        file.write_text(
+            "from support.loops.compare import PROGRAMS, Machine\n"
+            "machine = Machine(PROGRAMS[-1])\n"
+            "PROGRAMS[-1] = machine\n"
+            "machine.run()\n"
+        )
+        recorded = record_script(Script(str(file)), program.window, keep_going=True, every=True)
+    machine = PROGRAMS.pop()
+    if recorded.ending.code:
+        raise RuntimeError(f"the script {recorded.ending.words}")
+    is_whole = len(recorded.models) == len(machine.models)
+    return machine, [model.history for model in recorded.models] if is_whole else []
+
+
+def run_under_probes(program):
     """One probe for each model, with the optimizers that hold its parameters."""
-    program = machine.program
+    machine = Machine(program)
     with contextlib.ExitStack() as stack:
         probes = [
             stack.enter_context(
@@ -70,7 +95,7 @@ def run_under_probes(machine):
             for number, model in enumerate(machine.models)
         ]
         machine.run()
-    return [probe.history for probe in probes]
+    return machine, [probe.history for probe in probes]
 
 
 def is_bit_equal(one, other):
