@@ -38,7 +38,9 @@ class LossScale:
         self.stepped = stepped
         self.first: Tensor | None = None
         self.failed = failed
+        self._heard: set[int] = set()
         self._of_pass: dict[int, Tensor] = {}
+        self._scales: dict[int, tuple[tuple[int, int], Tensor]] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -54,9 +56,10 @@ class LossScale:
 
     def scaled(self, scaler: object, scale: Tensor, losses: Any) -> None:
         """A scaler has multiplied losses by its scale."""
-        self.value = scale
+        scale = self.value = self._kept(scaler, scale)
         self.first = scale if self.first is None else self.first
         self._taken_out.pop(id(scaler), None)
+        self._heard.add(id(scaler))
         for loss in tensors(losses):
             if loss.requires_grad:
                 loss.register_hook(GuardedHook(partial(self._used, scale), self.failed))
@@ -71,10 +74,18 @@ class LossScale:
     def unscaled(self, scaler: object, optimizer: Optimizer, scale: Tensor) -> None:
         """The gradients of an optimizer's parameters were divided by a scale."""
         self._taken_out.setdefault(id(scaler), set()).update(parameter_ids(optimizer))
-        self._of_optimizer[id(optimizer)] = scale
+        if id(scaler) not in self._heard:
+            self._of_optimizer[id(optimizer)] = self._kept(scaler, scale)
+
+    def _kept(self, scaler: object, scale: Tensor) -> Tensor:
+        """A copy of a scale, the same as long as it stays the same: the scaler changes it in place."""
+        state = id(scale), scale._version
+        if self._scales.get(id(scaler), ((0, 0), scale))[0] != state:
+            self._scales[id(scaler)] = state, scale.detach().clone()
+        return self._scales[id(scaler)][1]
 
     def of_optimizer(self, optimizer: Optimizer) -> Tensor | None:
-        """What the gradients of an optimizer's parameters were divided by in this iteration, or None."""
+        """What its parameters' gradients were divided by, by a scaler that was not heard to scale a loss."""
         return self._of_optimizer.get(id(optimizer))
 
 
@@ -110,19 +121,17 @@ def _wrap() -> None:
     def multiplied(self: Any, outputs: Any) -> Any:
         result = _originals["scale"](self, outputs)
         if self.is_enabled() and self._scale is not None:
-            scale = self._scale.detach().clone()
-            _tell(lambda listener: listener.scaled(self, scale, result))
+            _tell(lambda listener: listener.scaled(self, self._scale, result))
         return result
 
     def divided(self: Any, optimizer: Optimizer) -> None:
         _originals["unscale_"](self, optimizer)
         if self.is_enabled():
-            scale = self._scale.detach().clone()
-            _tell(lambda listener: listener.unscaled(self, optimizer, scale))
+            _tell(lambda listener: listener.unscaled(self, optimizer, self._scale))
 
     def step(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         called: list[bool] = []
-        hook = optimizer.register_step_pre_hook(lambda *_: called.append(True))
+        hook = optimizer.register_step_pre_hook(GuardedHook(lambda *_: called.append(True), lambda error: None))
         try:
             result = _originals["step"](self, optimizer, *args, **kwargs)
         finally:

@@ -17,7 +17,7 @@ from gradprobe.measure.presence import Gate, factor, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
 from gradprobe.measure.reduction import Reducer
 from gradprobe.network.hooks import Attached, GuardedHook, failure
-from gradprobe.network.tensors import base_of_full_view, first_tensor
+from gradprobe.network.tensors import base_of_full_view, measured_tensor
 
 CAPTURED = "captured in a CUDA graph, which is replayed without Python: attach the probe to eager steps"
 AMBIGUOUS = "it cannot be told which of several derivatives by torch.func its weights' gradient is made of"
@@ -73,7 +73,7 @@ class OutputGradients:
         self._hooks = hooks
         self._scale = scale
         self._averaged: int | None = None
-        self._paused = False
+        self._paused = self._ignored = False
         self._running: dict[int, Pass] = {}  # by the number that the engine gives them
         self._kept: dict[_Output, None] = {}
         self._recomputed: dict[tuple[Any, str, int], _Output] = {}
@@ -82,6 +82,7 @@ class OutputGradients:
         self._counted: dict[Pass, list[Gate]] = {}
         self.contents = PassesInGrad(modules)
         self.micro_batches = 1
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of each layer's first output that a gradient arrived at
 
     @property
     def averaged(self) -> int:
@@ -92,6 +93,7 @@ class OutputGradients:
         """Collect the gradient of an output of a layer."""
         self._averaged = self._averaged or averaged_over(active_ddp_wrapper(self._model))
         output = self._output(key)
+        output.shape = () if tensor.is_nested else tuple(tensor.shape)
         self._register(base_of_full_view(tensor), output)
         if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             # what a transform of torch.func sees of it is one thing, what the pass of the loss sees another
@@ -133,9 +135,9 @@ class OutputGradients:
 
     def resume(self, names: Iterable[str] = ()) -> None:
         """Collect again; what is in the ``.grad`` of these layers now is of passes that were ignored."""
-        if self._paused:
+        if self._ignored:
             self.contents.forget(names)
-        self._paused = False
+        self._paused = self._ignored = False
 
     def clear(self) -> None:
         """Forget what arrived."""
@@ -152,10 +154,16 @@ class OutputGradients:
     def add(self, output: _Output, gradient: Tensor) -> None:
         """Collect a gradient that arrived at an output."""
         if self._paused:
+            self._ignored = True
             return
         run = self._current(torch._C._current_graph_task_id())
         name = output.key[0]
         run.arrived(name, self.contents.parameter(name))
+        collect = GuardedHook(self._collect, partial(self.broke, output.key))
+        collect(run, output, gradient)
+
+    def _collect(self, run: Pass, output: _Output, gradient: Tensor) -> None:
+        self.shapes.setdefault(output.key[0], output.shape)
         if run.level:
             with torch._C._DisableFuncTorch():
                 run.collected.add_now(output.key, _unwrapped(gradient))
@@ -197,17 +205,20 @@ class OutputGradients:
         scales = [run.scale for run in self.contents.passes if name in run.into and run.scale is not None]
         return scales[-1] if scales else otherwise
 
-    def take(self, parameters: Set[int] | None, scale: Tensor | None = None) -> list[ReducedGradients]:
+    def take(
+        self, parameters: Set[int] | None, scale: Tensor | None = None, *, by_hand: bool = False
+    ) -> list[ReducedGradients]:
         """The gradients of the outputs of layers whose optimizer is about to step.
 
         Args:
             parameters: The parameters that it holds, by `id`; None for all.
             scale: What it divided their gradients by, if a gradient scaler did so.
+            by_hand: Whether there may be no optimizer at all, and weights that are changed without ``.grad``.
         """
         names = self.contents.names_of(parameters)
         self.contents.settle(names)
         self.contents.check(names, at_step=True)
-        if parameters is None and not any(run.into for run in self.contents.passes):
+        if by_hand:
             self.contents.put_in_by_hand(names)
         for run in self.contents.passes:
             run.flush()
@@ -316,7 +327,7 @@ def _chosen(
 
 
 def _sum(parts: list[tuple[Pass, Tensor, Gate]]) -> tuple[Tensor, Tensor | None]:
-    """The gradients of one output from several passes, added up, and what to divide the sum by, if that is known."""
+    """The gradients of one output from several passes, added up, and what to divide the sum by, if known."""
     scales = {id(run.scale): run.scale for run, *_ in parts}
     scale = parts[0][0].scale if len(scales) == 1 else None
     if len(parts) == 1:
@@ -358,10 +369,11 @@ class _Output:
         is_inner: Whether it was computed inside a transform of torch.func.
     """
 
-    __slots__ = ("is_inner", "kept", "key")
+    __slots__ = ("is_inner", "kept", "key", "shape")
 
     def __init__(self, key: Key, *, is_inner: bool = False) -> None:
         self.key, self.is_inner = key, is_inner
+        self.shape: tuple[int, ...] = ()
         self.kept: list[tuple[Pass, Tensor]] = []
 
     def fold(self, contents: PassesInGrad) -> None:
@@ -411,7 +423,7 @@ class OutputHook(GuardedHook):
         if is_captured():
             self._gradients.refuse([self._key], CAPTURED)
             return
-        tensor = output if type(output) is Tensor else first_tensor(output)
+        tensor = output if type(output) is Tensor else measured_tensor(output)
         if tensor is not None and tensor.requires_grad:
             self.differentiable_calls += 1
             self._gradients.add_hook(tensor, self._key)
@@ -423,7 +435,7 @@ class _GradientHook(GuardedHook):
     __slots__ = ("_gradients", "_output")
 
     def __init__(self, gradients: OutputGradients, output: _Output) -> None:
-        super().__init__(None, partial(gradients.broke, output.key))
+        super().__init__(None, gradients.failed)
         self._gradients = gradients
         self._output = output
 

@@ -9,12 +9,15 @@ layer: at its arrival in a pass, at the end of the pass, before the next pass, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.accumulator import Accumulator, ReducedGradients
-from gradprobe.measure.presence import Gate, GradientState, Presence, nonzero, settled, still_there
+from gradprobe.measure.presence import Change, Gate, GradientState, Look, is_immediate, look, settled, still_there
+from gradprobe.measure.shares import made_of
+from gradprobe.network.hooks import Attached, GuardedHook
 from gradprobe.network.layers import own_parameters, parameter_place
 
 _Place = tuple[dict[str, nn.Parameter | None], str]
@@ -41,6 +44,7 @@ class Pass:
         spoiled: Layers of whose outputs' gradients some could not be measured.
         is_over: Whether it has ended.
         trained: Whether it arrived at a layer that is trained.
+        shares: For layers that it made a gradient for: what stood there after it, and before.
     """
 
     def __init__(
@@ -63,6 +67,9 @@ class Pass:
         self.spoiled: set[str] = set()
         self.is_over = False
         self.trained = False
+        self.shares: dict[str, tuple[Look, Look | None]] = {}
+        self._hooks = Attached()
+        self._accumulates_first: bool | None = None
         self._before: dict[str, tuple[nn.Parameter, GradientState]] = {}
         self._done: set[str] = set()
 
@@ -80,6 +87,7 @@ class Pass:
         """It is over; returns the layers that it arrived at without putting a gradient into their weights."""
         left = set(self._before)
         self._before.clear()
+        self._hooks.remove()
         self.is_over = True
         return left
 
@@ -89,6 +97,21 @@ class Pass:
         self.trained = self.trained or parameter is not None
         if parameter is not None and name not in self._before and name not in self._done:
             self._before[name] = parameter, GradientState(parameter)
+            if not self.level:
+                self._look_at_returned(name, parameter)
+
+    def _look_at_returned(self, name: str, parameter: nn.Parameter) -> None:
+        """What autograd.grad hands to the caller is seen nowhere else, but that he may put it into ``.grad``."""
+        if self._accumulates_first is None:
+            self._accumulates_first = _role(parameter) == "accumulated"
+        if not self._accumulates_first and _role(parameter) == "returned":
+            self._hooks.add(parameter.register_hook(GuardedHook(partial(self._returned, name), self._unseen)))
+
+    def _returned(self, name: str, gradient: Tensor) -> None:
+        self.shares[name] = look([gradient])[0], None
+
+    def _unseen(self, error: Exception) -> None:
+        """Without a look at it, what is put into ``.grad`` cannot be told apart."""
 
     def flush(self) -> None:
         """Reduce what was collected: afterwards the gradients may change."""
@@ -121,6 +144,13 @@ class Pass:
         self._done.update(put)
         self.made_for.update(put)
         return put
+
+    def share(self, name: str) -> Tensor | None:
+        """What it added to the first elements of a layer's gradient, or handed to the caller; None if unseen."""
+        if name not in self.shares:
+            return None
+        after, before = self.shares[name]
+        return after.values if before is None else after.values.double() - before.values.double()
 
     def forget(self, names: Iterable[str]) -> None:
         """The optimizer of these layers has stepped: what is in ``.grad`` is all that remains of it."""
@@ -156,7 +186,7 @@ class PassesInGrad:
             for name, module in modules.items()
         }
         self._after: dict[str, GradientState] = {}
-        self._nonzero: dict[str, tuple[Presence, int]] = {}
+        self._standing: dict[str, Look] = {}
         self.passes: list[Pass] = []
         self.ambiguous: set[str] = set()
         self.nested: set[str] = set()
@@ -206,7 +236,9 @@ class PassesInGrad:
             self.nested |= left
         stands = {name: one.grad for name in put if (one := self.parameter(name)) is not None}
         gradients = {name: gradient for name, gradient in stands.items() if gradient is not None}
-        self._nonzero |= zip(gradients, nonzero([*gradients.values()]), strict=True)
+        for name, now in zip(gradients, look([*gradients.values()]), strict=True):
+            run.shares[name] = now, self._standing.get(name)
+            self._standing[name] = now
 
     def settle(self, names: Iterable[str]) -> None:
         """An optimizer steps inside a running pass: note what that has put into these layers by now."""
@@ -224,84 +256,119 @@ class PassesInGrad:
         """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
         if names is None:
             names = dict.fromkeys(name for run in self.passes for name in (*run.into, *run.made_for))
-        there, replaced = [], []
+        changed: dict[str, tuple[Change, Tensor]] = {}
         for name in names:
             parameter = self._looked_at(name)
             if parameter is None:
                 continue
-            state = self._after.get(name)
-            if state is None:
-                change = "none" if parameter.grad is None else "replaced"
-            else:
-                change = state.change(parameter)
-            if change == "cleared":
+            state, gradient = self._after.get(name), parameter.grad
+            change: Change = "replaced" if state is None else state.change(parameter)
+            if gradient is None:
                 self._take_out(name)
-            elif change == "replaced":
-                replaced.append(name)
-            elif change == "touched" or (change == "none" and not at_step and parameter.grad is not None):
-                there.append(name)
+                self._standing.pop(name, None)
+            elif change != "none" or not at_step or self._outside(name):
+                changed[name] = change, gradient
             if change != "none":
                 self._after[name] = GradientState(parameter)
-        self._judge(there, replaced=False)
-        self._judge(replaced, replaced=True)
+        self._judge(changed)
 
-    def _judge(self, names: list[str], *, replaced: bool) -> None:
-        """Gradients were changed in place, or put there by hand: are they still gradients, or zeros?"""
-        looked_at = [self._looked_at(name) for name in names]
-        gradients = [one.grad for one in looked_at if one is not None and one.grad is not None]
-        before = None if replaced else [self._nonzero.get(name) for name in names]
-        for name, found in zip(names, still_there(gradients, before), strict=True):
-            self._nonzero[name] = found
-            if replaced:
-                self._put_back(name, (found,))
-            else:
-                for run in self.passes:
-                    if name in run.into:
-                        run.into[name] = (*run.into[name], found)
-                        self._simplify(run, name)
+    def _judge(self, changed: Mapping[str, tuple[Change, Tensor]]) -> None:
+        """Gradients were changed in place, or put there by hand: what are they made of, or are they zeros?"""
+        now = dict(zip(changed, look([gradient for _, gradient in changed.values()]), strict=True))
+        unclear = [name for name, (change, _) in changed.items() if self._is_unclear(name, change, now[name])]
+        clear = [name for name in changed if name not in set(unclear)]
+        put = [name for name in clear if changed[name][0] == "replaced" and self._sources(name)]
+        same = [name for name in clear if name not in set(put)]
+        looks = [now[name] for name in put], [now[name] for name in same]
+        for name, found in zip(put, still_there(looks[0], None), strict=True):
+            self._fill(name, dict.fromkeys(self._sources(name), (found,)))
+        before = [self._standing.get(name) for name in same]
+        for name, found in zip(same, still_there(looks[1], before), strict=True):
+            self._fill(name, {run: (*run.into[name], found) for run in self.passes if name in run.into})
+        self._explain({name: now[name] for name in unclear})
+        self._standing |= now
 
-    def _put_back(self, name: str, gate: Gate) -> None:
-        """A gradient was put there by hand: it is made of those that passes have made since the last step."""
-        sources = self._sources(name)
-        self._take_out(name)
-        for run in sources:
-            run.into[name] = gate
-            self._simplify(run, name)
+    def _outside(self, name: str) -> list[Pass]:
+        """The passes that made a gradient for a layer since its last step which is not in ``.grad`` now."""
+        return [run for run in self._made(name) if name not in run.into]
 
-    def _sources(self, name: str) -> list[Pass]:
+    def _made(self, name: str) -> list[Pass]:
         made = [run for run in self.passes if name in run.made_for]
         # of a gradient that is itself differentiated, as that of an inner loop is, the loss is another one
-        made = [run for run in made if not run.creates_graph or run.accumulates] or made
+        return [run for run in made if not run.creates_graph or run.accumulates] or made
+
+    def _transformed(self, name: str) -> list[Pass]:
+        """The passes of torch.func since the last step: the innermost derivatives are not of them."""
+        found = [run for run in self.passes if name in run.reached and run.level and run.outer is None]
+        return [run for run in found if run.level == min(run.level for run in found)]
+
+    def _is_unclear(self, name: str, change: Change, now: Look) -> bool:
+        """Whether several passes may be in what stands there now."""
+        if not is_immediate(now.elements.device):
+            return False
+        if change == "replaced":
+            candidates = dict.fromkeys(run for run in self.passes if name in run.into or name in run.made_for)
+            return len(candidates) + len(self._transformed(name)) > 1
+        return bool(self._outside(name) or (change == "touched" and self._transformed(name)))
+
+    def _sources(self, name: str) -> list[Pass]:
+        """Of what a gradient is made that was put there by hand: of what passes have made since the last step."""
+        made, transformed = self._made(name), self._transformed(name)
         if made:
             return made
-        outside = [run for run in self.passes if name in run.reached and run.outer is None]
-        # sharded weights: the gradient is put there by FSDP, after the pass (docs/facts.md, 14)
-        accumulated = [run for run in outside if run.accumulates and not run.level]
-        if accumulated:
-            return accumulated
-        transformed = [run for run in outside if run.level]
-        lowest = [run for run in transformed if run.level == min(run.level for run in transformed)]
-        if len(lowest) > 1:
+        if len(transformed) > 1:
             self.ambiguous.add(name)
-            return []
-        return lowest
+        return transformed if len(transformed) == 1 else []
+
+    def _explain(self, now: Mapping[str, Look]) -> None:
+        """Tell by the numbers which passes are in gradients that several may be in."""
+        parts: dict[str, dict[Pass, bool | None]] = {}
+        for name, seen in now.items():
+            candidates = dict.fromkeys([run for run in self.passes if name in run.into] + self._made(name))
+            shares = [run.share(name) for run in candidates]
+            known = [share for share in shares if share is not None and share.shape == seen.values.shape]
+            found = made_of(seen.values, known) if known and len(known) == len(shares) else None
+            if found is not None:
+                parts[name] = dict(zip(candidates, found, strict=True))
+            elif self._outside(name) or self._transformed(name):
+                self._give_up(name)
+        votes: dict[Pass, set[bool | None]] = {}
+        for part in parts.values():
+            for run, counts in part.items():
+                votes.setdefault(run, set()).add(counts)
+        for name, part in parts.items():
+            agreed = {run: votes[run] - {None} if counts is None else {counts} for run, counts in part.items()}
+            if any(len(answers) != 1 for answers in agreed.values()):
+                self._give_up(name)
+            else:
+                self._fill(name, {run: () for run, answers in agreed.items() if True in answers})
+
+    def _give_up(self, name: str) -> None:
+        transformed = self._transformed(name)
+        if len(transformed) == 1 and not self._made(name):
+            self._fill(name, dict.fromkeys(transformed, ()))
+            return
+        self.ambiguous.add(name)
+        self._take_out(name)
+
+    def _fill(self, name: str, passes: Mapping[Pass, Gate]) -> None:
+        """These passes, and no others, are in the ``.grad`` of a layer now."""
+        self._take_out(name)
+        for run, gate in passes.items():
+            left = settled(gate)
+            if left is not None:
+                run.into[name] = left
 
     def _take_out(self, name: str) -> None:
         for run in self.passes:
             run.into.pop(name, None)
 
-    @staticmethod
-    def _simplify(run: Pass, name: str) -> None:
-        gate = settled(run.into[name])
-        if gate is None:
-            del run.into[name]
-        else:
-            run.into[name] = gate
-
     def put_in_by_hand(self, names: Iterable[str]) -> None:
-        """No ``.grad`` is used at all: the gradients that passes handed to the caller are those of the step."""
+        """Where no ``.grad`` is used at all, what passes handed to the caller are the gradients of the step."""
+        if any(run.into for run in self.passes) or any(name in self._standing for name in names):
+            return
         for name in names:
-            self._put_back(name, ())
+            self._fill(name, dict.fromkeys(self._sources(name), ()))
 
     def stepped(self, names: Iterable[str]) -> None:
         """The optimizer of these layers is about to step, and what it uses has been taken."""
@@ -331,4 +398,4 @@ class PassesInGrad:
         """Forget everything."""
         self.passes.clear()
         self._after.clear()
-        self._nonzero.clear()
+        self._standing.clear()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gradprobe.measure.reduction import local_part
+from gradprobe.measure.reduction import is_plain, local_part
 
 _SAMPLE = 256  # elements that are looked at: others tell whether a gradient with zeros there was cleared
 
@@ -101,48 +101,76 @@ def factor(gate: Gate) -> Tensor | float:
     return torch.stack(flags).all(0).to(torch.float32)
 
 
-def nonzero(gradients: Sequence[Tensor]) -> list[tuple[Presence, int]]:
-    """Whether each gradient has a number other than zero among its first elements, without waiting for a device.
+class Look(NamedTuple):
+    """What the first elements of a gradient were at some moment.
+
+    Attributes:
+        presence: Whether any of them is not zero, of this and other gradients.
+        place: Its place among these.
+        elements: The first elements of all of them, one after the other.
+        start: Where its own begin.
+        length: How many they are.
+    """
+
+    presence: Presence
+    place: int
+    elements: Tensor
+    start: int
+    length: int
+
+    @property
+    def gate(self) -> tuple[Presence, int]:
+        """A part of a gate that is open if it was not zero."""
+        return self.presence, self.place
+
+    @property
+    def values(self) -> Tensor:
+        """The first elements."""
+        return self.elements[self.start : self.start + self.length]
+
+
+def look(gradients: Sequence[Tensor]) -> list[Look]:
+    """Look at the first elements of gradients as they stand, without waiting for a device.
 
     Example:
-        >>> [presence.known()[index] for presence, index in nonzero([torch.ones(2), torch.zeros(3, 3)])]
-        [True, False]
+        >>> first, second = look([torch.ones(2), torch.zeros(3, 3)])
+        >>> first.presence.known(), second.values.numel()
+        ([True, False], 9)
     """
     alike: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
     for index, sample in enumerate(map(_sample, gradients)):
         alike.setdefault((sample.device, sample.dtype), []).append((index, sample))
-    result: dict[int, tuple[Presence, int]] = {}
+    result: dict[int, Look] = {}
     for samples in alike.values():
         presence = Presence(torch.stack([*_peaks([sample for _, sample in samples])]) != 0)
-        result |= {index: (presence, place) for place, (index, _) in enumerate(samples)}
+        elements, start = torch.cat([sample for _, sample in samples]), 0
+        for place, (index, sample) in enumerate(samples):
+            result[index] = Look(presence, place, elements, start, sample.numel())
+            start += sample.numel()
     return [result[index] for index in range(len(gradients))]
 
 
-def still_there(
-    gradients: Sequence[Tensor], before: Sequence[tuple[Presence, int] | None] | None
-) -> list[tuple[Presence, int]]:
+def still_there(now: Sequence[Look], before: Sequence[Look | None] | None) -> list[tuple[Presence, int]]:
     """Whether gradients that were changed, or put there, hold anything, going by whether they did before.
 
     One that was not zero and is now was cleared. One that was zero before shows nothing, as that of a layer whose
     units are all dead: it was cleared if all of the others were.
 
     Args:
-        gradients: As they stand.
-        before: From `nonzero`, earlier; None for one that was not looked at, or for all that are there anew.
+        now: The gradients as they stand.
+        before: As they stood; None for one that was not looked at, or for all that are there anew.
 
     Example:
         >>> a, b = torch.ones(2), torch.zeros(2)
-        >>> before = nonzero([a, b])
-        >>> [presence.known()[index] for presence, index in still_there([a * 2, b], before)]
+        >>> [presence.known()[index] for presence, index in still_there(look([a * 2, b]), look([a, b]))]
         [True, True]
-        >>> [presence.known()[index] for presence, index in still_there([a * 0, b], before)]
+        >>> [presence.known()[index] for presence, index in still_there(look([a * 0, b]), look([a, b]))]
         [False, False]
     """
-    now = nonzero(gradients)
-    result: list[tuple[Presence, int]] = list(now)
-    for presence in dict.fromkeys(presence for presence, _ in now):
-        places = [index for index, (other, _) in enumerate(now) if other is presence]
-        flags = presence.flags
+    result = [one.gate for one in now]
+    for presence in dict.fromkeys(one.presence for one in now):
+        places = [index for index, one in enumerate(now) if one.presence is presence]
+        flags = _flags([now[index] for index in places], presence.flags)
         if before is None:
             stayed = flags | flags.any()
         else:
@@ -154,13 +182,16 @@ def still_there(
     return result
 
 
-def _flags(before: Sequence[tuple[Presence, int] | None], like: Tensor) -> Tensor:
-    known = next((one[0] for one in before if one is not None), None)
-    in_order = known is not None and [(known, index) for index in range(len(known.flags))] == list(before)
-    if known is not None and in_order and known.flags.device == like.device:
-        return known.flags
+def _flags(before: Sequence[Look | None], like: Tensor) -> Tensor:
+    known = next((one.presence for one in before if one is not None), None)
+    if known is not None and known.flags.device == like.device:
+        in_order = [None if one is None else (one.presence, one.place) for one in before]
+        if in_order == [(known, index) for index in range(len(known.flags))]:
+            return known.flags
     nothing = like.new_zeros(1)
-    return torch.cat([nothing if one is None else one[0].flags[one[1] : one[1] + 1].to(like) for one in before])
+    return torch.cat(
+        [nothing if one is None else one.presence.flags[one.place : one.place + 1].to(like) for one in before]
+    )
 
 
 def _peaks(samples: list[Tensor]) -> Sequence[Tensor]:
@@ -204,14 +235,14 @@ class GradientState:
         'replaced'
     """
 
-    __slots__ = ("_identity", "_reference", "_version", "owner")
+    __slots__ = ("_identity", "_memory", "_reference", "_version", "owner")
 
     def __init__(self, parameter: Tensor) -> None:
         gradient = parameter.grad
         self.owner = id(parameter)
-        self._identity, self._version, self._reference = id(gradient), 0, None
+        self._identity, self._version, self._memory, self._reference = id(gradient), 0, 0, None
         if gradient is not None:
-            self._version = gradient._version
+            self._version, self._memory = gradient._version, _memory(gradient)
             # a weak reference to the object of Python would be lost with it, though the tensor lives on
             self._reference = torch._C._WeakTensorRef(gradient)  # type: ignore[attr-defined]
 
@@ -222,4 +253,10 @@ class GradientState:
             return "none" if self._reference is None else "cleared"
         if self._reference is None or self._reference.expired() or id(gradient) != self._identity:
             return "replaced"
+        if _memory(gradient) != self._memory:  # ``grad.data = other``
+            return "replaced"
         return "none" if gradient._version == self._version else "touched"
+
+
+def _memory(gradient: Tensor) -> int:
+    return gradient.data_ptr() if is_plain(gradient) else 0

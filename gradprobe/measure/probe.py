@@ -23,7 +23,7 @@ from gradprobe.measure.unreached import late_layers
 from gradprobe.measure.weight_gradients import WeightGradients
 from gradprobe.measure.window import Window
 from gradprobe.network.checks import as_optimizers, as_quantities, check_trainable, check_window
-from gradprobe.network.hooks import Attached, Eager, GuardedHook, failure
+from gradprobe.network.hooks import Attached, Eager, GuardedHook, Hidden, failure
 from gradprobe.network.layers import (
     frozen_fast_path_modules,
     is_compiled,
@@ -32,7 +32,7 @@ from gradprobe.network.layers import (
     unwrap,
     weight_names,
 )
-from gradprobe.network.survey import Survey
+from gradprobe.network.survey import Survey, Topology
 from gradprobe.record.history import GradientHistory, tidy
 
 
@@ -94,6 +94,7 @@ class GradientProbe:
         self.of = as_quantities(of)
         self.stats = stats
         self.recorded = 0
+        self._stopped: str | None = None
         self._conditions = dict(conditions or {})
         self._layers_at_start = named_layers(model)
         self._survey = Survey(unwrap(model))
@@ -166,12 +167,15 @@ class GradientProbe:
         """What was recorded so far. Waits for the device."""
         topology = self._survey.finish()
         sums = (self._window.table(self._keys) if self._attached else self._table).tolist()
-        layers = self._layers.layers(topology, sums, is_complete=bool(self.recorded or self._refused))
-        late = late_layers(self._layers_at_start, named_layers(self.model), self.of, len(layers))
+        now, held = named_layers(self.model), self._ownership.held
+        is_complete, touched = bool(self.recorded or self._refused), self._outputs.shapes
+        layers = self._layers.layers(topology, sums, is_complete=is_complete, held=held, now=now, touched=touched)
+        recorded = {layer.name for layer in layers}
+        late = late_layers(self._layers_at_start, now, self.of, len(layers), recorded, held)
         rows = [*self._layers.rows(layers, sums), *unmeasured_rows(late, self.of, len(sums))]
         return GradientHistory(
             tidy(rows),
-            self._all_conditions(topology.batch_size),
+            self._all_conditions(topology),
             layers + late,
             tuple(topology.points),
             topology.output_shape,
@@ -180,16 +184,17 @@ class GradientProbe:
             topology.activation,
         )
 
-    def _all_conditions(self, batch_size: int | None) -> dict[str, Any]:
+    def _all_conditions(self, topology: Topology) -> dict[str, Any]:
+        scale, held = self._scale.first, self._ownership.held
         eager = self._ran_eagerly and is_compiled(self.model)
         return {
             "window": self.iterations,
             "complete": self.full,
-            "batch_size": batch_size,
             "stats": self.stats,
             "ranks": self._ranks,
             "compile": "ran eagerly during the window" if eager else None,
-            **conditions_of(self.model, self.optimizers, self._window, self._outputs, self._scale.first),
+            "stopped": self._stopped,
+            **conditions_of(self.model, self.optimizers, self._window, self._outputs, scale, topology, held),
             **self._conditions,
         }
 
@@ -210,6 +215,7 @@ class GradientProbe:
         if self._ran_eagerly:
             self._hooks.add(Eager())
         self._survey.attach()
+        self._hooks.add(Hidden())
         if "output" in self.of:
             on_fast_path = frozen_fast_path_modules(unwrap(self.model))
             for name, module in self._layers.modules.items():
@@ -222,9 +228,12 @@ class GradientProbe:
         self._hooks.add(ScalerListener(self._scale))
 
     def _let_go(self) -> None:
+        self._end()
+        self._hooks.remove(inside=self._registry)
+
+    def _end(self) -> None:
         self._attached = False
         self._survey.detach()
-        self._hooks.remove(inside=self._registry)
         # a graph that outlives the window still has its tensor hooks: they must neither measure nor keep anything
         self._outputs.pause()
         self._outputs.clear()
@@ -238,7 +247,7 @@ class GradientProbe:
         if "weight" in self.of:
             self._window.read_weights(held, self._divisors(optimizer))
         if "output" in self.of:
-            self._window.add_outputs(self._outputs.take(held, scale))
+            self._window.add_outputs(self._outputs.take(held, scale, by_hand=optimizer is None))
 
     def _held_by(self, optimizer: Optimizer) -> Set[int] | None:
         return self._ownership.held_by(optimizer, alone=len(self.optimizers) == 1)
@@ -266,10 +275,10 @@ class GradientProbe:
     def _failed(self, error: Exception) -> None:
         """Something of ours failed: the record ends with the iterations that are complete."""
         self._outputs.refuse(self._keys, failure(error))
-        self._end_early = failure(error)
+        self._stopped = self._stopped or failure(error)
         if self._attached:
             table, self._ranks = self._window.table(self._keys), "one process"
-            self._let_go()
+            self._end()  # torch may be iterating over hooks: they come off after the step, or with the window
             self._table = table
 
     def _detach_if_full(self) -> None:
@@ -295,18 +304,27 @@ class GradientProbe:
     def _reading_first_call(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure, with the iteration ended after its first call."""
         calls = count()
+        read = GuardedHook(self._read_first_call, self._failed)
 
         def call() -> Any:
             loss = closure()
             if next(calls) == 0:
-                self._step_of(optimizer)
-                self._outputs.pause()
+                read(optimizer)
             return loss
 
         return call
 
+    def _read_first_call(self, optimizer: Optimizer) -> None:
+        self._step_of(optimizer)
+        self._outputs.pause()
+
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if not self._attached:
+            self._registry = optimizer._optimizer_step_post_hooks
+            try:
+                self._hooks.remove(inside=self._registry)
+            finally:
+                self._registry = None
             return
         self._outputs.resume(self._outputs.contents.names_of(self._held_by(optimizer)))
         self._registry = optimizer._optimizer_step_post_hooks

@@ -142,12 +142,12 @@ def table(iterations: Sequence[Iteration], keys: Sequence[Key]) -> Tensor:
         non-finite elements, number of elements, largest absolute value. Where no gradient arrived, the number of
         elements is 0. The table over several ranks is the sum of theirs, but for the largest value.
     """
-    filled = torch.zeros(len(iterations), len(keys), 6, dtype=torch.float64)
+    filled = torch.zeros(len(iterations), len(keys), 6, dtype=torch.float64, device="cpu")
     place = {key: index for index, key in enumerate(keys)}
     for sums, iteration in zip(filled, iterations, strict=True):
         for part in iteration.reduced:
             counted = [row for row, key in enumerate(part.keys) if key in place and _is_counted(part, row)]
-            index = torch.tensor([place[part.keys[row]] for row in counted], dtype=torch.long)  # type: ignore[index]
+            index = torch.tensor([place[part.keys[row]] for row in counted], dtype=torch.long, device="cpu")  # type: ignore[index]
             columns = _columns(part, iteration.averaged)[counted]
             sums[:, :PEAK].index_add_(0, index, columns[:, :PEAK])
             sums[:, PEAK].scatter_reduce_(0, index, columns[:, PEAK], "amax")
@@ -162,10 +162,10 @@ def _columns(part: ReducedGradients, averaged: int) -> Tensor:
     """The columns of a `table` from rows of sums; only weights' gradients are averaged over ranks by now."""
     rows = part.rows.double().cpu()
     ranks = [averaged if key is not None and key[1] == "output" else 1 for key in part.keys]
-    divisor = torch.tensor(ranks, dtype=torch.float64) * float(part.divisor)
-    columns = torch.full((len(rows), 6), math.nan, dtype=torch.float64)
+    divisor = torch.tensor(ranks, dtype=torch.float64, device="cpu") * float(part.divisor)
+    columns = torch.full((len(rows), 6), math.nan, dtype=torch.float64, device="cpu")
     columns[:, SUMS] = rows[:, reduction.SUMS] / divisor
-    columns[:, COUNT] = torch.tensor(part.counts, dtype=torch.float64)
+    columns[:, COUNT] = torch.tensor(part.counts, dtype=torch.float64, device="cpu")
     if rows.shape[1] > 1:
         columns[:, SQUARES] = (rows[:, reduction.NORM] / divisor) ** 2
         columns[:, ZEROS] = rows[:, reduction.ZEROS]
