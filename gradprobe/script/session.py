@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import sys
@@ -87,8 +86,6 @@ class Session:
         before, after = (GuardedHook(call, self._failed) for call in (self._before_step, self._after_step))
         self._steps.add(register_optimizer_step_pre_hook(before))
         self._steps.add(register_optimizer_step_post_hook(after))
-        for owner in (nn.Module, Optimizer):
-            self._hooks.add(_CallHook(owner, "zero_grad", self._zeroed))
 
     def optimizer_built(self, optimizer: Optimizer, frame: FrameType | None) -> None:
         """Find the models of an optimizer that was just built, and attach before the first forward pass."""
@@ -280,27 +277,3 @@ class Session:
     def _step_is_long(self, optimizer: Optimizer, calls: int) -> None:
         if self._is_active() and any(training.is_open for training in self._of.get(optimizer, ())):
             self._say(long_step(type(optimizer).__name__, calls))
-
-    def _zeroed(self, owner: Any) -> None:
-        if self._is_active():
-            parameters = ids(owner) if isinstance(owner, nn.Module) else parameter_ids(owner)
-            for probe in filter(None, (training.probe for training in self.trainings)):
-                probe.zeroed(parameters)
-
-
-class _CallHook:
-    """Has a function called with the object before each call of a method; `remove` puts the method back."""
-
-    def __init__(self, owner: type, name: str, before: Callable[[Any], None]) -> None:
-        self._owner, self._name = owner, name
-        self._original = original = vars(owner)[name]
-
-        @functools.wraps(original)
-        def method(this: Any, *args: Any, **kwargs: Any) -> Any:
-            before(this)
-            return original(this, *args, **kwargs)
-
-        setattr(owner, name, method)
-
-    def remove(self) -> None:
-        setattr(self._owner, self._name, self._original)
