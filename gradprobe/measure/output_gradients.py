@@ -20,7 +20,7 @@ from gradprobe.network.hooks import Attached, GuardedHook, failure
 from gradprobe.network.tensors import base_of_full_view, measured_tensor
 
 CAPTURED = "captured in a CUDA graph, which is replayed without Python: attach the probe to eager steps"
-AMBIGUOUS = "it cannot be told which of several derivatives by torch.func its weights' gradient is made of"
+AMBIGUOUS = "it cannot be told of which of several derivatives its weights' gradient is made"
 NESTED = (
     "computed anew inside a custom backward pass, as adjoint methods do: the loss' gradient does not go through it"
 )
@@ -261,6 +261,7 @@ class OutputGradients:
         self._undecided.clear()
         self.contents.drop_finished(self._running.values())
         self._note_reasons()
+        self._iteration += 1
         return taken
 
     def _count_micro_batches(self, counted: Iterable[Pass]) -> None:
@@ -316,6 +317,9 @@ class OutputGradients:
 
     def _note_reasons(self) -> None:
         self.refuse([(name, "output") for name in self.contents.ambiguous], AMBIGUOUS)
+        for name in sorted(self.contents.ambiguous):
+            self.ambiguous.setdefault(name, []).append(self._iteration)
+        self.contents.ambiguous.clear()
         self.refuse([(name, "output") for name in self.contents.nested], NESTED)
 
 

@@ -59,7 +59,8 @@ class Pass:
         self.into: dict[str, Gate] = {}
         stack = torch._C._functorch.peek_interpreter_stack()
         self.level = 0 if stack is None else stack.level()
-        self.keeps_graph = (outer or self).is_retained()
+        retained = bool(torch._C._autograd._get_current_graph_task_keep_graph())
+        self.keeps_graph = retained if outer is None else outer.keeps_graph
         self.creates_graph = torch.is_grad_enabled()
         self.accumulates = False
         self.scale: Tensor | None = None
@@ -72,11 +73,6 @@ class Pass:
         self._accumulates_first: bool | None = None
         self._before: dict[str, tuple[nn.Parameter, GradientState]] = {}
         self._done: set[str] = set()
-
-    @staticmethod
-    def is_retained() -> bool:
-        """Whether the pass that is running keeps its graph."""
-        return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
     @property
     def root(self) -> Pass:
@@ -324,6 +320,8 @@ class PassesInGrad:
         """Tell by the numbers which passes are in gradients that several may be in."""
         parts: dict[str, dict[Pass, bool | None]] = {}
         for name, seen in now.items():
+            if self._is_multiple(name, seen):
+                continue
             candidates = dict.fromkeys([run for run in self.passes if name in run.into] + self._made(name))
             shares = [run.share(name) for run in candidates]
             known = [share for share in shares if share is not None and share.shape == seen.values.shape]
@@ -342,6 +340,13 @@ class PassesInGrad:
                 self._give_up(name)
             else:
                 self._fill(name, {run: () for run, answers in agreed.items() if True in answers})
+
+    def _is_multiple(self, name: str, now: Look) -> bool:
+        """Whether a gradient is what stood there before, or a multiple of it, as after clipping by the norm."""
+        before = self._standing.get(name)
+        if before is None or before.length != now.length:
+            return False
+        return made_of(now.values, [before.values]) == [True]
 
     def _give_up(self, name: str) -> None:
         transformed = self._transformed(name)

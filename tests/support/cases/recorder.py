@@ -105,9 +105,7 @@ class Recorder(Bare):
                 self.found[iteration, layer, "weight"] = statistics([p.grad for p in own])
                 self.sizes[iteration, layer] = {id(p): p.numel() for p in own}
                 self.distinct |= {id(p): wide(p.grad).clone() for p in own}
-        own = {
-            layer for layer, found in self.layers().items() if any(id(p) in wanted for p in found.values())
-        }
+        own = {layer for layer, found in self.layers().items() if any(id(p) in wanted for p in found.values())}
         self.read_outputs(iteration, scale, own)
         for layer, tensor in self.tapped if cleared else ():
             if last or layer in own:

@@ -181,7 +181,7 @@ def trained_by_autograd_grad_one_loss_at_a_time(loop):
             y = net(x)
             parameters = list(net.parameters())
             one = torch.autograd.grad(y[:, 0].square().mean(), parameters, retain_graph=True)
-            two = torch.autograd.grad(y[:, 1].mean(), parameters)
+            two = torch.autograd.grad(y.mean(), parameters)
             for parameter, a, b in zip(parameters, one, two, strict=True):
                 parameter.grad = a - (a * b).sum() / b.square().sum().clamp_min(1e-9) * b
             record.read()

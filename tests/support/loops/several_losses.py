@@ -40,7 +40,7 @@ def the_smallest_combination_of_gradients(loop):
             for loss in losses
         ]
         apart = tasks[1] - tasks[0]
-        share = (apart @ tasks[1] / apart.square().sum()).clamp(0, 1)
+        share = (apart @ tasks[1] / apart.square().sum()).clamp(0.1, 0.9)
         optimizer.zero_grad()
         put_back(share * tasks[0] + (1 - share) * tasks[1], parameters)
 
