@@ -54,6 +54,7 @@ class OutputGradients:
     Attributes:
         contents: Which passes are in the weights' ``.grad``.
         micro_batches: How many backward passes an iteration had, at most.
+        ambiguous: For layers the iterations in which it could not be told which passes count.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class OutputGradients:
         self._counted: dict[Pass, list[Gate]] = {}
         self.contents = PassesInGrad(modules)
         self.micro_batches = 1
+        self.ambiguous: dict[str, list[int]] = {}
+        self._iteration = 0
         self.shapes: dict[str, tuple[int, ...]] = {}  # of each layer's first output that a gradient arrived at
 
     @property

@@ -173,6 +173,7 @@ def conditions_of(
         "amp_scale": None if scale is None else float(scale),
         "skipped": window.skipped,
         "micro_batches": outputs.micro_batches,
+        "ambiguous": outputs.ambiguous or None,
         "world_size": world_size(),
         "wrapper": wrapper_name(active_ddp_wrapper(model)),
     }

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
@@ -113,14 +114,28 @@ def wait_for_threads(before: Collection[threading.Thread], seconds: float | None
     for thread in set(threading.enumerate()) - set(before):
         if not thread.daemon and thread is not threading.current_thread():
             _shut_down_executor_of(thread, wait=seconds is None)
-            thread.join(seconds)
-            if thread.is_alive():
+            if seconds is None:
+                thread.join()
+            elif not _ends_within(thread, seconds):
                 _remaining.add(thread)
+
+
+def _ends_within(thread: threading.Thread, seconds: float) -> bool:
+    """Wait for a thread that the main thread may have been waiting for when it was stopped.
+
+    ``join`` does not: up to Python 3.12 an exception in it marks the thread as ended, although it runs on.
+    """
+    end = time.monotonic() + seconds
+    while thread in threading.enumerate():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def threads_remain() -> bool:
     """Whether there are threads of a script that `wait_for_threads` has waited for in vain."""
-    return any(thread.is_alive() for thread in _remaining)
+    return any(thread in _remaining for thread in threading.enumerate())
 
 
 def _shut_down_executor_of(thread: threading.Thread, wait: bool) -> None:

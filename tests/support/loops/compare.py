@@ -130,7 +130,8 @@ def numbers(row):
 
 def reason(history, layer, of):
     """Why a number is missing, in whatever place it is said."""
-    return {one.name: one.unreached for one in history.layers}.get(layer, {}).get(of, "")
+    ambiguous = history.conditions["ambiguous"] or {}
+    return {one.name: one.unreached for one in history.layers}.get(layer, {}).get(of) or ambiguous.get(layer)
 
 
 def judge(measured, row, program, why, floor, key, result):
