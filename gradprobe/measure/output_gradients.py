@@ -197,7 +197,7 @@ class OutputGradients:
         if run.outer is None and not run.accumulates and not run.level and running:
             run.accumulates = _accumulates(self._model)
         for output in list(self._kept):
-            output.fold(self.contents)
+            output.fold()
             if not output.kept:
                 del self._kept[output]
 
@@ -226,15 +226,16 @@ class OutputGradients:
         for run in self.contents.passes:
             run.flush()
         trained = {name for name in names if self.contents.parameter(name) is not None}
+        if not by_hand:  # an optimizer uses what is in ``.grad``, of frozen weights as well
+            trained |= {name for name in names if any(name in run.into for run in self.contents.passes)}
         chosen: dict[Pass, dict[str, Gate]] = {}
         for run in self.contents.passes:
             chosen[run] = {name: run.into[name] for name in names if name in run.into and name in trained}
             if chosen[run]:
                 self._counted.setdefault(run, []).extend(chosen[run].values())
-        used = {name for run in self.contents.passes for name in (*run.into, *run.made_for) if name in trained}
-        self._undecided.update(name for name in names if name not in used)
+        self._undecided.update(name for name in names if name not in trained)
         taken = self._taken(chosen, scale)
-        self._forget_outputs(set(names) & used)
+        self._forget_outputs(trained)
         self.contents.stepped(names)
         return taken
 
@@ -247,9 +248,7 @@ class OutputGradients:
         names = self._undecided.union(untrained)
         counted = {run: joint(gates) for run, gates in self._counted.items()}
         self._count_micro_batches(counted)
-        if not counted and all(
-            self.contents.parameter(name) is None for name in names
-        ):  # only frozen layers were asked for
+        if not counted and not self.contents.has_trained:  # only frozen layers were asked for
             counted = {run: () for run in self.contents.passes if run.accumulates}
         chosen = {}
         for run in self.contents.passes:
@@ -383,27 +382,26 @@ class _Output:
         self.shape: tuple[int, ...] = ()
         self.kept: list[tuple[Pass, Tensor]] = []
 
-    def fold(self, contents: PassesInGrad) -> None:
+    def fold(self) -> None:
         """Add up what is sure to share its fate, and let go of what can never count."""
-        name = self.key[0]
-        trained = contents.parameter(name) is not None
         kept: list[tuple[Pass, Tensor]] = []
         for run, tensor in self.kept:
-            if run.is_over and not (name in run.made_for if trained else run.made_for):
+            if run.is_over and not run.made_for:
                 continue
-            if kept and _share_fate(kept[-1][0], run, name if trained else None):
+            if kept and _share_fate(kept[-1][0], run, self.key[0]):
                 tensor = tensor + kept.pop()[1]
             kept.append((run, tensor))
         self.kept = kept
 
 
-def _share_fate(one: Pass, other: Pass, name: str | None) -> bool:
+def _share_fate(one: Pass, other: Pass, name: str) -> bool:
     """Whether two passes are both in the ``.grad`` of a layer, or of all that they reach, for certain."""
     if one.scale is not other.scale:
         return False
-    if name is not None:
+    if name in one.made_for and name in other.made_for:
         return one.into.get(name) == () and other.into.get(name) == ()
-    return one.into.keys() == other.into.keys() and not any((*one.into.values(), *other.into.values()))
+    gates = (*one.into.values(), *other.into.values())
+    return bool(gates) and one.into.keys() == other.into.keys() and not any(gates)
 
 
 class OutputHook(GuardedHook):

@@ -87,6 +87,11 @@ class Pass:
         self.is_over = True
         return left
 
+    @property
+    def candidates(self) -> set[str]:
+        """The layers that it may be in the ``.grad`` of."""
+        return {*self.into, *self.made_for, *(self.reached if self.level else ())}
+
     def arrived(self, name: str, parameter: nn.Parameter | None) -> None:
         """It arrived at an output of a layer; ``parameter`` stands for the layer's weights."""
         self.reached.add(name)
@@ -172,6 +177,7 @@ class PassesInGrad:
     Attributes:
         passes: Those that may still be in some layer's ``.grad``, or get there by hand.
         ambiguous: Layers of which it could not be told which pass their gradients came from.
+        has_trained: Whether any of the layers is trained, or was.
         broken: Layers whose record has ended, since something of ours failed.
         nested: Layers that were reached by a pass inside another one, which put nothing into their weights.
     """
@@ -187,6 +193,7 @@ class PassesInGrad:
         self.ambiguous: set[str] = set()
         self.nested: set[str] = set()
         self.broken: set[str] = set()
+        self.has_trained = any(self.parameter(name) is not None for name in self._places)
 
     def parameter(self, name: str) -> nn.Parameter | None:
         """The first parameter of a layer that is trained: it stands for all of them."""
@@ -227,6 +234,7 @@ class PassesInGrad:
         put = run.outcome(None, ended=running)
         self._put(run, put)
         run.accumulates = run.accumulates or bool(put)
+        self.has_trained = self.has_trained or run.trained
         left = run.close()
         if run.outer is not None:
             self.nested |= left
@@ -251,7 +259,7 @@ class PassesInGrad:
     def check(self, names: Iterable[str] | None = None, *, at_step: bool) -> None:
         """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
         if names is None:
-            names = dict.fromkeys(name for run in self.passes for name in (*run.into, *run.made_for))
+            names = dict.fromkeys(name for run in self.passes for name in run.candidates)
         changed: dict[str, tuple[Change, Tensor]] = {}
         for name in names:
             parameter = self._looked_at(name)
@@ -274,13 +282,13 @@ class PassesInGrad:
         unclear = [name for name, (change, _) in changed.items() if self._is_unclear(name, change, now[name])]
         clear = [name for name in changed if name not in set(unclear)]
         put = [name for name in clear if changed[name][0] == "replaced" and self._sources(name)]
-        same = [name for name in clear if name not in set(put)]
-        looks = [now[name] for name in put], [now[name] for name in same]
-        for name, found in zip(put, still_there(looks[0], None), strict=True):
+        for name, found in zip(put, still_there([now[name] for name in put], None), strict=True):
             self._fill(name, dict.fromkeys(self._sources(name), (found,)))
-        before = [self._standing.get(name) for name in same]
-        for name, found in zip(same, still_there(looks[1], before), strict=True):
-            self._fill(name, {run: (*run.into[name], found) for run in self.passes if name in run.into})
+        for kind in ("replaced", "touched", "none"):  # what was cleared at once was cleared in the same way
+            same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
+            before = [self._standing.get(name) for name in same]
+            for name, found in zip(same, still_there([now[name] for name in same], before), strict=True):
+                self._fill(name, {run: (*run.into[name], found) for run in self.passes if name in run.into})
         self._explain({name: now[name] for name in unclear})
         self._standing |= now
 
@@ -335,7 +343,10 @@ class PassesInGrad:
             for run, counts in part.items():
                 votes.setdefault(run, set()).add(counts)
         for name, part in parts.items():
-            agreed = {run: votes[run] - {None} if counts is None else {counts} for run, counts in part.items()}
+            agreed = {
+                run: votes[run] - {None} or {name in run.into} if counts is None else {counts}
+                for run, counts in part.items()
+            }
             if any(len(answers) != 1 for answers in agreed.values()):
                 self._give_up(name)
             else:

@@ -22,15 +22,15 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
         passes: The same elements of what each pass has come to.
 
     Returns:
-        For each pass whether it is a part of it, None where that cannot be told, since the pass shows nothing or
-        looks like another one; or None if it is no combination of them.
+        For each pass whether it is a part of it, None for one that is zero, which shows nothing. Or None if it is
+        no combination of them, or if that cannot be told, since some look alike.
 
     Example:
         >>> a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])
         >>> made_of(a + 2 * b, [a, b]), made_of(3 * b, [a, b]), made_of(a * b, [a, b])
         ([True, True], [False, True], None)
-        >>> made_of(a, [a, a, 0 * a])
-        [None, None, None]
+        >>> made_of(a, [a, 0 * a]), made_of(a, [a, a])
+        ([True, None], None)
     """
     y = gradient.double().cpu()
     basis = torch.stack([one.double().cpu() for one in passes], 1)
@@ -46,23 +46,15 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
     weights = torch.linalg.lstsq(unit, y.unsqueeze(1), driver="gelsd").solution.squeeze(1)
     if float((unit @ weights - y).norm()) > tolerance * max(size, 1e-300):
         return None
-    distinct = _distinct(unit, tolerance)
+    if not _are_distinct(unit, tolerance):
+        return None
     for place, index in enumerate(seen):
-        if distinct[place]:
-            result[index] = abs(float(weights[place])) > tolerance * size
+        result[index] = abs(float(weights[place])) > tolerance * size
     return result
 
 
-def _distinct(unit: Tensor, tolerance: float) -> list[bool]:
-    """For each column of unit length whether it is no combination of the others."""
+def _are_distinct(unit: Tensor, tolerance: float) -> bool:
+    """Whether no column of unit length is a combination of the others."""
     if unit.shape[1] > unit.shape[0]:
-        return [False] * unit.shape[1]
-    distinct = []
-    for column in range(unit.shape[1]):
-        others = torch.cat([unit[:, :column], unit[:, column + 1 :]], 1)
-        own = unit[:, column : column + 1]
-        rest = (
-            own if not others.shape[1] else own - others @ torch.linalg.lstsq(others, own, driver="gelsd").solution
-        )
-        distinct.append(float(rest.norm()) > 10 * tolerance)
-    return distinct
+        return False
+    return float(torch.linalg.svdvals(unit)[-1]) > 10 * tolerance

@@ -33,10 +33,9 @@ class Expected:
 
 @dataclass(frozen=True)
 class Counting:
-    """The passes that count for a layer: of the definition, and of other readings of it."""
+    """The passes that count for a layer: by the definition, and by another reading of it."""
 
     strict: frozenset[int]
-    stale: frozenset[int]  # and those from before the optimizer's last step that were never cleared
     all_since: frozenset[int]  # all since the last step that went into the weights: a hand has been at them
 
 
@@ -92,11 +91,21 @@ class Oracle(Machine):
         found = torch.autograd.grad(loss, tensors + wanted, retain_graph=True, allow_unused=True)
         outputs, weights = found[: len(tensors)], found[len(tensors) :]
         number = len(self.passes)
-        self.passes.append({i: (g / scale).detach() for i, g in enumerate(outputs) if g is not None})
+        needed = {i for i, tap in enumerate(tensors) if parameters is None or self.leads_to(tap, wanted)}
+        self.passes.append(
+            {i: (g / scale).detach() for i, g in enumerate(outputs) if g is not None and i in needed}
+        )
         for parameter, gradient in zip(wanted, weights, strict=True):
             if gradient is not None:
                 self.since[parameter].add(number)
         return number
+
+    def leads_to(self, tap, parameters):
+        """Whether a pass for these parameters alone goes through an output: it computes no more than it needs."""
+        if not tap.requires_grad:
+            return False
+        found = torch.autograd.grad(tap.sum(), parameters, retain_graph=True, allow_unused=True)
+        return any(gradient is not None for gradient in found)
 
     def by_torch_func(self, loss, values):
         # the same derivative by autograd: its outputs can be tapped
@@ -165,16 +174,13 @@ class Oracle(Machine):
         is_idle = not any(p.requires_grad for p in main) and not inside
         gradients = [p.grad for p in weights if p.grad is not None and any(p is other for other in own)]
         value = statistics(gradients) if gradients else None
-        mixed = {self.since_begun(p, begun) for p in own}
+        mixed = {frozenset(self.inside[p]) for p in own}
         self.counting[model, name] = (
-            Counting(after(inside), inside, after(since)),
+            Counting(inside, after(since)),
             value,
             is_idle,
             [] if len(mixed) == 1 else sorted(mixed, key=sorted),
         )
-
-    def since_begun(self, parameter, begun):
-        return frozenset(n for n in self.inside[parameter] if n >= begun)
 
     def stepped(self, number):
         self.last_step[number] = len(self.passes)
@@ -191,7 +197,7 @@ class Oracle(Machine):
             trained = [
                 p for p in module.parameters(recurse=False) if id(p) in holding and self.is_trained(model, p)
             ]
-            counting, value, is_idle, mixed = read.get(name, (Counting(*[frozenset()] * 3), None, False, []))
+            counting, value, is_idle, mixed = read.get(name, (Counting(*[frozenset()] * 2), None, False, []))
             rows[name, "output"] = self.row(
                 model, name, counting if trained else union, union if is_idle else None, mixed
             )
@@ -224,7 +230,7 @@ class Oracle(Machine):
         return statistics(gradients) if gradients else None
 
 
-WAYS = ("strict", "stale", "all_since")
+WAYS = ("strict", "all_since")
 
 
 def statistics(gradients):
