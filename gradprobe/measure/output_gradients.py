@@ -233,7 +233,7 @@ class OutputGradients:
             chosen[run] = {name: run.into[name] for name in names if name in run.into and name in trained}
             if chosen[run]:
                 self._counted.setdefault(run, []).extend(chosen[run].values())
-        self._undecided.update(name for name in names if name not in trained)
+        self._undecided.update(name for name in names if name not in trained or self.contents.is_unused(name))
         taken = self._taken(chosen, scale)
         self._forget_outputs(trained)
         self.contents.stepped(names)
@@ -301,9 +301,9 @@ class OutputGradients:
             total, divisor = _sum(parts)
             rows = Accumulator(self._reducer, self._refused)
             rows.add_now(output.key, total)
-            reduced = rows.take()
+            reduced = [row if divisor is None else row._replace(divisor=divisor) for row in rows.take()]
             gate = joint(gate for *_, gate in parts)
-            taken += _chosen(reduced, {name: gate}, scale if divisor is None else divisor)
+            taken += _chosen(reduced, {name: gate}, scale)
             # they count again if they are not cleared before the next step
             (last.rows_inside if inside else last.rows).extend(reduced)
         return taken
@@ -328,7 +328,8 @@ class OutputGradients:
 def _chosen(
     rows: Iterable[ReducedGradients], layers: Mapping[str, Gate], scale: Tensor | None
 ) -> list[ReducedGradients]:
-    chosen = [one.chosen(layers, 1.0 if scale is None else scale) for one in rows]
+    by = 1.0 if scale is None else scale
+    chosen = [one.chosen(layers, one.divisor if isinstance(one.divisor, Tensor) else by) for one in rows]
     return [one for one in chosen if one is not None]
 
 

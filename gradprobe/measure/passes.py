@@ -34,6 +34,7 @@ class Pass:
         rows_inside: The same of what was collected inside.
         reached: Layers that it arrived at since their optimizer's last step.
         made_for: Those of them for whose weights it made a gradient, in ``.grad`` or handed to the caller.
+        unused: Layers that are trained and that it arrived at, but whose weights it makes no gradient for.
         into: Layers whose ``.grad`` has its gradient now, each with a gate that is open if it is still there.
         level: How many of torch.func's transforms it runs in; 0 outside.
         keeps_graph: Whether another pass may go through the same outputs.
@@ -56,11 +57,12 @@ class Pass:
         self.rows_inside: list[ReducedGradients] = []
         self.reached: set[str] = set()
         self.made_for: set[str] = set()
+        self.unused: set[str] = set()
         self.into: dict[str, Gate] = {}
         stack = torch._C._functorch.peek_interpreter_stack()
         self.level = 0 if stack is None else stack.level()
         retained = bool(torch._C._autograd._get_current_graph_task_keep_graph())
-        self.keeps_graph = retained if outer is None else outer.keeps_graph
+        self.keeps_graph: bool = retained if outer is None else outer.keeps_graph
         self.creates_graph = torch.is_grad_enabled()
         self.accumulates = False
         self.scale: Tensor | None = None
@@ -79,13 +81,12 @@ class Pass:
         """The outermost pass that this one runs inside of: itself, mostly."""
         return self if self.outer is None else self.outer.root
 
-    def close(self) -> set[str]:
-        """It is over; returns the layers that it arrived at without putting a gradient into their weights."""
-        left = set(self._before)
+    def close(self) -> None:
+        """It is over."""
+        self.unused = set(self._before)
         self._before.clear()
         self._hooks.remove()
         self.is_over = True
-        return left
 
     @property
     def candidates(self) -> set[str]:
@@ -235,9 +236,9 @@ class PassesInGrad:
         self._put(run, put)
         run.accumulates = run.accumulates or bool(put)
         self.has_trained = self.has_trained or run.trained
-        left = run.close()
+        run.close()
         if run.outer is not None:
-            self.nested |= left
+            self.nested |= run.unused
         stands = {name: one.grad for name in put if (one := self.parameter(name)) is not None}
         gradients = {name: gradient for name, gradient in stands.items() if gradient is not None}
         for name, now in zip(gradients, look([*gradients.values()]), strict=True):
@@ -392,9 +393,14 @@ class PassesInGrad:
         for run in self.passes:
             run.forget(names)
         for name in names:
-            parameter = self.parameter(name)
+            parameter = self._looked_at(name)
             if parameter is None or parameter.grad is None:
                 self._take_out(name)
+
+    def is_unused(self, name: str) -> bool:
+        """Whether passes arrived at a layer that is trained, and none has made a gradient for its weights."""
+        runs = [run for run in self.passes if name in run.reached]
+        return any(name in run.unused for run in runs) and not any(name in run.candidates for run in runs)
 
     def forget(self, names: Iterable[str]) -> None:
         """What is in the ``.grad`` of these layers is of passes that were not seen."""
