@@ -161,7 +161,7 @@ class OutputGradients:
             return
         run = self._current(torch._C._current_graph_task_id())
         name = output.key[0]
-        run.arrived(name, self.contents.parameter(name))
+        self.contents.arrived(run, name)
         collect = GuardedHook(self._collect, partial(self.broke, output.key))
         collect(run, output, gradient)
 
@@ -191,7 +191,7 @@ class OutputGradients:
     def _end(self, run: Pass, *, running: bool = True) -> None:
         if self._running.pop(run.task, None) is None:
             return
-        run.scale = run.root.scale or self._scale.of_pass(run.task)
+        run.own_scale = self._scale.of_pass(run.task)
         run.flush()
         self.contents.ended(run, running=running)
         if run.outer is None and not run.accumulates and not run.level and running:
@@ -228,6 +228,8 @@ class OutputGradients:
         trained = {name for name in names if self.contents.parameter(name) is not None}
         if not by_hand:  # an optimizer uses what is in ``.grad``, of frozen weights as well
             trained |= {name for name in names if any(name in run.into for run in self.contents.passes)}
+        self.contents.note_untold(trained)
+        trained -= self.contents.untold
         chosen: dict[Pass, dict[str, Gate]] = {}
         for run in self.contents.passes:
             chosen[run] = {name: run.into[name] for name in names if name in run.into and name in trained}
@@ -246,6 +248,9 @@ class OutputGradients:
             untrained: Layers that no optimizer holds.
         """
         names = self._undecided.union(untrained)
+        if self.contents.ambiguous:  # so it cannot be told of these either
+            self.contents.ambiguous |= {name for name in names if self.contents.was_reached(name)}
+            names = set()
         counted = {run: joint(gates) for run, gates in self._counted.items()}
         self._count_micro_batches(counted)
         if not counted and not self.contents.has_trained:  # only frozen layers were asked for
@@ -253,7 +258,7 @@ class OutputGradients:
         chosen = {}
         for run in self.contents.passes:
             gate = counted.get(run)
-            if gate is None and run.outer is not None and not run.trained:
+            if gate is None and run.outer is not None and (run.accumulates or not run.trained):
                 gate = counted.get(run.root)
             if gate is not None:
                 chosen[run] = dict.fromkeys(names, gate)
@@ -261,7 +266,7 @@ class OutputGradients:
         self._forget_outputs(names)
         self._counted.clear()
         self._undecided.clear()
-        self.contents.drop_finished(self._running.values())
+        self.contents.drop_finished(names, self._running.values())
         self._note_reasons()
         self._iteration += 1
         return taken
@@ -318,11 +323,13 @@ class OutputGradients:
             self._calls.clear()
 
     def _note_reasons(self) -> None:
-        self.refuse([(name, "output") for name in self.contents.ambiguous], AMBIGUOUS)
+        for name in self.contents.ambiguous:
+            self._refused.setdefault((name, "output"), AMBIGUOUS)
         for name in sorted(self.contents.ambiguous):
             self.ambiguous.setdefault(name, []).append(self._iteration)
         self.contents.ambiguous.clear()
-        self.refuse([(name, "output") for name in self.contents.nested], NESTED)
+        for name in self.contents.nested:
+            self._refused.setdefault((name, "output"), NESTED)
 
 
 def _chosen(
@@ -389,20 +396,17 @@ class _Output:
         for run, tensor in self.kept:
             if run.is_over and not run.made_for:
                 continue
-            if kept and _share_fate(kept[-1][0], run, self.key[0]):
+            if kept and _share_fate(kept[-1][0], run):
                 tensor = tensor + kept.pop()[1]
             kept.append((run, tensor))
         self.kept = kept
 
 
-def _share_fate(one: Pass, other: Pass, name: str) -> bool:
-    """Whether two passes are both in the ``.grad`` of a layer, or of all that they reach, for certain."""
-    if one.scale is not other.scale:
-        return False
-    if name in one.made_for and name in other.made_for:
-        return one.into.get(name) == () and other.into.get(name) == ()
+def _share_fate(one: Pass, other: Pass) -> bool:
+    """Whether two passes are in the ``.grad`` of the same layers, for certain, and have the same scale."""
     gates = (*one.into.values(), *other.into.values())
-    return bool(gates) and one.into.keys() == other.into.keys() and not any(gates)
+    alike = one.into.keys() == other.into.keys() and one.scale is other.scale
+    return alike and bool(gates) and not any(gates)
 
 
 class OutputHook(GuardedHook):

@@ -15,7 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.accumulator import Accumulator, ReducedGradients
-from gradprobe.measure.presence import Change, Gate, GradientState, Look, is_immediate, look, settled, still_there
+from gradprobe.measure.presence import (
+    Change,
+    Gate,
+    GradientState,
+    Look,
+    Presence,
+    is_immediate,
+    look,
+    settled,
+    still_there,
+)
 from gradprobe.measure.shares import made_of
 from gradprobe.network.hooks import Attached, GuardedHook
 from gradprobe.network.layers import own_parameters, parameter_place
@@ -40,7 +50,7 @@ class Pass:
         keeps_graph: Whether another pass may go through the same outputs.
         creates_graph: Whether its gradients are themselves to be differentiated.
         accumulates: Whether it puts gradients into parameters.
-        scale: What its loss was multiplied by, if a gradient scaler did so.
+        own_scale: What its loss was multiplied by, if a gradient scaler did so.
         counted: Whether an iteration has counted it as one of its backward passes.
         spoiled: Layers of whose outputs' gradients some could not be measured.
         is_over: Whether it has ended.
@@ -65,7 +75,7 @@ class Pass:
         self.keeps_graph: bool = retained if outer is None else outer.keeps_graph
         self.creates_graph = torch.is_grad_enabled()
         self.accumulates = False
-        self.scale: Tensor | None = None
+        self.own_scale: Tensor | None = None
         self.counted = False
         self.spoiled: set[str] = set()
         self.is_over = False
@@ -87,6 +97,11 @@ class Pass:
         self._before.clear()
         self._hooks.remove()
         self.is_over = True
+
+    @property
+    def scale(self) -> Tensor | None:
+        """What the loss was multiplied by, if a gradient scaler did so."""
+        return self.root.own_scale
 
     @property
     def candidates(self) -> set[str]:
@@ -177,7 +192,8 @@ class PassesInGrad:
 
     Attributes:
         passes: Those that may still be in some layer's ``.grad``, or get there by hand.
-        ambiguous: Layers of which it could not be told which pass their gradients came from.
+        untold: Layers with something in ``.grad`` of which it cannot be told which passes it came from.
+        ambiguous: Those of them whose optimizers have stepped with it in this iteration.
         has_trained: Whether any of the layers is trained, or was.
         broken: Layers whose record has ended, since something of ours failed.
         nested: Layers that were reached by a pass inside another one, which put nothing into their weights.
@@ -192,6 +208,7 @@ class PassesInGrad:
         self._standing: dict[str, Look] = {}
         self.passes: list[Pass] = []
         self.ambiguous: set[str] = set()
+        self.untold: set[str] = set()
         self.nested: set[str] = set()
         self.broken: set[str] = set()
         self.has_trained = any(self.parameter(name) is not None for name in self._places)
@@ -223,6 +240,25 @@ class PassesInGrad:
             for name, places in self._places.items()
             if any(id(owner.get(local)) in parameters for owner, local in places)
         ]
+
+    def arrived(self, run: Pass, name: str) -> None:
+        """A pass arrived at an output of a layer."""
+        parameter = self.parameter(name)
+        if parameter is not None and parameter.grad is not None and name not in self._after:
+            # it was there before the window
+            found = look([parameter.grad])[0]
+            self._after[name], self._standing[name] = GradientState(parameter), found
+            if (found.presence.known() or [False])[found.place]:
+                self.untold.add(name)
+        run.arrived(name, parameter)
+
+    def was_reached(self, name: str) -> bool:
+        """Whether any pass arrived at a layer since its optimizer's last step."""
+        return any(name in run.reached for run in self.passes)
+
+    def note_untold(self, names: Iterable[str]) -> None:
+        """The optimizer of these layers is about to step: of some it cannot be told what it uses."""
+        self.ambiguous |= self.untold.intersection(names)
 
     def began(self, run: Pass) -> None:
         """A pass begins: gradients may have been cleared or replaced since the one before."""
@@ -261,6 +297,7 @@ class PassesInGrad:
         """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
         if names is None:
             names = dict.fromkeys(name for run in self.passes for name in run.candidates)
+            names |= dict.fromkeys(self.untold)
         changed: dict[str, tuple[Change, Tensor]] = {}
         for name in names:
             parameter = self._looked_at(name)
@@ -271,7 +308,7 @@ class PassesInGrad:
             if gradient is None:
                 self._take_out(name)
                 self._standing.pop(name, None)
-            elif change != "none" or not at_step or self._outside(name):
+            elif change != "none" or not at_step or self._has_several(name):
                 changed[name] = change, gradient
             if change != "none":
                 self._after[name] = GradientState(parameter)
@@ -282,16 +319,34 @@ class PassesInGrad:
         now = dict(zip(changed, look([gradient for _, gradient in changed.values()]), strict=True))
         unclear = [name for name, (change, _) in changed.items() if self._is_unclear(name, change, now[name])]
         clear = [name for name in changed if name not in set(unclear)]
-        put = [name for name in clear if changed[name][0] == "replaced" and self._sources(name)]
+        replaced = [name for name in clear if changed[name][0] == "replaced"]
+        put = [name for name in replaced if self._sources(name)]
         for name, found in zip(put, still_there([now[name] for name in put], None), strict=True):
             self._fill(name, dict.fromkeys(self._sources(name), (found,)))
         for kind in ("replaced", "touched", "none"):  # what was cleared at once was cleared in the same way
             same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
             before = [self._standing.get(name) for name in same]
             for name, found in zip(same, still_there([now[name] for name in same], before), strict=True):
-                self._fill(name, {run: (*run.into[name], found) for run in self.passes if name in run.into})
+                self._keep(name, found)
         self._explain({name: now[name] for name in unclear})
         self._standing |= now
+
+    def _keep(self, name: str, found: tuple[Presence, int]) -> None:
+        """What was in the ``.grad`` of a layer is in it still, if there is anything."""
+        passes = {run: (*run.into[name], found) for run in self.passes if name in run.into}
+        if passes and name not in self.untold:
+            self._fill(name, passes)
+        elif settled((found,)) is None:
+            self._take_out(name)
+        else:
+            self.untold.add(name)
+
+    def _has_several(self, name: str) -> bool:
+        """Whether a layer's gradient may be of other passes than the one that has just been through it."""
+        if name in self.untold:
+            return True
+        runs = [run for run in self.passes if name in run.candidates]
+        return len(runs) > 1 or any(name not in run.reached or name not in run.into for run in runs)
 
     def _outside(self, name: str) -> list[Pass]:
         """The passes that made a gradient for a layer since its last step which is not in ``.grad`` now."""
@@ -314,16 +369,17 @@ class PassesInGrad:
         if change == "replaced":
             candidates = dict.fromkeys(run for run in self.passes if name in run.into or name in run.made_for)
             return len(candidates) + len(self._transformed(name)) > 1
+        if name in self.untold:
+            return False
         return bool(self._outside(name) or (change == "touched" and self._transformed(name)))
 
     def _sources(self, name: str) -> list[Pass]:
         """Of what a gradient is made that was put there by hand: of what passes have made since the last step."""
         made, transformed = self._made(name), self._transformed(name)
-        if made:
-            return made
-        if len(transformed) > 1:
-            self.ambiguous.add(name)
-        return transformed if len(transformed) == 1 else []
+        if made or transformed:
+            return made or (transformed if len(transformed) == 1 else [])
+        # FSDP takes the gradients of weights that it has gathered, and puts their shards there after the pass
+        return [run for run in self.passes if name in run.unused & run.reached and run.accumulates]
 
     def _explain(self, now: Mapping[str, Look]) -> None:
         """Tell by the numbers which passes are in gradients that several may be in."""
@@ -365,8 +421,8 @@ class PassesInGrad:
         if len(transformed) == 1 and not self._made(name):
             self._fill(name, dict.fromkeys(transformed, ()))
             return
-        self.ambiguous.add(name)
         self._take_out(name)
+        self.untold.add(name)
 
     def _fill(self, name: str, passes: Mapping[Pass, Gate]) -> None:
         """These passes, and no others, are in the ``.grad`` of a layer now."""
@@ -377,6 +433,7 @@ class PassesInGrad:
                 run.into[name] = left
 
     def _take_out(self, name: str) -> None:
+        self.untold.discard(name)
         for run in self.passes:
             run.into.pop(name, None)
 
@@ -411,10 +468,12 @@ class PassesInGrad:
             self._take_out(name)
             self._after.pop(name, None)
 
-    def drop_finished(self, running: Iterable[Pass]) -> None:
+    def drop_finished(self, untrained: Iterable[str], running: Iterable[Pass]) -> None:
         """Let go of the passes that are in no layer's ``.grad`` and cannot get there any more."""
-        kept = set(running)
-        self.passes = [run for run in self.passes if run.into or run.made_for or run in kept]
+        names, kept = set(untrained), set(running)
+        for run in self.passes:
+            run.forget(names)
+        self.passes = [run for run in self.passes if run.candidates or run in kept]
 
     def clear(self) -> None:
         """Forget everything."""
