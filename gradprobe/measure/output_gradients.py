@@ -238,7 +238,7 @@ class OutputGradients:
         self._undecided.update(name for name in names if name not in trained or self.contents.is_unused(name))
         taken = self._taken(chosen, scale)
         self._forget_outputs(trained)
-        self.contents.stepped(names)
+        self.contents.stepped(trained)
         return taken
 
     def close(self, untrained: Iterable[str]) -> list[ReducedGradients]:

@@ -8,7 +8,7 @@ layer: at its arrival in a pass, at the end of the pass, before the next pass, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 
 import torch
@@ -82,6 +82,7 @@ class Pass:
         self.trained = False
         self.shares: dict[str, tuple[Look, Look | None]] = {}
         self._hooks = Attached()
+        self._returned: dict[str, dict[int, Tensor]] = {}
         self._accumulates_first: bool | None = None
         self._before: dict[str, tuple[nn.Parameter, GradientState]] = {}
         self._done: set[str] = set()
@@ -94,6 +95,10 @@ class Pass:
     def close(self) -> None:
         """It is over."""
         self.unused = set(self._before)
+        gradients = {name: [of[place] for place in sorted(of)] for name, of in self._returned.items() if of}
+        seen = look(list(gradients.values()))
+        self.shares |= {name: (now, None) for name, now in zip(gradients, seen, strict=True)}
+        self._returned.clear()
         self._before.clear()
         self._hooks.remove()
         self.is_over = True
@@ -108,24 +113,25 @@ class Pass:
         """The layers that it may be in the ``.grad`` of."""
         return {*self.into, *self.made_for, *(self.reached if self.level else ())}
 
-    def arrived(self, name: str, parameter: nn.Parameter | None) -> None:
-        """It arrived at an output of a layer; ``parameter`` stands for the layer's weights."""
+    def arrived(self, name: str, parameters: Sequence[nn.Parameter]) -> None:
+        """It arrived at an output of a layer; the first and the last of these stand for the layer's weights."""
         self.reached.add(name)
-        self.trained = self.trained or parameter is not None
-        if parameter is not None and name not in self._before and name not in self._done:
-            self._before[name] = parameter, GradientState(parameter)
+        self.trained = self.trained or bool(parameters)
+        if parameters and name not in self._before and name not in self._done:
+            self._before[name] = parameters[0], GradientState(parameters[0])
             if not self.level:
-                self._look_at_returned(name, parameter)
+                self._look_at_returned(name, parameters)
 
-    def _look_at_returned(self, name: str, parameter: nn.Parameter) -> None:
-        """What autograd.grad hands to the caller is seen nowhere else, but that he may put it into ``.grad``."""
+    def _look_at_returned(self, name: str, parameters: Sequence[nn.Parameter]) -> None:
+        """What autograd.grad hands to the caller is seen nowhere else, but that it may be put into ``.grad``."""
         if self._accumulates_first is None:
-            self._accumulates_first = _role(parameter) == "accumulated"
-        if not self._accumulates_first and _role(parameter) == "returned":
-            self._hooks.add(parameter.register_hook(GuardedHook(partial(self._returned, name), self._unseen)))
-
-    def _returned(self, name: str, gradient: Tensor) -> None:
-        self.shares[name] = look([gradient])[0], None
+            self._accumulates_first = _role(parameters[0]) == "accumulated"
+        if self._accumulates_first:
+            return
+        for place, parameter in enumerate(parameters):
+            if _role(parameter) == "returned":
+                note = partial(self._returned.setdefault(name, {}).__setitem__, place)
+                self._hooks.add(parameter.register_hook(GuardedHook(note, self._unseen)))
 
     def _unseen(self, error: Exception) -> None:
         """Without a look at it, what is put into ``.grad`` cannot be told apart."""
@@ -229,7 +235,23 @@ class PassesInGrad:
                 parameter = owner.get(local)
                 if parameter is not None and id(parameter) == state.owner:
                     return parameter
-        return self.parameter(name)
+        trained = self.parameter(name)
+        if trained is not None:
+            return trained
+        parameters = (owner.get(local) for owner, local in self._places[name])
+        return next((one for one in parameters if one is not None and one.grad is not None), None)
+
+    def _parameters(self, name: str) -> list[nn.Parameter]:
+        """The first and the last parameter of a layer that are trained: a weight and a bias, mostly."""
+        found = [owner.get(local) for owner, local in self._places[name]]
+        trained = [one for one in found if one is not None and one.requires_grad and one.numel()]
+        return trained if len(trained) < 2 else [trained[0], trained[-1]]
+
+    def _gradients(self, name: str, parameter: nn.Parameter) -> list[Tensor]:
+        """What stands in the ``.grad`` of the parameter that is looked at, and of the last one beside it."""
+        gradients = [one.grad for one in (parameter, *self._parameters(name)[1:]) if one.grad is not None]
+        first = gradients[0]
+        return [one for one in gradients if one.dtype == first.dtype and one.device == first.device]
 
     def names_of(self, parameters: Set[int] | None) -> list[str]:
         """The layers that have one of the parameters with these ids; None for all layers."""
@@ -246,11 +268,11 @@ class PassesInGrad:
         parameter = self.parameter(name)
         if parameter is not None and parameter.grad is not None and name not in self._after:
             # it was there before the window
-            found = look([parameter.grad])[0]
+            found = look([self._gradients(name, parameter)])[0]
             self._after[name], self._standing[name] = GradientState(parameter), found
             if (found.presence.known() or [False])[found.place]:
                 self.untold.add(name)
-        run.arrived(name, parameter)
+        run.arrived(name, self._parameters(name))
 
     def was_reached(self, name: str) -> bool:
         """Whether any pass arrived at a layer since its optimizer's last step."""
@@ -275,9 +297,11 @@ class PassesInGrad:
         run.close()
         if run.outer is not None:
             self.nested |= run.unused
-        stands = {name: one.grad for name in put if (one := self.parameter(name)) is not None}
-        gradients = {name: gradient for name, gradient in stands.items() if gradient is not None}
-        for name, now in zip(gradients, look([*gradients.values()]), strict=True):
+        standing = {
+            name: one for name in put if (one := self.parameter(name)) is not None and one.grad is not None
+        }
+        gradients = [self._gradients(name, parameter) for name, parameter in standing.items()]
+        for name, now in zip(standing, look(gradients), strict=True):
             run.shares[name] = now, self._standing.get(name)
             self._standing[name] = now
 
@@ -298,7 +322,7 @@ class PassesInGrad:
         if names is None:
             names = dict.fromkeys(name for run in self.passes for name in run.candidates)
             names |= dict.fromkeys(self.untold)
-        changed: dict[str, tuple[Change, Tensor]] = {}
+        changed: dict[str, tuple[Change, list[Tensor]]] = {}
         for name in names:
             parameter = self._looked_at(name)
             if parameter is None:
@@ -309,14 +333,14 @@ class PassesInGrad:
                 self._take_out(name)
                 self._standing.pop(name, None)
             elif change != "none" or not at_step or self._has_several(name):
-                changed[name] = change, gradient
+                changed[name] = change, self._gradients(name, parameter)
             if change != "none":
                 self._after[name] = GradientState(parameter)
         self._judge(changed)
 
-    def _judge(self, changed: Mapping[str, tuple[Change, Tensor]]) -> None:
+    def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]]) -> None:
         """Gradients were changed in place, or put there by hand: what are they made of, or are they zeros?"""
-        now = dict(zip(changed, look([gradient for _, gradient in changed.values()]), strict=True))
+        now = dict(zip(changed, look([gradients for _, gradients in changed.values()]), strict=True))
         unclear = [name for name, (change, _) in changed.items() if self._is_unclear(name, change, now[name])]
         clear = [name for name in changed if name not in set(unclear)]
         replaced = [name for name in clear if changed[name][0] == "replaced"]
@@ -383,31 +407,41 @@ class PassesInGrad:
 
     def _explain(self, now: Mapping[str, Look]) -> None:
         """Tell by the numbers which passes are in gradients that several may be in."""
-        parts: dict[str, dict[Pass, bool | None]] = {}
-        for name, seen in now.items():
-            if self._is_multiple(name, seen):
-                continue
-            candidates = dict.fromkeys([run for run in self.passes if name in run.into] + self._made(name))
-            shares = [run.share(name) for run in candidates]
-            known = [share for share in shares if share is not None and share.shape == seen.values.shape]
-            found = made_of(seen.values, known) if known and len(known) == len(shares) else None
-            if found is not None:
-                parts[name] = dict(zip(candidates, found, strict=True))
-            elif self._outside(name) or self._transformed(name):
-                self._give_up(name)
-        votes: dict[Pass, set[bool | None]] = {}
+        parts = {name: self._parts(name, seen) for name, seen in now.items()}
+        votes: dict[Pass, set[bool]] = {}
         for part in parts.values():
-            for run, counts in part.items():
-                votes.setdefault(run, set()).add(counts)
+            for run, counts in (part or {}).items():
+                if counts is not None:
+                    votes.setdefault(run, set()).add(counts)
         for name, part in parts.items():
-            agreed = {
-                run: votes[run] - {None} or {name in run.into} if counts is None else {counts}
-                for run, counts in part.items()
+            if part is None:
+                self._give_up(name)
+                continue
+            for run, counts in part.items():  # a pass of zeros shows nothing here, but may do so elsewhere
+                answers = votes.get(run, set()) if counts is None else {counts}
+                part[run] = answers.pop() if len(answers) == 1 else None
+            certain = {
+                run: True if counts is None and name in run.into else counts for run, counts in part.items()
             }
-            if any(len(answers) != 1 for answers in agreed.values()):
+            if None in certain.values():
                 self._give_up(name)
             else:
-                self._fill(name, {run: () for run, answers in agreed.items() if True in answers})
+                self._fill(name, {run: () for run, counts in certain.items() if counts})
+
+    def _parts(self, name: str, now: Look) -> dict[Pass, bool | None] | None:
+        """Which of the passes that may be in a layer's ``.grad`` are; None if that cannot be told."""
+        candidates = dict.fromkeys([run for run in self.passes if name in run.into] + self._made(name))
+        if self._is_multiple(name, now):
+            return {run: name in run.into for run in candidates}
+        shares = [run.share(name) for run in candidates]
+        known = [share for share in shares if share is not None and share.shape == now.values.shape]
+        found = made_of(now.values, known) if known and len(known) == len(shares) else None
+        if found is None:
+            others = self._outside(name) or self._transformed(name)
+            return None if others else dict.fromkeys(candidates, True)
+        if self._transformed(name) and True not in found:
+            return None  # cleared, or the derivative that was put there is zero
+        return dict(zip(candidates, found, strict=True))
 
     def _is_multiple(self, name: str, now: Look) -> bool:
         """Whether a gradient is what stood there before, or a multiple of it, as after clipping by the norm."""

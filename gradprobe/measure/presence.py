@@ -129,22 +129,27 @@ class Look(NamedTuple):
         return self.elements[self.start : self.start + self.length]
 
 
-def look(gradients: Sequence[Tensor]) -> list[Look]:
+def look(gradients: Sequence[Sequence[Tensor]]) -> list[Look]:
     """Look at the first elements of gradients as they stand, without waiting for a device.
 
+    Args:
+        gradients: For each layer one or more, all of one data type and on one device.
+
     Example:
-        >>> first, second = look([torch.ones(2), torch.zeros(3, 3)])
+        >>> first, second = look([[torch.ones(2)], [torch.zeros(3, 3), torch.zeros(3)]])
         >>> first.presence.known(), second.values.numel()
-        ([True, False], 9)
+        ([True, False], 12)
     """
     alike: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
-    for index, sample in enumerate(map(_sample, gradients)):
+    for index, several in enumerate(gradients):
+        samples = [_sample(gradient) for gradient in several]
+        sample = samples[0] if len(samples) == 1 else torch.cat(samples)
         alike.setdefault((sample.device, sample.dtype), []).append((index, sample))
     result: dict[int, Look] = {}
-    for samples in alike.values():
-        presence = Presence(torch.stack([*_peaks([sample for _, sample in samples])]) != 0)
-        elements, start = torch.cat([sample for _, sample in samples]), 0
-        for place, (index, sample) in enumerate(samples):
+    for group in alike.values():
+        presence = Presence(torch.stack([*_peaks([sample for _, sample in group])]) != 0)
+        elements, start = torch.cat([sample for _, sample in group]), 0
+        for place, (index, sample) in enumerate(group):
             result[index] = Look(presence, place, elements, start, sample.numel())
             start += sample.numel()
     return [result[index] for index in range(len(gradients))]
@@ -162,9 +167,9 @@ def still_there(now: Sequence[Look], before: Sequence[Look | None] | None) -> li
 
     Example:
         >>> a, b = torch.ones(2), torch.zeros(2)
-        >>> [presence.known()[index] for presence, index in still_there(look([a * 2, b]), look([a, b]))]
+        >>> [presence.known()[index] for presence, index in still_there(look([[a * 2], [b]]), look([[a], [b]]))]
         [True, True]
-        >>> [presence.known()[index] for presence, index in still_there(look([a * 0, b]), look([a, b]))]
+        >>> [presence.known()[index] for presence, index in still_there(look([[a * 0], [b]]), look([[a], [b]]))]
         [False, False]
     """
     result = [one.gate for one in now]
