@@ -168,12 +168,14 @@ class Pass:
         self.made_for.update(put)
         return put
 
-    def share(self, name: str) -> Tensor | None:
-        """What it added to the first elements of a layer's gradient, or handed to the caller; None if unseen."""
+    def share(self, name: str) -> list[Tensor]:
+        """What it added to the first elements of a layer's gradients, or handed to the caller; [] if unseen."""
         if name not in self.shares:
-            return None
+            return []
         after, before = self.shares[name]
-        return after.values if before is None else after.values.double() - before.values.double()
+        if before is None or before.lengths != after.lengths:
+            return after.values if before is None else []
+        return [one.double() - other.double() for one, other in zip(after.values, before.values, strict=True)]
 
     def forget(self, names: Iterable[str]) -> None:
         """The optimizer of these layers has stepped: what is in ``.grad`` is all that remains of it."""
@@ -188,6 +190,17 @@ def _role(parameter: nn.Parameter) -> str:
         return "accumulated" if torch._C._will_engine_execute_node(node) else "none"
     except RuntimeError:  # a leaf that is an input of autograd.grad
         return "returned" if torch._C._current_graph_task_id() != -1 else "none"
+
+
+def _made_of_parts(gradients: list[Tensor], shares: list[list[Tensor]]) -> list[bool | None] | None:
+    """Which passes the gradients of a layer are made of, each in its own proportion; None if it cannot be told."""
+    if not shares or any([one.shape for one in share] != [one.shape for one in gradients] for share in shares):
+        return None
+    found = [made_of(part, [share[place] for share in shares]) for place, part in enumerate(gradients)]
+    if None in found or not any(found):
+        return None
+    answers = [set(column) - {None} for column in zip(*filter(None, found), strict=True)]
+    return [max(answer) if answer else None for answer in answers]
 
 
 class PassesInGrad:
@@ -249,7 +262,9 @@ class PassesInGrad:
 
     def _gradients(self, name: str, parameter: nn.Parameter) -> list[Tensor]:
         """What stands in the ``.grad`` of the parameter that is looked at, and of the last one beside it."""
-        gradients = [one.grad for one in (parameter, *self._parameters(name)[1:]) if one.grad is not None]
+        parameters = [owner.get(local) for owner, local in self._places[name]]
+        others = [one for one in parameters if one is not None and one is not parameter and one.grad is not None]
+        gradients = [one.grad for one in (parameter, *others[-1:]) if one.grad is not None]
         first = gradients[0]
         return [one for one in gradients if one.dtype == first.dtype and one.device == first.device]
 
@@ -391,6 +406,8 @@ class PassesInGrad:
         if not is_immediate(now.elements.device):
             return False
         if change == "replaced":
+            if name in self.untold:
+                return True
             candidates = dict.fromkeys(run for run in self.passes if name in run.into or name in run.made_for)
             return len(candidates) + len(self._transformed(name)) > 1
         if name in self.untold:
@@ -431,13 +448,17 @@ class PassesInGrad:
     def _parts(self, name: str, now: Look) -> dict[Pass, bool | None] | None:
         """Which of the passes that may be in a layer's ``.grad`` are; None if that cannot be told."""
         candidates = dict.fromkeys([run for run in self.passes if name in run.into] + self._made(name))
+        shares = {run: run.share(name) for run in candidates}
         if self._is_multiple(name, now):
-            return {run: name in run.into for run in candidates}
-        shares = [run.share(name) for run in candidates]
-        known = [share for share in shares if share is not None and share.shape == now.values.shape]
-        found = made_of(now.values, known) if known and len(known) == len(shares) else None
+            shown = {run: any(bool(part.any()) for part in share) for run, share in shares.items()}
+            return (
+                None
+                if name in self.untold
+                else {run: True if name in run.into else False if shown[run] else None for run in candidates}
+            )
+        found = _made_of_parts(now.values, list(shares.values()))
         if found is None:
-            others = self._outside(name) or self._transformed(name)
+            others = self._outside(name) or self._transformed(name) or name in self.untold
             return None if others else dict.fromkeys(candidates, True)
         if self._transformed(name) and True not in found:
             return None  # cleared, or the derivative that was put there is zero
@@ -446,9 +467,10 @@ class PassesInGrad:
     def _is_multiple(self, name: str, now: Look) -> bool:
         """Whether a gradient is what stood there before, or a multiple of it, as after clipping by the norm."""
         before = self._standing.get(name)
-        if before is None or before.length != now.length:
+        if before is None or before.lengths != now.lengths:
             return False
-        return made_of(now.values, [before.values]) == [True]
+        found = [made_of(one, [other]) for one, other in zip(now.values, before.values, strict=True)]
+        return [True] in found and all(one in ([True], [None]) for one in found)
 
     def _give_up(self, name: str) -> None:
         transformed = self._transformed(name)

@@ -109,14 +109,14 @@ class Look(NamedTuple):
         place: Its place among these.
         elements: The first elements of all of them, one after the other.
         start: Where its own begin.
-        length: How many they are.
+        lengths: How many they are, of each of a layer's gradients.
     """
 
     presence: Presence
     place: int
     elements: Tensor
     start: int
-    length: int
+    lengths: tuple[int, ...]
 
     @property
     def gate(self) -> tuple[Presence, int]:
@@ -124,9 +124,9 @@ class Look(NamedTuple):
         return self.presence, self.place
 
     @property
-    def values(self) -> Tensor:
-        """The first elements."""
-        return self.elements[self.start : self.start + self.length]
+    def values(self) -> list[Tensor]:
+        """The first elements, of each gradient by itself."""
+        return list(self.elements[self.start : self.start + sum(self.lengths)].split(self.lengths))
 
 
 def look(gradients: Sequence[Sequence[Tensor]]) -> list[Look]:
@@ -137,21 +137,23 @@ def look(gradients: Sequence[Sequence[Tensor]]) -> list[Look]:
 
     Example:
         >>> first, second = look([[torch.ones(2)], [torch.zeros(3, 3), torch.zeros(3)]])
-        >>> first.presence.known(), second.values.numel()
-        ([True, False], 12)
+        >>> first.presence.known(), [values.numel() for values in second.values]
+        ([True, False], [9, 3])
     """
-    alike: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
+    alike: dict[tuple[torch.device, torch.dtype], list[tuple[int, list[Tensor]]]] = {}
     for index, several in enumerate(gradients):
         samples = [_sample(gradient) for gradient in several]
-        sample = samples[0] if len(samples) == 1 else torch.cat(samples)
-        alike.setdefault((sample.device, sample.dtype), []).append((index, sample))
+        alike.setdefault((samples[0].device, samples[0].dtype), []).append((index, samples))
     result: dict[int, Look] = {}
     for group in alike.values():
-        presence = Presence(torch.stack([*_peaks([sample for _, sample in group])]) != 0)
-        elements, start = torch.cat([sample for _, sample in group]), 0
-        for place, (index, sample) in enumerate(group):
-            result[index] = Look(presence, place, elements, start, sample.numel())
-            start += sample.numel()
+        peaks = iter(_peaks([sample for _, samples in group for sample in samples]))
+        highest = [sum(next(peaks) for _ in samples) for _, samples in group]
+        presence = Presence(torch.stack(highest) != 0)
+        elements, start = torch.cat([sample for _, samples in group for sample in samples]), 0
+        for place, (index, samples) in enumerate(group):
+            lengths = tuple(sample.numel() for sample in samples)
+            result[index] = Look(presence, place, elements, start, lengths)
+            start += sum(lengths)
     return [result[index] for index in range(len(gradients))]
 
 

@@ -22,15 +22,15 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
         passes: The same elements of what each pass has come to.
 
     Returns:
-        For each pass whether it is a part of it, None for one that is zero, which shows nothing. Or None if it is
-        no combination of them, or if that cannot be told, since some look alike.
+        For each pass whether it is a part of it, None for one that is zero, which shows nothing; an empty list if
+        that cannot be told, since some look alike. None if it is no combination of them.
 
     Example:
         >>> a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])
         >>> made_of(a + 2 * b, [a, b]), made_of(3 * b, [a, b]), made_of(a * b, [a, b])
         ([True, True], [False, True], None)
         >>> made_of(a, [a, 0 * a]), made_of(a, [a, a])
-        ([True, None], None)
+        ([True, None], [])
     """
     y = gradient.double().cpu()
     basis = torch.stack([one.double().cpu() for one in passes], 1)
@@ -47,7 +47,7 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
     if float((unit @ weights - y).norm()) > tolerance * max(size, 1e-300):
         return None
     if not _are_distinct(unit, tolerance):
-        return None
+        return []
     for place, index in enumerate(seen):
         result[index] = abs(float(weights[place])) > tolerance * size
     return result

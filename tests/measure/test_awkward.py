@@ -79,6 +79,11 @@ def assert_same(found, expected):
                 assert not math.isfinite(value), (key, measure, value)
 
 
+@pytest.mark.limit(
+    "the models and loops of `tests/support/awkward.py`",
+    "exact, or missing with a reason",
+    "exact, or missing with a reason",
+)
 @cases("numbers")
 def test_every_number_agrees_with_the_independent_recorder(name):
     expected, probed = ran(name, Recorder), ran(name, Probed)

@@ -27,6 +27,7 @@ def said():
             print(f"  {tag:45} {dict(sorted(counts.items()))}")
 
 
+@pytest.mark.limit("random loops", "exact, or missing with a reason", "exact, or missing with a reason")
 @pytest.mark.slow
 @threads(1)
 @settings(

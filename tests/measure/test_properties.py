@@ -165,6 +165,7 @@ def attached(net, optimizer):
     return GradientProbe(net, optimizer=optimizer)
 
 
+@pytest.mark.limit("random networks", "exact", "exact")
 @pytest.mark.slow
 @settings(
     CHOSEN, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

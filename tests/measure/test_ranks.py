@@ -55,6 +55,7 @@ AS_ONE = [
 ]
 
 
+@pytest.mark.limit("DistributedDataParallel; FSDP2 `fully_shard`, uneven shards, resharding on or off, hybrid meshes; tensor parallel (DTensor), alone or with FSDP2", "exact, over all ranks", "exact, over all ranks")
 @pytest.mark.parametrize(("name", "world"), AS_ONE)
 def test_ranks_agree_with_one_process(name, world, ran):
     whole = 2 if name == "sharded_and_tensor_parallel" else world  # ranks that have different data
@@ -67,6 +68,7 @@ def test_ranks_agree_with_one_process(name, world, ran):
         assert facts["conditions"]["ranks"] == f"combined over {world} ranks"
 
 
+@pytest.mark.limit("FSDP2 with mixed precision", "exact to 1e-4", "exact to 1e-4")
 @in_each_world
 def test_mixed_precision_agrees_to_its_own_rounding(world, ran):
     oracle = expected(world, setups.Net)
@@ -76,6 +78,7 @@ def test_mixed_precision_agrees_to_its_own_rounding(world, ran):
         assert measured[key] == pytest.approx(value, rel=1e-4), key
 
 
+@pytest.mark.limit("`no_sync`", "exact, over all ranks", "exact, over all ranks")
 @in_each_world
 def test_accumulation_without_synchronisation(world, ran):
     oracle = expected(world, setups.Net)
@@ -85,6 +88,7 @@ def test_accumulation_without_synchronisation(world, ran):
     assert facts["conditions"]["micro_batches"] == 2
 
 
+@pytest.mark.limit("unused parameters of DistributedDataParallel", "unreached", "unreached")
 @in_each_world
 def test_unused_parameters_are_unreached(world, ran):
     measured, facts = read(ran(world), "ddp_unused", 0)
@@ -92,6 +96,7 @@ def test_unused_parameters_are_unreached(world, ran):
     assert facts["unreached"]["sometimes"]["output"] == "never called as a module"
 
 
+@pytest.mark.limit("a probe on some ranks only", 'this rank's own, and `conditions["ranks"]` says so', "the same")
 @in_each_world
 def test_a_probe_on_one_rank_waits_for_nobody(world, ran):
     _, facts = read(ran(world), "only_rank_0", 0)

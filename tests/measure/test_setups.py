@@ -34,6 +34,7 @@ def expected(iterations=4, **arguments):
     return record(net(), data(), nn.functional.cross_entropy, iterations, **arguments)
 
 
+@pytest.mark.limit("`GradScaler`, with or without `unscale_`", "exact, unscaled", "exact, unscaled")
 @pytest.mark.parametrize("unscale", [False, True])
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_a_gradient_scaler_is_taken_out(unscale, by_hand):
@@ -69,6 +70,9 @@ def assert_the_scale_is_out(history):
     assert [layer_means(history, "output", name) for name in "01"] == [[3.0], [1.0]]
 
 
+@pytest.mark.limit(
+    "`GradScaler` and several optimizers, some unscaled or fused", "exact, unscaled", "exact, unscaled"
+)
 @pytest.mark.parametrize("unscaled", [(), (0,), (1,), (0, 1)])
 def test_a_scaler_that_unscaled_some_of_several_optimizers_before_a_step_by_hand(unscaled):
     model = two_weights()
@@ -86,6 +90,7 @@ def test_a_scaler_that_unscaled_some_of_several_optimizers_before_a_step_by_hand
     assert seen == {"0": 3.0, "1": 2.0}
 
 
+@pytest.mark.limit("`GradScaler` and several optimizers, some unscaled or fused")
 @pytest.mark.parametrize("fused", [(False, True), (True, False), (True, True)])
 def test_a_scaler_with_optimizers_of_which_some_unscale_in_their_kernel(fused):
     model = two_weights()
@@ -113,6 +118,7 @@ def test_a_scaler_with_an_optimizer_that_the_probe_was_not_given():
     assert probe.history.conditions["amp_scale"] == 2.0**10
 
 
+@pytest.mark.limit("a step skipped for overflow", 'recorded, listed in `conditions["skipped"]`', "the same")
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_skipped_step_is_recorded_as_skipped(fused):
     torch.manual_seed(0)
@@ -134,6 +140,7 @@ def test_a_skipped_step_is_recorded_as_skipped(fused):
     assert (frame[frame["iteration"] != 1]["nonfinite"] == 0).all()
 
 
+@pytest.mark.limit("`GradScaler` and several optimizers, some unscaled or fused")
 def test_a_fused_optimizer_that_unscales_in_its_kernel():
     model = net().float()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -149,6 +156,9 @@ def test_a_fused_optimizer_that_unscales_in_its_kernel():
     assert_agrees(probe.history, record(net().float(), batches, nn.functional.cross_entropy, 4, adam), rel=2e-5)
 
 
+@pytest.mark.limit(
+    "float16 and bfloat16, autocast", "exact to the format's rounding", "exact to the format's rounding"
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_agrees_to_the_formats_own_rounding(dtype):
     model = net().float()
@@ -165,6 +175,9 @@ def test_autocast_agrees_to_the_formats_own_rounding(dtype):
     assert_agrees(probe.history, expected(), rel=8e-2 if dtype == torch.bfloat16 else 1e-2)
 
 
+@pytest.mark.limit(
+    "`clip_grad_norm_` before the step", "unclipped", "clipped; `probe.step()` before clipping has the raw ones"
+)
 def test_clipped_gradients_are_what_the_optimizer_sees_and_raw_ones_what_step_by_hand_sees():
     model = net()
     optimizer = sgd(model)
@@ -179,6 +192,7 @@ def test_clipped_gradients_are_what_the_optimizer_sees_and_raw_ones_what_step_by
     assert seen.history.aggregate("output").tolist() == raw.history.aggregate("output").tolist()
 
 
+@pytest.mark.limit("accumulation", "mean over the micro-batches' elements", "exact")
 @pytest.mark.parametrize("to_none", [True, False])
 def test_accumulation_is_one_iteration(to_none):
     model = net()
@@ -204,6 +218,7 @@ def test_accumulation_is_one_iteration(to_none):
     assert probe.history.conditions["micro_batches"] == 2
 
 
+@pytest.mark.limit("several `backward()` through one forward", "exact, added up", "exact")
 def test_two_backward_passes_through_one_forward_add_up():
     model = net()
     batches = data()
@@ -222,6 +237,7 @@ def test_two_backward_passes_through_one_forward_add_up():
     assert_agrees(probe.history, record(net(), batches, two_losses, 4))
 
 
+@pytest.mark.limit("gradient penalty (`autograd.grad` and `backward`)", "that of the loss", "exact")
 def test_a_gradient_penalty_is_part_of_the_loss_and_no_gradient_of_it():
     model = net()
     x, y = data()[0]
@@ -243,6 +259,7 @@ def test_a_gradient_penalty_is_part_of_the_loss_and_no_gradient_of_it():
     assert probe.history.conditions["micro_batches"] == 1
 
 
+@pytest.mark.limit("training by `autograd.grad`", "exact", "exact")
 def test_training_by_autograd_grad():
     model = net()
     optimizer = sgd(model)
@@ -261,6 +278,7 @@ def lbfgs(model):
     return torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4, history_size=3)
 
 
+@pytest.mark.limit("a closure (LBFGS)", "the closure's first call", "the closure's first call")
 @pytest.mark.parametrize("make", [sgd, lbfgs])
 def test_a_closure_counts_with_its_first_call(make):
     probed, plain = net(), net()
@@ -289,6 +307,7 @@ def test_a_closure_counts_with_its_first_call(make):
     assert all(torch.equal(a, b) for a, b in zip(probed.parameters(), plain.parameters(), strict=True))
 
 
+@pytest.mark.limit("several optimizers: `optimizer=[...]`", "exact", "exact")
 def test_several_optimizers_are_one_round():
     model = net()
     optimizers = [
@@ -304,6 +323,7 @@ def test_several_optimizers_are_one_round():
     assert_agrees(probe.history, expected())
 
 
+@pytest.mark.limit("several optimizers: `optimizer=[...]`")
 @pytest.mark.parametrize("scaled", [True, False])
 def test_outputs_are_those_of_the_steps_of_their_own_optimizer(scaled):
     model = net()
@@ -349,6 +369,7 @@ def test_a_window_that_fills_among_the_hooks_of_others(scaled):
     assert_agrees(probe.history, expected(2))
 
 
+@pytest.mark.limit("an optimizer in the backward pass", "exact", "exact")
 def test_an_optimizer_in_the_backward_pass():
     model = net()
     optimizers = {parameter: torch.optim.SGD([parameter], lr=0.01) for parameter in model.parameters()}
@@ -377,6 +398,7 @@ class Checkpointed(nn.Module):
         return self.inner[4](x)
 
 
+@pytest.mark.limit("activation checkpointing, reentrant or not", "exact", "exact")
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing(reentrant):
     model = Checkpointed(net(), reentrant)
@@ -400,6 +422,11 @@ class Whole(nn.Module):
         return self.inner(x)
 
 
+@pytest.mark.limit(
+    "`torch.compile`, before or after the first call, whole or in part",
+    "exact; compiled code runs eagerly in the window",
+    "exact",
+)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", ["whole", "called before", "submodule", "in place", "a function"])
@@ -476,6 +503,7 @@ def test_a_graph_that_outlives_the_window_is_not_measured(retain):
     assert probe.history == before
 
 
+@pytest.mark.limit("scripted modules", "refused", "refused")
 def test_scripted_modules_are_refused():
     model = nn.Sequential(nn.Linear(2, 2))
     script = pytest.importorskip("torch.jit").script
@@ -486,6 +514,7 @@ def test_scripted_modules_are_refused():
         GradientProbe(model)
 
 
+@pytest.mark.limit("DataParallel on several devices", "refused", "refused")
 def test_data_parallel_is_refused():
     model = nn.DataParallel(net())
     model.device_ids = [0, 1]

@@ -38,6 +38,9 @@ def sgd(*parts):
     return torch.optim.SGD([parameter for part in parts for parameter in part.parameters()], lr=0.1)
 
 
+@pytest.mark.limit(
+    "layers that no optimizer holds", "that of the passes that train the others", "missing with the reason"
+)
 def test_what_no_optimizer_holds_has_no_number_and_is_said():
     net = chain()
     history = train(net, sgd(net[0], net[4]))
@@ -104,6 +107,11 @@ class Adapted(nn.Module):
         return self.head(h)
 
 
+@pytest.mark.limit(
+    "reentrant checkpointing none of whose inputs requires a gradient",
+    "missing with the reason",
+    "missing with the reason",
+)
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_what_reentrant_checkpointing_cuts_off_is_said_to_be_so(reentrant):
     net = Adapted(reentrant)
@@ -158,6 +166,7 @@ class Spiking(nn.Module):
         return torch.sigmoid(self.decay * x), self.decay * x
 
 
+@pytest.mark.limit("outputs that are tuples", "of the first tensor with a path to the loss", "exact")
 def test_of_a_tuple_it_is_said_which_tensor_is_measured():
     net = nn.ModuleList([nn.Linear(F, F), Spiking()])
     history = train(net, sgd(net), forward=lambda x: net[1](net[0](x))[1])
@@ -179,6 +188,7 @@ def test_a_tensor_without_a_gradient_does_not_stand_for_the_others():
     assert list(history.aggregate("output").index) == ["0"]
 
 
+@pytest.mark.limit("modules whose `forward` is called past their hooks", "missing with the reason", "exact")
 def test_bypassed_hooks_are_said_to_be_so():
     net = chain()
 
