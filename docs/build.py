@@ -1,6 +1,7 @@
-"""Write docs/reference.md, and what docs/architecture.md shows of the code: ``python docs/build.py``.
+"""Write docs/reference.md, and what architecture.md and limits.md show of the code: ``python docs/build.py``.
 
-The reference comes from the docstrings and from the command line's own help; ``architecture.py`` draws the other.
+The reference comes from the docstrings and from the command line's own help; ``architecture.py`` and ``limits.py``
+beside this file write the other two.
 """
 
 from __future__ import annotations
@@ -243,4 +244,5 @@ def _commands() -> Iterator[str]:
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
-    runpy.run_path(str(ROOT / "docs" / "architecture.py"), run_name="__main__")
+    for other in ("architecture.py", "limits.py"):
+        runpy.run_path(str(ROOT / "docs" / other), run_name="__main__")

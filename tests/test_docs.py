@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 import torch.distributed as dist
+from support.awkward import CASES
 
 from gradprobe.cli import main
 from gradprobe.decide.policies import POLICIES
@@ -79,9 +80,10 @@ def test_the_test_in_the_recipes_is_one():
     space["test_the_gradient_reaches_every_layer"](assert_gradients_reach)
 
 
-def test_how_it_works_runs_too():
+@pytest.mark.parametrize("page", ["how-it-works", "which-gradient"])
+def test_its_code_runs_too(page):
     space = {}
-    codes = blocks((ROOT / "docs/how-it-works.md").read_text(), "python")
+    codes = blocks((ROOT / f"docs/{page}.md").read_text(), "python")
     assert codes
     for code in codes:
         exec(code, space)
@@ -191,6 +193,51 @@ def architecture(load_script):
 
 def test_what_the_architecture_shows_of_the_code_is_not_stale(architecture):
     assert architecture.page() == architecture.PAGE.read_text(), "run `make docs`"
+
+
+@pytest.fixture
+def limits(load_script):
+    return load_script(ROOT / "docs" / "limits.py")
+
+
+def test_the_limits_are_those_that_tests_hold(limits):
+    assert limits.page() == limits.PAGE.read_text(), "run `make docs`"
+
+
+SAYS, ALSO = "@pytest.mark.limit('a loop', 'exact', 'missing')\n", "@pytest.mark.limit('a loop')\n"
+ONE, TWO = "def test_one(): ...\n", "def test_two(): ...\n"
+
+
+def test_a_limit_has_the_names_of_the_tests_that_hold_it(limits, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
+    monkeypatch.setattr(limits, "TESTS", tmp_path)
+    (tmp_path / "test_it.py").write_text(SAYS + ONE + ALSO + TWO)
+    assert limits.set_ups().splitlines()[2:] == [
+        "| a loop | exact | missing | `test_it.py::test_one`<br>`test_it.py::test_two` |"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        (ALSO + ONE, "no test says what holds"),
+        (SAYS + ONE + SAYS + TWO, "by one test alone"),
+        (SAYS + "@pytest.mark.xfail(strict=True)\n" + ONE, "a test that runs and passes"),
+        (SAYS + "@pytest.mark.skipif(True, reason='')\n" + ONE, "a test that runs and passes"),
+        (SAYS + "def one(): ...\n", "not collected"),
+        ("@pytest.mark.limit('a loop', 'exact')\n" + ONE, "expected limit"),
+    ],
+)
+def test_a_limit_that_no_test_holds_is_refused(limits, tmp_path, monkeypatch, tests, message):
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
+    monkeypatch.setattr(limits, "TESTS", tmp_path)
+    (tmp_path / "test_it.py").write_text(tests)
+    with pytest.raises(ValueError, match=message):
+        limits.set_ups()
+
+
+def test_the_zoo_is_as_large_as_the_limits_say():
+    assert f"{len(CASES)} models and loops" in (ROOT / "docs" / "limits.md").read_text().replace("\n", " ")
 
 
 def test_the_picture_has_every_folder_and_no_arrow_that_others_imply(architecture):

@@ -55,7 +55,15 @@ AS_ONE = [
 ]
 
 
-@pytest.mark.limit("DistributedDataParallel; FSDP2 `fully_shard`, uneven shards, resharding on or off, hybrid meshes; tensor parallel (DTensor), alone or with FSDP2", "exact, over all ranks", "exact, over all ranks")
+@pytest.mark.limit("DistributedDataParallel", "exact, over all ranks", "exact, over all ranks")
+@pytest.mark.limit(
+    "FSDP2 `fully_shard`, uneven shards, resharding on or off, hybrid meshes",
+    "exact, over all ranks",
+    "exact, over all ranks",
+)
+@pytest.mark.limit(
+    "tensor parallel (DTensor), alone or with FSDP2", "exact, over all ranks", "exact, over all ranks"
+)
 @pytest.mark.parametrize(("name", "world"), AS_ONE)
 def test_ranks_agree_with_one_process(name, world, ran):
     whole = 2 if name == "sharded_and_tensor_parallel" else world  # ranks that have different data
@@ -96,7 +104,7 @@ def test_unused_parameters_are_unreached(world, ran):
     assert facts["unreached"]["sometimes"]["output"] == "never called as a module"
 
 
-@pytest.mark.limit("a probe on some ranks only", 'this rank's own, and `conditions["ranks"]` says so', "the same")
+@pytest.mark.limit("a probe on some ranks only", "this rank's own, and `conditions['ranks']` says so", "the same")
 @in_each_world
 def test_a_probe_on_one_rank_waits_for_nobody(world, ran):
     _, facts = read(ran(world), "only_rank_0", 0)

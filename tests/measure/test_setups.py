@@ -118,7 +118,7 @@ def test_a_scaler_with_an_optimizer_that_the_probe_was_not_given():
     assert probe.history.conditions["amp_scale"] == 2.0**10
 
 
-@pytest.mark.limit("a step skipped for overflow", 'recorded, listed in `conditions["skipped"]`', "the same")
+@pytest.mark.limit("a step skipped for overflow", "recorded, listed in `conditions['skipped']`", "the same")
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_skipped_step_is_recorded_as_skipped(fused):
     torch.manual_seed(0)
