@@ -16,6 +16,7 @@ from support.awkward import CASES
 
 from gradprobe.cli import main
 from gradprobe.decide.policies import POLICIES
+from gradprobe.record.history import UNREACHED
 from gradprobe.testing import assert_gradients_reach
 
 ROOT = Path(__file__).parent.parent
@@ -275,6 +276,11 @@ def test_every_file_and_name_in_a_page_exists(page):
         path = ROOT / file if (ROOT / file).exists() else ROOT / "gradprobe" / file
         assert path.is_file(), file
         assert not name or name in defined(path), f"{file}::{name}"
+
+
+def test_every_reason_for_a_missing_number_is_explained():
+    text = sections(ROOT / "docs" / "which-gradient.md")["What is missing, and why"]
+    assert tuple(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == UNREACHED
 
 
 def test_every_fact_that_the_code_cites_is_there():
