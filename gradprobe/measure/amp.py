@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradprobe.measure.accumulator import Key
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import GuardedHook
 from gradprobe.network.tensors import tensors
@@ -70,6 +71,29 @@ class LossScale:
     def of_pass(self, task: int) -> Tensor | None:
         """The scale in the backward pass that the engine gives this number, once it is over."""
         return self._of_pass.pop(task, None)
+
+    def divisor(
+        self,
+        optimizer: Optimizer | None,
+        all_in: Callable[[Set[int]], Set[Key]],
+        in_passes: Callable[[str, Tensor], Tensor],
+    ) -> Callable[[str], Tensor | float]:
+        """What the weights' gradients of a layer have to be divided by, as they stand.
+
+        Args:
+            optimizer: The one that is about to use them, if that is known.
+            all_in: Gives the keys all of whose gradients are of some parameters.
+            in_passes: Gives the scale of the passes that a layer's gradient is of, or else the one that it gets.
+        """
+        kernel = getattr(optimizer, "grad_scale", None)
+        if kernel is not None:  # divided only inside the kernel (docs/facts.md, 5)
+            by = kernel.detach().clone()
+            return lambda name: by
+        value = self.value
+        if value is None:
+            return lambda name: 1.0
+        taken_out = {name for name, _ in all_in(self.taken_out)}
+        return lambda name: 1.0 if name in taken_out else in_passes(name, value)
 
     def unscaled(self, scaler: object, optimizer: Optimizer, scale: Tensor) -> None:
         """The gradients of an optimizer's parameters were divided by a scale."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 from typing import Any
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 
 from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.amp import LossScale
-from gradprobe.measure.passes import Pass, PassesInGrad
-from gradprobe.measure.presence import Gate, factor, joint
+from gradprobe.measure.in_grad import PassesInGrad
+from gradprobe.measure.outputs import Output, Outputs, chosen_rows
+from gradprobe.measure.passes import Pass, accumulates
+from gradprobe.measure.presence import Gate, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
 from gradprobe.measure.reduction import Reducer
 from gradprobe.network.hooks import Attached, GuardedHook, failure
@@ -76,9 +77,7 @@ class OutputGradients:
         self._averaged: int | None = None
         self._paused = self._ignored = False
         self._running: dict[int, Pass] = {}  # by the number that the engine gives them
-        self._kept: dict[_Output, None] = {}
-        self._recomputed: dict[tuple[Any, str, int], _Output] = {}
-        self._calls = Counter[tuple[int, Any, str]]()
+        self._outputs = Outputs(reducer, refused)
         self._undecided: set[str] = set()
         self._counted: dict[Pass, list[Gate]] = {}
         self.contents = PassesInGrad(modules)
@@ -103,25 +102,21 @@ class OutputGradients:
             with torch._C._DisableFuncTorch():
                 inner = _unwrapped(tensor)
                 if inner.requires_grad:
-                    self._register(base_of_full_view(inner), _Output(key, is_inner=True))
+                    self._register(base_of_full_view(inner), Output(key, is_inner=True))
 
-    def _register(self, tensor: Tensor, output: _Output) -> None:
+    def _register(self, tensor: Tensor, output: Output) -> None:
         handle = tensor.register_hook(_GradientHook(self, output))
         if tensor.is_leaf:  # a parameter that is returned as it is would keep the hook for good
             self._hooks.add(handle)
 
-    def _output(self, key: Key) -> _Output:
+    def _output(self, key: Key) -> Output:
         task = torch._C._current_graph_task_id()
         if task == -1:
             for run in list(self._running.values()):  # an error has ended them
                 self._end(run, running=False)
-            return _Output(key)
-        # a checkpoint computes it anew in every pass that goes through it: it is one output all the same
+            return Output(key)
         self._current(task)
-        node = torch._C._current_autograd_node()
-        place = (task, node, key[0])
-        self._calls[place] += 1
-        return self._recomputed.setdefault((node, key[0], self._calls[place]), _Output(key))
+        return self._outputs.recomputed(key, task)
 
     def broke(self, key: Key, error: Exception) -> None:
         """A hook of ours failed: the record of its layer ends."""
@@ -146,15 +141,13 @@ class OutputGradients:
         """Forget what arrived."""
         self.contents.clear()
         self._running.clear()
-        self._forget_outputs(None)
-        self._recomputed.clear()
-        self._calls.clear()
+        self._outputs.forget(None)
         self._undecided.clear()
         self._counted.clear()
 
     # as the gradients arrive
 
-    def add(self, output: _Output, gradient: Tensor) -> None:
+    def add(self, output: Output, gradient: Tensor) -> None:
         """Collect a gradient that arrived at an output."""
         if self._paused:
             self._ignored = True
@@ -165,14 +158,13 @@ class OutputGradients:
         collect = GuardedHook(self._collect, partial(self.broke, output.key))
         collect(run, output, gradient)
 
-    def _collect(self, run: Pass, output: _Output, gradient: Tensor) -> None:
+    def _collect(self, run: Pass, output: Output, gradient: Tensor) -> None:
         self.shapes.setdefault(output.key[0], output.shape)
         if run.level:
             with torch._C._DisableFuncTorch():
                 run.collected.add_now(output.key, _unwrapped(gradient))
         elif run.keeps_graph or output.kept:
-            output.kept.append((run, gradient.detach().clone()))
-            self._kept[output] = None
+            self._outputs.keep(output, run, gradient)
         else:
             (run.collected_inside if output.is_inner else run.collected).add(output.key, gradient)
 
@@ -195,11 +187,8 @@ class OutputGradients:
         run.flush()
         self.contents.ended(run, running=running)
         if run.outer is None and not run.accumulates and not run.level and running:
-            run.accumulates = _accumulates(self._model)
-        for output in list(self._kept):
-            output.fold()
-            if not output.kept:
-                del self._kept[output]
+            run.accumulates = accumulates(self._model)
+        self._outputs.fold()
 
     # what counts
 
@@ -218,14 +207,14 @@ class OutputGradients:
             scale: What it divided their gradients by, if a gradient scaler did so.
             by_hand: Whether there may be no optimizer at all, and weights that are changed without ``.grad``.
         """
-        names = self.contents.names_of(parameters)
+        names = self.contents.weights.names_of(parameters)
         self.contents.settle(names)
         self.contents.check(names, at_step=True)
         if by_hand:
             self.contents.put_in_by_hand(names)
         for run in self.contents.passes:
             run.flush()
-        trained = {name for name in names if self.contents.parameter(name) is not None}
+        trained = {name for name in names if self.contents.weights.first(name) is not None}
         if not by_hand:  # an optimizer uses what is in ``.grad``, of frozen weights as well
             trained |= {name for name in names if any(name in run.into for run in self.contents.passes)}
         self.contents.note_untold(trained)
@@ -237,7 +226,7 @@ class OutputGradients:
                 self._counted.setdefault(run, []).extend(chosen[run].values())
         self._undecided.update(name for name in names if name not in trained or self.contents.is_unused(name))
         taken = self._taken(chosen, scale)
-        self._forget_outputs(trained)
+        self._outputs.forget(trained)
         self.contents.stepped(trained)
         return taken
 
@@ -263,7 +252,7 @@ class OutputGradients:
             if gate is not None:
                 chosen[run] = dict.fromkeys(names, gate)
         taken = self._taken(chosen, None)
-        self._forget_outputs(names)
+        self._outputs.forget(names)
         self._counted.clear()
         self._undecided.clear()
         self.contents.drop_finished(names, self._running.values())
@@ -286,41 +275,9 @@ class OutputGradients:
             for run, gates in chosen.items():
                 wanted = {name: gate for name, gate in gates.items() if name not in bad}
                 rows = run.rows_inside if inside else run.rows
-                taken += _chosen(rows, wanted, run.scale if run.scale is not None else scale)
-            taken += self._added_up(chosen, bad, scale, inside=inside)
+                taken += chosen_rows(rows, wanted, run.scale if run.scale is not None else scale)
+            taken += self._outputs.added_up(chosen, bad, scale, inside=inside)
         return taken
-
-    def _added_up(
-        self, chosen: Mapping[Pass, Mapping[str, Gate]], bad: set[str], scale: Tensor | None, *, inside: bool
-    ) -> list[ReducedGradients]:
-        """The rows of outputs that several passes went through, or may go through."""
-        taken = []
-        for output in self._kept:
-            name = output.key[0]
-            parts = [
-                (run, tensor, chosen[run][name]) for run, tensor in output.kept if name in chosen.get(run, {})
-            ]
-            if not parts or name in bad or output.is_inner != inside:
-                continue
-            last = parts[-1][0]
-            total, divisor = _sum(parts)
-            rows = Accumulator(self._reducer, self._refused)
-            rows.add_now(output.key, total)
-            reduced = [row if divisor is None else row._replace(divisor=divisor) for row in rows.take()]
-            gate = joint(gate for *_, gate in parts)
-            taken += _chosen(reduced, {name: gate}, scale)
-            # they count again if they are not cleared before the next step
-            (last.rows_inside if inside else last.rows).extend(reduced)
-        return taken
-
-    def _forget_outputs(self, names: set[str] | None) -> None:
-        for output in list(self._kept):
-            if names is None or output.key[0] in names:
-                output.kept.clear()
-                del self._kept[output]
-        if not self._kept:
-            self._recomputed.clear()
-            self._calls.clear()
 
     def _note_reasons(self) -> None:
         for name in self.contents.ambiguous:
@@ -332,81 +289,11 @@ class OutputGradients:
             self._refused.setdefault((name, "output"), NESTED)
 
 
-def _chosen(
-    rows: Iterable[ReducedGradients], layers: Mapping[str, Gate], scale: Tensor | None
-) -> list[ReducedGradients]:
-    by = 1.0 if scale is None else scale
-    chosen = [one.chosen(layers, one.divisor if isinstance(one.divisor, Tensor) else by) for one in rows]
-    return [one for one in chosen if one is not None]
-
-
-def _sum(parts: list[tuple[Pass, Tensor, Gate]]) -> tuple[Tensor, Tensor | None]:
-    """The gradients of one output from several passes, added up, and what to divide the sum by, if known."""
-    scales = {id(run.scale): run.scale for run, *_ in parts}
-    scale = parts[0][0].scale if len(scales) == 1 else None
-    if len(parts) == 1:
-        return parts[0][1], scale
-    with torch.no_grad():
-        terms = [tensor * factor(gate) for _, tensor, gate in parts]
-        if len(scales) > 1:  # each loss has a scaler of its own
-            own = [1.0 if run.scale is None else run.scale for run, *_ in parts]
-            terms, scale = [term / one for term, one in zip(terms, own, strict=True)], torch.ones(())
-        return torch.stack(terms).sum(0), scale
-
-
-def _accumulates(model: nn.Module) -> bool:
-    """Whether the running pass puts a gradient into any parameter of a model."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            node = torch.autograd.graph.get_gradient_edge(parameter).node
-            try:
-                if torch._C._will_engine_execute_node(node):
-                    return True
-            except RuntimeError:  # an input of autograd.grad
-                return False
-    return False
-
-
 def _unwrapped(gradient: Tensor) -> Tensor:
     """The values of a gradient inside torch.func's transforms."""
     while torch._C._functorch.is_functorch_wrapped_tensor(gradient):
         gradient = torch._C._functorch.get_unwrapped(gradient)
     return gradient
-
-
-class _Output:
-    """An output of one call of a layer.
-
-    Attributes:
-        key: Of the layer.
-        kept: The gradients that arrived and may have to be added up, each with its pass.
-        is_inner: Whether it was computed inside a transform of torch.func.
-    """
-
-    __slots__ = ("is_inner", "kept", "key", "shape")
-
-    def __init__(self, key: Key, *, is_inner: bool = False) -> None:
-        self.key, self.is_inner = key, is_inner
-        self.shape: tuple[int, ...] = ()
-        self.kept: list[tuple[Pass, Tensor]] = []
-
-    def fold(self) -> None:
-        """Add up what is sure to share its fate, and let go of what can never count."""
-        kept: list[tuple[Pass, Tensor]] = []
-        for run, tensor in self.kept:
-            if run.is_over and not run.made_for:
-                continue
-            if kept and _share_fate(kept[-1][0], run):
-                tensor = tensor + kept.pop()[1]
-            kept.append((run, tensor))
-        self.kept = kept
-
-
-def _share_fate(one: Pass, other: Pass) -> bool:
-    """Whether two passes are in the ``.grad`` of the same layers, for certain, and have the same scale."""
-    gates = (*one.into.values(), *other.into.values())
-    alike = one.into.keys() == other.into.keys() and one.scale is other.scale
-    return alike and bool(gates) and not any(gates)
 
 
 class OutputHook(GuardedHook):
@@ -444,7 +331,7 @@ class _GradientHook(GuardedHook):
 
     __slots__ = ("_gradients", "_output")
 
-    def __init__(self, gradients: OutputGradients, output: _Output) -> None:
+    def __init__(self, gradients: OutputGradients, output: Output) -> None:
         super().__init__(None, gradients.failed)
         self._gradients = gradients
         self._output = output

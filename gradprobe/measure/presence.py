@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -147,7 +148,7 @@ def look(gradients: Sequence[Sequence[Tensor]]) -> list[Look]:
     result: dict[int, Look] = {}
     for group in alike.values():
         peaks = iter(_peaks([sample for _, samples in group for sample in samples]))
-        highest = [sum(next(peaks) for _ in samples) for _, samples in group]
+        highest = [reduce(torch.add, [next(peaks) for _ in samples]) for _, samples in group]
         presence = Presence(torch.stack(highest) != 0)
         elements, start = torch.cat([sample for _, samples in group for sample in samples]), 0
         for place, (index, samples) in enumerate(group):

@@ -245,24 +245,14 @@ class GradientProbe:
         held = None if optimizer is None else self._held_by(optimizer)
         scale = None if optimizer is None else self._scale.of_optimizer(optimizer)
         if "weight" in self.of:
-            self._window.read_weights(held, self._divisors(optimizer))
+            self._window.read_weights(
+                held, self._scale.divisor(optimizer, self._window.all_in, self._outputs.scale_in)
+            )
         if "output" in self.of:
             self._window.add_outputs(self._outputs.take(held, scale, by_hand=optimizer is None))
 
     def _held_by(self, optimizer: Optimizer) -> Set[int] | None:
         return self._ownership.held_by(optimizer, alone=len(self.optimizers) == 1)
-
-    def _divisors(self, optimizer: Optimizer | None) -> Callable[[str], Tensor | float]:
-        """What the weights' gradients of a layer have to be divided by."""
-        kernel = None if optimizer is None else getattr(optimizer, "grad_scale", None)
-        if kernel is not None:  # divided only inside the kernel (docs/facts.md, 5)
-            divisor = kernel.detach().clone()
-            return lambda name: divisor
-        if self._scale.value is None:
-            return lambda name: 1.0
-        taken_out = {name for name, _ in self._window.all_in(self._scale.taken_out)}
-        value = self._scale.value
-        return lambda name: 1.0 if name in taken_out else self._outputs.scale_in(name, value)
 
     def _close(self) -> None:
         self._window.add_outputs(self._outputs.close(self._ownership.not_held(self._layers.modules)))
@@ -326,7 +316,7 @@ class GradientProbe:
             finally:
                 self._registry = None
             return
-        self._outputs.resume(self._outputs.contents.names_of(self._held_by(optimizer)))
+        self._outputs.resume(self._outputs.contents.weights.names_of(self._held_by(optimizer)))
         self._registry = optimizer._optimizer_step_post_hooks
         try:
             self._detach_if_full()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+One = TypeVar("One", bound=Hashable)
+"""A pass, or what stands for one."""
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 _COARSE = 0.03  # of bfloat16 and float16
@@ -58,3 +63,93 @@ def _are_distinct(unit: Tensor, tolerance: float) -> bool:
     if unit.shape[1] > unit.shape[0]:
         return False
     return float(torch.linalg.svdvals(unit)[-1]) > 10 * tolerance
+
+
+@dataclass(frozen=True)
+class Question(Generic[One]):
+    """A gradient of a layer that several passes may be in.
+
+    Attributes:
+        now: Elements of each of the layer's gradients as they stand.
+        before: The same as they stood the last time; empty if that was not seen.
+        shares: The same of what each pass has come to; empty for one that was not seen.
+        inside: The passes that were in it the last time.
+        unseen: Whether a derivative by torch.func may be in it: what that came to is not seen.
+        untold: Whether it could not be told the last time.
+    """
+
+    now: Sequence[Tensor]
+    before: Sequence[Tensor]
+    shares: Mapping[One, Sequence[Tensor]]
+    inside: Set[One]
+    unseen: bool = False
+    untold: bool = False
+
+
+def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None]:
+    """Which passes are in the gradients of layers: for each a set, or None if that cannot be told.
+
+    A pass that comes to zero in one layer shows nothing there; the other layers tell.
+
+    Example:
+        >>> a, b = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 1.0])
+        >>> shares = {"loss": [a], "other loss": [b]}
+        >>> answers({"fc": Question([a + b], [b], shares, {"other loss"})}) == {"fc": {"loss", "other loss"}}
+        True
+        >>> answers({"fc": Question([a * b + 3], [b], shares, {"other loss"})})
+        {'fc': None}
+    """
+    parts = {name: _parts(question) for name, question in questions.items()}
+    votes: dict[One, set[bool]] = {}
+    for part in parts.values():
+        for one, counts in (part or {}).items():
+            if counts is not None:
+                votes.setdefault(one, set()).add(counts)
+    result: dict[str, set[One] | None] = {}
+    for name, part in parts.items():
+        counting = {one: _agreed(counts, votes.get(one, set())) for one, counts in (part or {}).items()}
+        inside = questions[name].inside
+        certain = {one: True if counts is None and one in inside else counts for one, counts in counting.items()}
+        told = part is not None and None not in certain.values()
+        result[name] = {one for one, counts in certain.items() if counts} if told else None
+    return result
+
+
+def _agreed(counts: bool | None, votes: set[bool]) -> bool | None:
+    return next(iter(votes)) if counts is None and len(votes) == 1 else counts
+
+
+def _parts(question: Question[One]) -> dict[One, bool | None] | None:
+    """For each pass whether it is in a layer's gradient, None if it shows nothing; None if it cannot be told."""
+    shares, inside = question.shares, question.inside
+    if _is_multiple(question.now, question.before):
+        if question.untold:
+            return None
+        shown = {one: any(bool(part.any()) for part in share) for one, share in shares.items()}
+        return {one: (False if shown[one] else None) if one not in inside else True for one in shares}
+    found = _made_of_each(question.now, list(shares.values()))
+    if found is None:
+        others = question.unseen or question.untold or any(one not in inside for one in shares)
+        return None if others else dict.fromkeys(shares, True)
+    if question.unseen and True not in found:
+        return None  # cleared, or the derivative that was put there is zero
+    return dict(zip(shares, found, strict=True))
+
+
+def _is_multiple(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    """Whether gradients are what stood there before, or a multiple of it, as after clipping by the norm."""
+    if [one.shape for one in now] != [one.shape for one in before]:
+        return False
+    found = [made_of(one, [other]) for one, other in zip(now, before, strict=True)]
+    return [True] in found and all(one in ([True], [None]) for one in found)
+
+
+def _made_of_each(gradients: Sequence[Tensor], shares: Sequence[Sequence[Tensor]]) -> list[bool | None] | None:
+    """Which passes the gradients of a layer are made of, each in its own proportion; None if it cannot be told."""
+    if not shares or any([one.shape for one in share] != [one.shape for one in gradients] for share in shares):
+        return None
+    found = [made_of(part, [share[place] for share in shares]) for place, part in enumerate(gradients)]
+    if None in found or not any(found):
+        return None
+    columns = [set(column) - {None} for column in zip(*filter(None, found), strict=True)]
+    return [True in column if column else None for column in columns]

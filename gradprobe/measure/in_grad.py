@@ -1,0 +1,289 @@
+"""Which backward passes are in a layer's ``.grad``, and so in what its optimizer is about to use.
+
+An output's gradient is that of the backward passes whose gradient is in the ``.grad`` of the layer's weights when
+the optimizer steps (docs/which-gradient.md). What is in ``.grad`` is not asked of the calls that the user makes,
+since gradients are cleared and put back in many ways; it is read from ``.grad`` itself, of one parameter for each
+layer: at its arrival in a pass, at the end of the pass, before the next pass, and at the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from gradprobe.measure.layer_weights import LayerWeights
+from gradprobe.measure.passes import Pass
+from gradprobe.measure.presence import (
+    Change,
+    Gate,
+    GradientState,
+    Look,
+    Presence,
+    is_immediate,
+    look,
+    settled,
+    still_there,
+)
+from gradprobe.measure.shares import Question, answers
+
+
+class PassesInGrad:
+    """Keeps, for every layer, which passes are in the ``.grad`` of its weights.
+
+    Args:
+        modules: The layers by name.
+
+    Attributes:
+        passes: Those that may still be in some layer's ``.grad``, or get there by hand.
+        untold: Layers with something in ``.grad`` of which it cannot be told which passes it came from.
+        ambiguous: Those of them whose optimizers have stepped with it in this iteration.
+        has_trained: Whether any of the layers is trained, or was.
+        broken: Layers whose record has ended, since something of ours failed.
+        nested: Layers that were reached by a pass inside another one, which put nothing into their weights.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.weights = LayerWeights(modules)
+        self._after: dict[str, GradientState] = {}
+        self._standing: dict[str, Look] = {}
+        self.passes: list[Pass] = []
+        self.ambiguous: set[str] = set()
+        self.untold: set[str] = set()
+        self.nested: set[str] = set()
+        self.broken: set[str] = set()
+        self.has_trained = any(self.weights.first(name) is not None for name in self.weights)
+
+    def _looked_at(self, name: str) -> nn.Parameter | None:
+        """The parameter whose gradient was looked at the last time; it may be frozen by now."""
+        state = self._after.get(name)
+        return self.weights.looked_at(name, None if state is None else state.owner)
+
+    def arrived(self, run: Pass, name: str) -> None:
+        """A pass arrived at an output of a layer."""
+        parameter = self.weights.first(name)
+        if parameter is not None and parameter.grad is not None and name not in self._after:
+            # it was there before the window
+            found = look([self.weights.gradients(name, parameter)])[0]
+            self._after[name], self._standing[name] = GradientState(parameter), found
+            if (found.presence.known() or [False])[found.place]:
+                self.untold.add(name)
+        run.arrived(name, self.weights.ends(name))
+
+    def was_reached(self, name: str) -> bool:
+        """Whether any pass arrived at a layer since its optimizer's last step."""
+        return any(name in run.reached for run in self.passes)
+
+    def note_untold(self, names: Iterable[str]) -> None:
+        """The optimizer of these layers is about to step: of some it cannot be told what it uses."""
+        self.ambiguous |= self.untold.intersection(names)
+
+    def began(self, run: Pass) -> None:
+        """A pass begins: gradients may have been cleared or replaced since the one before."""
+        if run.outer is None:
+            self.check(at_step=False)
+        self.passes.append(run)
+
+    def ended(self, run: Pass, *, running: bool = True) -> None:
+        """A pass has ended; ``running`` is False if it was found later that it had been broken off."""
+        put = run.outcome(None, ended=running)
+        self._put(run, put)
+        run.accumulates = run.accumulates or bool(put)
+        self.has_trained = self.has_trained or run.trained
+        run.close()
+        if run.outer is not None:
+            self.nested |= run.unused
+        standing = {
+            name: one for name in put if (one := self.weights.first(name)) is not None and one.grad is not None
+        }
+        gradients = [self.weights.gradients(name, parameter) for name, parameter in standing.items()]
+        for name, now in zip(standing, look(gradients), strict=True):
+            run.shares[name] = now, self._standing.get(name)
+            self._standing[name] = now
+
+    def settle(self, names: Iterable[str]) -> None:
+        """An optimizer steps inside a running pass: note what that has put into these layers by now."""
+        for run in self.passes:
+            self._put(run, run.outcome(names, ended=False))
+
+    def _put(self, run: Pass, names: Iterable[str]) -> None:
+        for name in names:
+            run.into[name] = ()
+            parameter = self.weights.first(name)
+            if parameter is not None:
+                self._after[name] = GradientState(parameter)
+
+    def check(self, names: Iterable[str] | None = None, *, at_step: bool) -> None:
+        """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
+        if names is None:
+            names = dict.fromkeys(name for run in self.passes for name in run.candidates)
+            names |= dict.fromkeys(self.untold)
+        changed: dict[str, tuple[Change, list[Tensor]]] = {}
+        for name in names:
+            parameter = self._looked_at(name)
+            if parameter is None:
+                continue
+            state, gradient = self._after.get(name), parameter.grad
+            change: Change = "replaced" if state is None else state.change(parameter)
+            if gradient is None:
+                self._take_out(name)
+                self._standing.pop(name, None)
+            elif change != "none" or not at_step or self._has_several(name):
+                changed[name] = change, self.weights.gradients(name, parameter)
+            if change != "none":
+                self._after[name] = GradientState(parameter)
+        self._judge(changed)
+
+    def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]]) -> None:
+        """Gradients were changed in place, or put there by hand: what are they made of, or are they zeros?"""
+        now = dict(zip(changed, look([gradients for _, gradients in changed.values()]), strict=True))
+        unclear = [name for name, (change, _) in changed.items() if self._is_unclear(name, change, now[name])]
+        clear = [name for name in changed if name not in set(unclear)]
+        replaced = [name for name in clear if changed[name][0] == "replaced"]
+        put = [name for name in replaced if self._sources(name)]
+        for name, found in zip(put, still_there([now[name] for name in put], None), strict=True):
+            self._fill(name, dict.fromkeys(self._sources(name), (found,)))
+        for kind in ("replaced", "touched", "none"):  # what was cleared at once was cleared in the same way
+            same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
+            before = [self._standing.get(name) for name in same]
+            for name, found in zip(same, still_there([now[name] for name in same], before), strict=True):
+                self._keep(name, found)
+        self._explain({name: now[name] for name in unclear})
+        self._standing |= now
+
+    def _keep(self, name: str, found: tuple[Presence, int]) -> None:
+        """What was in the ``.grad`` of a layer is in it still, if there is anything."""
+        passes = {run: (*run.into[name], found) for run in self.passes if name in run.into}
+        if passes and name not in self.untold:
+            self._fill(name, passes)
+        elif settled((found,)) is None:
+            self._take_out(name)
+        else:
+            self.untold.add(name)
+
+    def _has_several(self, name: str) -> bool:
+        """Whether a layer's gradient may be of other passes than the one that has just been through it."""
+        if name in self.untold:
+            return True
+        runs = [run for run in self.passes if name in run.candidates]
+        return len(runs) > 1 or any(name not in run.reached or name not in run.into for run in runs)
+
+    def _outside(self, name: str) -> list[Pass]:
+        """The passes that made a gradient for a layer since its last step which is not in ``.grad`` now."""
+        return [run for run in self._made(name) if name not in run.into]
+
+    def _made(self, name: str) -> list[Pass]:
+        made = [run for run in self.passes if name in run.made_for]
+        # of a gradient that is itself differentiated, as that of an inner loop is, the loss is another one
+        return [run for run in made if not run.creates_graph or run.accumulates] or made
+
+    def _transformed(self, name: str) -> list[Pass]:
+        """The passes of torch.func since the last step: the innermost derivatives are not of them."""
+        found = [run for run in self.passes if name in run.reached and run.level and run.outer is None]
+        return [run for run in found if run.level == min(run.level for run in found)]
+
+    def _is_unclear(self, name: str, change: Change, now: Look) -> bool:
+        """Whether several passes may be in what stands there now."""
+        if not is_immediate(now.elements.device):
+            return False
+        if change == "replaced":
+            if name in self.untold:
+                return True
+            candidates = dict.fromkeys(run for run in self.passes if name in run.into or name in run.made_for)
+            return len(candidates) + len(self._transformed(name)) > 1
+        if name in self.untold:
+            return False
+        return bool(self._outside(name) or (change == "touched" and self._transformed(name)))
+
+    def _sources(self, name: str) -> list[Pass]:
+        """Of what a gradient is made that was put there by hand: of what passes have made since the last step."""
+        made, transformed = self._made(name), self._transformed(name)
+        if made or transformed:
+            return made or (transformed if len(transformed) == 1 else [])
+        # FSDP takes the gradients of weights that it has gathered, and puts their shards there after the pass
+        return [run for run in self.passes if name in run.unused & run.reached and run.accumulates]
+
+    def _explain(self, now: Mapping[str, Look]) -> None:
+        """Tell by the numbers which passes are in gradients that several may be in."""
+        for name, passes in answers({name: self._question(name, seen) for name, seen in now.items()}).items():
+            if passes is None:
+                self._give_up(name)
+            else:
+                self._fill(name, dict.fromkeys(passes, ()))
+
+    def _question(self, name: str, now: Look) -> Question[Pass]:
+        inside = [run for run in self.passes if name in run.into]
+        before = self._standing.get(name)
+        return Question(
+            now.values,
+            [] if before is None else before.values,
+            {run: run.share(name) for run in dict.fromkeys(inside + self._made(name))},
+            set(inside),
+            bool(self._transformed(name)),
+            name in self.untold,
+        )
+
+    def _give_up(self, name: str) -> None:
+        transformed = self._transformed(name)
+        if len(transformed) == 1 and not self._made(name):
+            self._fill(name, dict.fromkeys(transformed, ()))
+            return
+        self._take_out(name)
+        self.untold.add(name)
+
+    def _fill(self, name: str, passes: Mapping[Pass, Gate]) -> None:
+        """These passes, and no others, are in the ``.grad`` of a layer now."""
+        self._take_out(name)
+        for run, gate in passes.items():
+            left = settled(gate)
+            if left is not None:
+                run.into[name] = left
+
+    def _take_out(self, name: str) -> None:
+        self.untold.discard(name)
+        for run in self.passes:
+            run.into.pop(name, None)
+
+    def put_in_by_hand(self, names: Iterable[str]) -> None:
+        """Where no ``.grad`` is used at all, what passes handed to the caller are the gradients of the step."""
+        if any(run.into for run in self.passes) or any(name in self._standing for name in names):
+            return
+        for name in names:
+            self._fill(name, dict.fromkeys(self._sources(name), ()))
+
+    def stepped(self, names: Iterable[str]) -> None:
+        """The optimizer of these layers is about to step, and what it uses has been taken."""
+        names = set(names)
+        for run in self.passes:
+            run.forget(names)
+        for name in names:
+            parameter = self._looked_at(name)
+            if parameter is None or parameter.grad is None:
+                self._take_out(name)
+
+    def is_unused(self, name: str) -> bool:
+        """Whether passes arrived at a layer that is trained, and none has made a gradient for its weights."""
+        runs = [run for run in self.passes if name in run.reached]
+        return any(name in run.unused for run in runs) and not any(name in run.candidates for run in runs)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """What is in the ``.grad`` of these layers is of passes that were not seen."""
+        names = set(names)
+        for run in self.passes:
+            run.forget(names)
+        for name in names:
+            self._take_out(name)
+            self._after.pop(name, None)
+
+    def drop_finished(self, untrained: Iterable[str], running: Iterable[Pass]) -> None:
+        """Let go of the passes that are in no layer's ``.grad`` and cannot get there any more."""
+        names, kept = set(untrained), set(running)
+        for run in self.passes:
+            run.forget(names)
+        self.passes = [run for run in self.passes if run.candidates or run in kept]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.passes.clear()
+        self._after.clear()
+        self._standing.clear()

@@ -1,0 +1,147 @@
+"""Outputs of layers that several backward passes go through, and rows of gradients that are chosen by pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
+from gradprobe.measure.passes import Pass
+from gradprobe.measure.presence import Gate, factor, joint
+from gradprobe.measure.reduction import Reducer
+
+
+class Output:
+    """An output of one call of a layer.
+
+    Attributes:
+        key: Of the layer.
+        kept: The gradients that arrived and may have to be added up, each with its pass.
+        is_inner: Whether it was computed inside a transform of torch.func.
+        shape: Its shape.
+    """
+
+    __slots__ = ("is_inner", "kept", "key", "shape")
+
+    def __init__(self, key: Key, *, is_inner: bool = False) -> None:
+        self.key, self.is_inner = key, is_inner
+        self.shape: tuple[int, ...] = ()
+        self.kept: list[tuple[Pass, Tensor]] = []
+
+    def fold(self) -> None:
+        """Add up what is sure to share its fate, and let go of what can never count."""
+        kept: list[tuple[Pass, Tensor]] = []
+        for run, tensor in self.kept:
+            if run.is_over and not run.made_for:
+                continue
+            if kept and _share_fate(kept[-1][0], run):
+                tensor = tensor + kept.pop()[1]
+            kept.append((run, tensor))
+        self.kept = kept
+
+
+def _share_fate(one: Pass, other: Pass) -> bool:
+    """Whether two passes are in the ``.grad`` of the same layers, for certain, and have the same scale."""
+    gates = (*one.into.values(), *other.into.values())
+    alike = one.into.keys() == other.into.keys() and one.scale is other.scale
+    return alike and bool(gates) and not any(gates)
+
+
+class Outputs:
+    """The outputs that several passes have gone through, or may go through: their gradients are added up.
+
+    Args:
+        reducer: Reduces the sums.
+        refused: Gets a sentence for each key that could not be measured.
+    """
+
+    def __init__(self, reducer: Reducer, refused: dict[Key, str]) -> None:
+        self._reducer, self._refused = reducer, refused
+        self._kept: dict[Output, None] = {}
+        self._recomputed: dict[tuple[Any, str, int], Output] = {}
+        self._calls = Counter[tuple[int, Any, str]]()
+
+    def recomputed(self, key: Key, task: int) -> Output:
+        """An output that a checkpoint computes inside a pass, anew in each: it is one output all the same."""
+        node = torch._C._current_autograd_node()
+        place = (task, node, key[0])
+        self._calls[place] += 1
+        return self._recomputed.setdefault((node, key[0], self._calls[place]), Output(key))
+
+    def keep(self, output: Output, run: Pass, gradient: Tensor) -> None:
+        """Keep a gradient that others may have to be added to."""
+        output.kept.append((run, gradient.detach().clone()))
+        self._kept[output] = None
+
+    def fold(self) -> None:
+        """A pass has ended: keep no more than is needed."""
+        for output in list(self._kept):
+            output.fold()
+            if not output.kept:
+                del self._kept[output]
+
+    def forget(self, names: Set[str] | None) -> None:
+        """Let go of what is kept of these layers, or of all."""
+        for output in list(self._kept):
+            if names is None or output.key[0] in names:
+                output.kept.clear()
+                del self._kept[output]
+        if not self._kept:
+            self._recomputed.clear()
+            self._calls.clear()
+
+    def added_up(
+        self, chosen: Mapping[Pass, Mapping[str, Gate]], bad: Set[str], scale: Tensor | None, *, inside: bool
+    ) -> list[ReducedGradients]:
+        """The rows of the sums over passes.
+
+        Args:
+            chosen: The passes that count, each with the layers that it counts for.
+            bad: Layers that are left out.
+            scale: What gradients of passes without a scale of their own are divided by.
+            inside: Whether those of outputs that were computed inside a transform of torch.func.
+        """
+        taken = []
+        for output in self._kept:
+            name = output.key[0]
+            parts = [
+                (run, tensor, chosen[run][name]) for run, tensor in output.kept if name in chosen.get(run, {})
+            ]
+            if not parts or name in bad or output.is_inner != inside:
+                continue
+            last = parts[-1][0]
+            total, divisor = _sum(parts)
+            rows = Accumulator(self._reducer, self._refused)
+            rows.add_now(output.key, total)
+            reduced = [row if divisor is None else row._replace(divisor=divisor) for row in rows.take()]
+            taken += chosen_rows(reduced, {name: joint(gate for *_, gate in parts)}, scale)
+            # they count again if they are not cleared before the next step
+            (last.rows_inside if inside else last.rows).extend(reduced)
+        return taken
+
+
+def chosen_rows(
+    rows: Iterable[ReducedGradients], layers: Mapping[str, Gate], scale: Tensor | None
+) -> list[ReducedGradients]:
+    """The rows of some layers, each with a gate, to be divided by a scale."""
+    by = 1.0 if scale is None else scale
+    chosen = [one.chosen(layers, one.divisor if isinstance(one.divisor, Tensor) else by) for one in rows]
+    return [one for one in chosen if one is not None]
+
+
+def _sum(parts: list[tuple[Pass, Tensor, Gate]]) -> tuple[Tensor, Tensor | None]:
+    """The gradients of one output from several passes, added up, and what to divide the sum by, if known."""
+    scales = {id(run.scale): run.scale for run, *_ in parts}
+    scale = parts[0][0].scale if len(scales) == 1 else None
+    if len(parts) == 1:
+        return parts[0][1], scale
+    with torch.no_grad():
+        terms = [tensor * factor(gate) for _, tensor, gate in parts]
+        if len(scales) > 1:  # each loss has a scaler of its own
+            own = [1.0 if run.scale is None else run.scale for run, *_ in parts]
+            terms, scale = [term / one for term, one in zip(terms, own, strict=True)], torch.ones(())
+        return torch.stack(terms).sum(0), scale
