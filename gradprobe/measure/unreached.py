@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from gradprobe.measure.output_gradients import OutputHook
-from gradprobe.network.call_facts import CHECKPOINTED as CHECKPOINTED_FACT
-from gradprobe.network.call_facts import OPAQUE as OPAQUE_FACT
-from gradprobe.network.call_facts import SEVERAL
-from gradprobe.network.layers import own_parameters
+from gradprobe.network.layers import CHECKPOINTED as CHECKPOINTED_FACT
+from gradprobe.network.layers import OPAQUE as OPAQUE_FACT
+from gradprobe.network.layers import SEVERAL, own_parameters
 from gradprobe.record.history import Layer
 
 
@@ -66,7 +65,7 @@ class Seen:
 
     Attributes:
         hook: Its forward hook, which has seen its calls.
-        fact: What was special about its call, see `gradprobe.network.call_facts`, or None.
+        fact: What was special about its call, as `gradprobe.network.layers.call_fact` says it, or None.
         touched: Whether any backward pass brought a gradient to its output, one that counts or not.
         weight_arrived: Whether one arrived at its weight.
         is_held: Whether an optimizer holds one of its weights; None where that is not known.

@@ -32,9 +32,6 @@ class InputTracker(TorchFunctionMode):
     A tensor of numbers stays input through functions of numbers, one of indices through functions of indices; a
     mask that is made from indices is no longer input. Indices enter where they choose among parameters.
 
-    Args:
-        failed: Gets an error of the mode itself, which then ends without a word; None lets it raise.
-
     Attributes:
         entries: For each graph node that takes in inputs directly: which ones, by position.
         foreign: The nodes of inputs that came with a graph of their own.

@@ -1,13 +1,21 @@
-"""Layers: their canonical names, their own parameters, and choosing among them."""
+"""Layers: their canonical names, their own parameters, choosing among them, and what is special about a call."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import sys
 from collections.abc import Iterable
+from types import FrameType
+from typing import Any
 
+import torch
 from torch import nn
+from torch.autograd.function import BackwardCFunction
 
+from gradprobe.network.tensors import tensors
+
+CHECKPOINTED, SEVERAL, OPAQUE = "checkpointed", "several", "opaque"  # what `call_fact` says of a call
 NORMALISATIONS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -160,3 +168,43 @@ def no_such_name(what: str, name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=2) or known[:3]
     hint = " or ".join(map(repr, sorted(close)))
     return f"no {what} is called {name!r}" + (f"; did you mean {hint}?" if hint else "; there is none")
+
+
+def call_fact(module: nn.Module, output: Any) -> str | None:
+    """What is special about a call that just ended, as a code.
+
+    Returns:
+        ``CHECKPOINTED``: it was called inside reentrant checkpointing that no gradient can pass, for none of its
+        inputs requires one. ``SEVERAL``: several tensors that it returned require a gradient. ``OPAQUE``: in what
+        it returned no tensor can be seen. Else None.
+
+    Example:
+        >>> lstm, x = nn.LSTM(2, 3), torch.ones(4, 1, 2)
+        >>> call_fact(lstm, lstm(x)), call_fact(nn.Linear(2, 3), object())
+        ('several', 'opaque')
+    """
+    returned = list(tensors(output))
+    if not returned:
+        return None if output is None else OPAQUE
+    if sum(tensor.requires_grad for tensor in returned) > 1:
+        return SEVERAL
+    trained = any(parameter.requires_grad for parameter in own_parameters(module).values())
+    if trained and not torch.is_grad_enabled() and _in_checkpoint_without_gradient():
+        return CHECKPOINTED
+    return None
+
+
+def _in_checkpoint_without_gradient() -> bool:
+    """Whether an autograd function that checkpoints is being called, and none of its inputs requires a gradient.
+
+    That of torch is ``torch.utils.checkpoint.CheckpointFunction``; those of other libraries are named alike.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_argcount:
+            context = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(context, BackwardCFunction) and "checkpoint" in type(context).__name__.lower():
+                return not any(context.needs_input_grad)
+        frame = frame.f_back
+    return False

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from gradprobe.network.batch_size import Batch, BatchSizes, OutputAxes
-from gradprobe.network.call_facts import LooseParameter, call_fact, loose_parameters
 from gradprobe.network.checks import check_network
 from gradprobe.network.find_points import find_points
 from gradprobe.network.hooks import Attached, Eager, GuardedHook, Hook, failure
 from gradprobe.network.input_tracker import InputTracker
 from gradprobe.network.layers import (
+    call_fact,
     frozen_fast_path_modules,
     is_compiled,
     is_inside,
@@ -40,7 +40,7 @@ from gradprobe.network.tensors import (
     output_shape,
     tensors,
 )
-from gradprobe.network.trace import Call, Trace, TraceGraph, channel_axes
+from gradprobe.network.trace import Call, LooseParameter, Trace, TraceGraph, channel_axes, loose_parameters
 from gradprobe.record.points import Point, Points
 
 
@@ -60,7 +60,7 @@ class Topology:
         activation: The last function of the output, if it limits the range of values: a sigmoid, a softmax, ...
         batch: The samples of the pass and their axis in the output, or None where the network shows none.
         output_axes: Where the samples are in the layers' outputs.
-        facts: What was special about the call of a module, by name: a code of `gradprobe.network.call_facts`.
+        facts: What was special about the call of a module, by name: a code of `call_fact`.
         loose_parameters: Parameters that took part and belong to no registered module.
     """
 

@@ -1,4 +1,4 @@
-"""What was seen of one forward pass, and its autograd graph with numbers for nodes."""
+"""What was seen of one forward pass: its autograd graph with numbers for nodes, and parameters of no module."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
+from typing import NamedTuple
 
 from torch import nn
 from torch.autograd.graph import Node
@@ -290,3 +291,42 @@ def channel_axes(calls: Iterable[Call]) -> dict[int, int | None]:
             axis_of_shape[call.shape] = rank - 1
         axes[id(call)] = axis_of_shape.get(call.shape)
     return axes
+
+
+class LooseParameter(NamedTuple):
+    """A parameter that takes part in the forward pass and belongs to no registered module."""
+
+    id: int
+    shape: tuple[int, ...]
+
+
+def loose_parameters(model: nn.Module, results: Iterable[Node], inputs: Set[Node]) -> tuple[LooseParameter, ...]:
+    """The parameters in a graph that are not among the model's: those of layers in a plain list, say.
+
+    Args:
+        model: The network.
+        results: The nodes that made its output.
+        inputs: The nodes that made its inputs; what is before them is not the network's.
+
+    Example:
+        >>> import torch
+        >>> hidden = [nn.Linear(3, 3, bias=False)]
+        >>> net = nn.Linear(2, 3)
+        >>> result = hidden[0](net(torch.ones(1, 2)))
+        >>> [parameter.shape for parameter in loose_parameters(net, [result.grad_fn], set())]
+        [(3, 3)]
+    """
+    if any(type(module).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for module in model.modules()):
+        return ()  # its gathered parameters stand in for the model's
+    own = {id(parameter) for parameter in model.parameters()}
+    seen, ahead, found = set(inputs), list(results), dict[int, LooseParameter]()
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        ahead += [following for following, _ in node.next_functions if following is not None]
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, nn.Parameter) and id(leaf) not in own:
+            found[id(leaf)] = LooseParameter(id(leaf), tuple(map(int, leaf.shape)))
+    return tuple(found.values())[::-1]
