@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Set
 from functools import partial
 from typing import Any
@@ -113,7 +114,8 @@ class LossScale:
         return self._of_optimizer.get(id(optimizer))
 
 
-_listeners: list[LossScale] = []
+# weakly: a probe must go with the model that its hooks are on, and this lives as long as the process
+_listeners: weakref.WeakSet[LossScale] = weakref.WeakSet()
 _originals: dict[str, Callable[..., Any]] = {}
 
 
@@ -127,16 +129,15 @@ class ScalerListener:
 
     def __init__(self, scale: LossScale) -> None:
         self._scale = scale
-        if not _listeners:
+        if not _originals:
             _wrap()
-        _listeners.append(scale)
+        _listeners.add(scale)
 
     def remove(self) -> None:
         """Take the listener off."""
-        if self._scale in _listeners:
-            _listeners.remove(self._scale)
-            if not _listeners:
-                _unwrap()
+        _listeners.discard(self._scale)
+        if not _listeners:
+            _unwrap()
 
 
 def _wrap() -> None:

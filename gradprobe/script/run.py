@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradprobe.script.advice import no_batch, no_optimizer, only_step
 from gradprobe.script.execute import Ending, Script, execute, replaced, shown_text
-from gradprobe.script.sentences import no_batch, no_optimizer, only_step
 from gradprobe.script.stop import stop
 
 if TYPE_CHECKING:

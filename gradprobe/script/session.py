@@ -19,10 +19,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import Attached, GuardedHook
 from gradprobe.network.layers import unwrap
+from gradprobe.script.advice import long_step, no_module
 from gradprobe.script.closures import ClosureCalls
 from gradprobe.script.frames import outer_optimizer, script_frames
 from gradprobe.script.models import Kind, ids, kind_of, model_at_hand, owners
-from gradprobe.script.sentences import long_step, no_module
 from gradprobe.script.source import Site
 from gradprobe.script.stop import threads_remain
 from gradprobe.script.training import Dropped, Training

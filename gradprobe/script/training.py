@@ -1,4 +1,4 @@
-"""One training in a running script: a probe on its model, which the session does not keep alive."""
+"""One training in a running script: a probe on its model, which goes with the model and follows its optimizers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,71 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from gradprobe.measure.probe import GradientProbe
 from gradprobe.measure.ranks import world_size
+from gradprobe.measure.weight_gradients import parameter_ids
+from gradprobe.network.hooks import GuardedHook
 from gradprobe.network.layers import unwrap
 from gradprobe.record.history import GradientHistory
 from gradprobe.script.execute import printable
 from gradprobe.script.frames import current_line, file_name, names_of, script_frames, site_of, source
-from gradprobe.script.probe import FollowingProbe
 from gradprobe.script.source import Site, loss_at
 from gradprobe.script.stop import Stopped
+
+
+class FollowingProbe(GradientProbe):
+    """A probe whose optimizers may be added and replaced while it is attached.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(1, 1)
+        >>> with FollowingProbe(net) as probe:
+        ...     for optimizer in (torch.optim.SGD(net.parameters()), torch.optim.Adam(net.parameters())):
+        ...         probe.follow(optimizer)
+        ...         net(torch.ones(1, 1)).sum().backward()
+        ...         optimizer.step()
+        >>> probe.recorded
+        2
+    """
+
+    def __init__(self, model: nn.Module, iterations: int = 50) -> None:
+        super().__init__(model, iterations=iterations)
+        self.called = False
+        self._followed: list[Optimizer] = []
+
+    def _attach(self) -> None:
+        super()._attach()
+        root = unwrap(self.model)
+        self._hooks.add(root.register_forward_pre_hook(GuardedHook(self._call, self._failed)))
+
+    def _call(self, *_: Any) -> None:
+        self.called = True
+
+    @property
+    def attached(self) -> bool:
+        """Whether the window is open."""
+        return self._attached
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """From now on this optimizer's steps end the iterations, not those of others of the same parameters."""
+        if not self._attached or any(optimizer is own for own in self.optimizers):
+            return
+        parameters = parameter_ids(optimizer)
+        self.optimizers = (*(own for own in self.optimizers if not parameters & parameter_ids(own)), optimizer)
+        self._ownership.add(optimizer)
+        self._stepped &= set(map(id, self.optimizers))
+        if all(optimizer is not known for known in self._followed):
+            self._followed.append(optimizer)
+            self._hooks.add(optimizer.register_step_pre_hook(GuardedHook(self._before_step, self._failed)))
+            self._hooks.add(optimizer.register_step_post_hook(GuardedHook(self._after_step, self._failed)))
+
+    def leave(self, optimizer: Optimizer) -> None:
+        """The steps of this optimizer end no iterations any more."""
+        self.optimizers = tuple(own for own in self.optimizers if own is not optimizer)
+
+    def _step_of(self, optimizer: Optimizer, skipped: bool = False) -> None:
+        if any(optimizer is own for own in self.optimizers):  # one that was followed earlier still has its hook
+            super()._step_of(optimizer, skipped)
 
 
 class Training:
@@ -84,7 +141,6 @@ class Training:
         """
         probe = FollowingProbe(model, self.iterations)
         probe.__enter__()
-        _held_by_its_hooks(probe)
         # the hooks hold the probe, and the probe this: a model that is dropped takes all of them with it
         vars(probe)["kept"] = _LastWords(self, probe, self._dropped)
         self._probe, self._model = weakref.ref(probe), weakref.ref(unwrap(model))
@@ -205,21 +261,6 @@ class _LastWords:
     def __del__(self) -> None:
         if self._training.is_open and not sys.is_finalizing():
             self._dropped.add(self._training, self._probe)
-
-
-def _held_by_its_hooks(probe: FollowingProbe) -> None:
-    """Let what lives as long as the process, the listener of gradient scalers, hold the probe weakly."""
-    scale: Any = getattr(probe, "_scale", None)
-    stepped: Any = getattr(scale, "stepped", None)
-    if getattr(stepped, "__self__", None) is probe:
-        method = weakref.WeakMethod(stepped)
-
-        def call(*args: Any) -> None:
-            bound = method()
-            if bound is not None:
-                bound(*args)
-
-        scale.stepped = call
 
 
 def _called_part(history: GradientHistory) -> str:
