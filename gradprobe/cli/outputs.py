@@ -85,24 +85,24 @@ def _save(run: Run, options: Options) -> None:
 
 
 def _show_arms(arms: ArmsComparison, form: str) -> None:
-    from gradprobe.show import tables
+    from gradprobe.show import formats, tables
 
     if form == "json":
-        click.echo(tables.arms_json(arms))
+        click.echo(formats.arms_json(arms))
     elif form == "csv":
-        click.echo(tables.arms_csv(arms), nl=False)
+        click.echo(formats.arms_csv(arms), nl=False)
     else:
         console().print(tables.arms_table(arms))
 
 
 def show(history: GradientHistory, placement: Placement, comparison: Comparison | None, options: Options) -> None:
     """Print the result on standard output, in the ``--format`` asked for."""
-    from gradprobe.show import tables
+    from gradprobe.show import formats, tables
 
     if options.form == "json":
-        click.echo(tables.as_json(history, placement, comparison))
+        click.echo(formats.as_json(history, placement, comparison))
     elif options.form == "csv":
-        click.echo(tables.as_csv(history, placement), nl=False)
+        click.echo(formats.as_csv(history, placement), nl=False)
     else:
         console().print(tables.as_table(history, placement, comparison, every_layer=options.every_layer))
 
@@ -125,7 +125,8 @@ def show_results(results: Sequence[Result], recording: RecordedScript, options: 
         if len(recording.trainings) > 1:
             terminal.print(f"\n{model.name}", style="bold", markup=False)
         terminal.print(as_table(model.history, result.placement, every_layer=options.every_layer))
-        terminal.print(result.advice, markup=False, soft_wrap=True)
+        if result.advice:
+            terminal.print(result.advice, markup=False, soft_wrap=True)
     if len(in_full) < len(results) or any(not training.recorded for training in recording.trainings):
         _show_summary(results, recording)
 

@@ -248,7 +248,7 @@ def points(target: str, **values: Any) -> None:
         from gradprobe.measure.batches import Batches, to_device
         from gradprobe.network.layers import named_modules
         from gradprobe.network.survey import points as find_points
-        from gradprobe.show import tables
+        from gradprobe.show import formats
         from gradprobe.show.points_tree import points_tree
 
         model = prepared.model
@@ -259,9 +259,9 @@ def points(target: str, **values: Any) -> None:
                 batch = to_device(batch, parameter.device)
             served = find_points(model, batch)
         if options.form == "json":
-            click.echo(json.dumps(tables.points_record(served), indent=2))
+            click.echo(json.dumps(formats.points_record(served), indent=2))
         elif options.form == "csv":
-            click.echo(tables.points_csv(served), nl=False)
+            click.echo(formats.points_csv(served), nl=False)
         else:
             kinds = {name: type(module).__name__ for name, module in named_modules(model)}
             console().print(points_tree(served, kinds, every_module=options.every_layer))

@@ -18,7 +18,7 @@ from gradprobe.runs.folder import check_free, free_folder
 from gradprobe.runs.run import save
 from gradprobe.script.advice import advise
 from gradprobe.script.run import RecordedModel, RecordedScript
-from gradprobe.show import tables
+from gradprobe.show import formats
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Result:
     Attributes:
         model: What was recorded of it.
         placement: The decision.
-        advice: The lines to add to the script.
+        advice: The lines to add to the script, or empty.
         folder: Where its run is.
     """
 
@@ -127,7 +127,7 @@ def as_json(results: Sequence[Result]) -> str:
     """One JSON object: for each model what ``scan`` gives, its folder and the advice."""
     by_name = {
         result.model.name: {
-            **json.loads(tables.as_json(result.model.history, result.placement)),
+            **json.loads(formats.as_json(result.model.history, result.placement)),
             "folder": str(result.folder),
             "advice": result.advice.splitlines(),
         }
@@ -138,7 +138,7 @@ def as_json(results: Sequence[Result]) -> str:
 
 def as_csv(results: Sequence[Result]) -> str:
     """One row for each layer of each model."""
-    frames = [tables.result_frame(result.model.history, result.placement) for result in results]
+    frames = [formats.result_frame(result.model.history, result.placement) for result in results]
     for frame, result in zip(frames, results, strict=True):
         frame.insert(0, "model", result.model.name)
     return write_csv(pd.concat(frames))

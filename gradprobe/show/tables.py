@@ -1,11 +1,8 @@
-"""A run as text: the table that the terminal shows, and the same rows as JSON and CSV."""
+"""A run as text: the table that the terminal shows."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,13 +15,12 @@ from rich.text import Text
 
 from gradprobe.decide.findings import default_rule, looks_at_magnitudes, with_default_flags
 from gradprobe.record.conditions import describe_conditions
-from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.placement import Placement
-from gradprobe.record.points import Points
 from gradprobe.record.quantities import QUANTITIES, label, short
 from gradprobe.record.text import counted, names_by_reason, shorten
 from gradprobe.record.text_bars import sparkline
+from gradprobe.show.formats import result_frame
 from gradprobe.show.headline import verdict
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
@@ -32,20 +28,6 @@ from gradprobe.verdict.comparison import Comparison
 MAX_ROWS = 40  # where there are more layers, an excerpt is shown
 EXCERPT_ROWS = 24
 PROFILE_FROM = 8  # layers
-
-
-def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame:
-    """One row for each layer, in depth order, with what was measured and decided.
-
-    Returns:
-        Columns ``layer, depth, kind, parameters``, one for each quantity, ``unreached``, ``flagged``, ``point``
-        (the name of the point whose branch serves the layer, or empty).
-    """
-    table = history.summary()
-    served = {layer: point.name for point in placement.points for layer in point.layers}
-    table["flagged"] = table["layer"].isin(list(placement.flagged))
-    table["point"] = [served.get(name, "") for name in table["layer"]]
-    return table
 
 
 def as_table(
@@ -86,63 +68,12 @@ def as_table(
     return Group(*parts)
 
 
-def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
-    """The same for a program: one JSON object."""
-    result: dict[str, Any] = {
-        "conditions": dict(history.conditions),
-        "placement": placement.to_dict(),
-        "layers": _json_rows(result_frame(history, placement)),
-    }
-    if comparison is not None:
-        result["comparison"] = {
-            "verdict": comparison.verdict,
-            "sentences": str(comparison).splitlines(),
-            "conditions": dict(comparison.conditions),
-            "gradient": _json_rows(comparison.gradient.reset_index(names="layer")),
-        }
-    return json.dumps(result, indent=2, allow_nan=False)
-
-
-def as_csv(history: GradientHistory, placement: Placement) -> str:
-    """The same rows as CSV."""
-    return write_csv(result_frame(history, placement))
-
-
 def arms_table(result: ArmsComparison) -> RenderableType:
     """Several arms for a terminal: a row for each, the failures, and which arm to use."""
     conditions = Text(describe_conditions(result.plain.conditions), style="dim")
     failures = [Text(line, style="red") for line in result.failures]
     sentences = [Text(line, style="bold") for line in result.choice.sentences]
     return Group(_Arms(result), "", conditions, *failures, *sentences)
-
-
-def arms_json(result: ArmsComparison) -> str:
-    """The same for a program: one JSON object."""
-    record = {
-        "conditions": {**result.plain.conditions, **result.conditions},
-        "placement": result.placement.to_dict(),
-        "best": result.best,
-        "sentences": list(result.choice.sentences),
-        "arms": _json_rows(result.summary),
-    }
-    return json.dumps(record, indent=2, allow_nan=False)
-
-
-def arms_csv(result: ArmsComparison) -> str:
-    """The same rows as CSV."""
-    return write_csv(result.summary)
-
-
-def points_record(points: Points) -> dict[str, Any]:
-    """The supervision points for a program: plain JSON types."""
-    return {"points": [asdict(point) for point in points], "unserved": dict(points.unserved)}
-
-
-def points_csv(points: Points) -> str:
-    """One row for each layer: the point that serves it, or the reason why none does."""
-    rows = [(name, point.name, "") for point in points for name in point.layers]
-    rows += [(name, "", why) for name, why in points.unserved.items()]
-    return write_csv(pd.DataFrame(rows, columns=["layer", "point", "unserved"]))
 
 
 class Profile:
@@ -329,22 +260,3 @@ def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     if not looks_at_magnitudes(placement) and history.of:
         notes.append(f"flagged: {default_rule(history)}")
     return notes
-
-
-def _json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as plain JSON types."""
-    return [{str(key): _json_value(value) for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def _json_value(value: Any) -> Any:
-    """A cell as a plain JSON type: NaN as None, and inf as a string, because JSON has neither.
-
-    Example:
-        >>> _json_value(0.5), _json_value(float("nan")), _json_value(float("-inf")), _json_value(np.int64(3))
-        (0.5, None, '-inf', 3)
-    """
-    if not isinstance(value, float):
-        return value.item() if hasattr(value, "item") else value
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else str(value)

@@ -141,6 +141,8 @@ def test_the_three_formats_say_the_same(gradprobe):
     assert "first" in outputs["table"].stdout
     assert "mean |dL/d output|" in outputs["table"].stdout
     assert as_json["placement"]["points"] == []
+    assert as_json["verdict"]["sentence"] in outputs["table"].stdout
+    assert as_json["findings"] == []
 
 
 def test_what_the_users_code_prints_does_not_spoil_the_result(gradprobe):

@@ -80,7 +80,7 @@ def test_every_training_on_request_with_a_line_for_each():
     assert set(rates) == {"0.1", "0.01", "0.001"}
     table = result.stdout[result.stdout.index("\n12 trainings\n") :].splitlines()
     assert [line.split()[0] for line in table[3:]] == list(map(str, range(1, 13)))
-    assert result.stdout.count("Nothing to add") == 1
+    assert result.stdout.count("Nothing to do") == 1
     assert result.stderr.count("run") < 12  # a few names and a number, not twelve
 
 

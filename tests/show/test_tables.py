@@ -13,7 +13,8 @@ from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
 from gradprobe.record.text_bars import sparkline
-from gradprobe.show.tables import MAX_ROWS, Profile, as_table, excerpt, fit, result_frame
+from gradprobe.show.formats import result_frame
+from gradprobe.show.tables import MAX_ROWS, Profile, as_table, excerpt, fit
 
 CJK = "\u5c42" * 30
 
