@@ -8,7 +8,7 @@ layer: at its arrival in a pass, at the end of the pass, before the next pass, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from torch import Tensor, nn
 
@@ -26,6 +26,8 @@ from gradprobe.measure.presence import (
     still_there,
 )
 from gradprobe.measure.shares import Question, answers
+
+_ENOUGH = 2  # uneventful iterations, after which gradients are no longer looked at in advance
 
 
 class PassesInGrad:
@@ -47,12 +49,18 @@ class PassesInGrad:
         self.weights = LayerWeights(modules)
         self._after: dict[str, GradientState] = {}
         self._standing: dict[str, Look] = {}
+        self._uneventful = 0  # iterations in a row in which nothing had been done to gradients before the step
         self.passes: list[Pass] = []
         self.ambiguous: set[str] = set()
         self.untold: set[str] = set()
         self.nested: set[str] = set()
         self.broken: set[str] = set()
         self.has_trained = any(self.weights.first(name) is not None for name in self.weights)
+
+    @property
+    def _is_wary(self) -> bool:
+        """Whether gradients are looked at in advance, since something may be done to them before the step."""
+        return self._uneventful < _ENOUGH
 
     def _looked_at(self, name: str) -> nn.Parameter | None:
         """The parameter whose gradient was looked at the last time; it may be frozen by now."""
@@ -68,7 +76,7 @@ class PassesInGrad:
             self._after[name], self._standing[name] = GradientState(parameter), found
             if (found.presence.known() or [False])[found.place]:
                 self.untold.add(name)
-        run.arrived(name, self.weights.ends(name))
+        run.arrived(name, parameter, self.weights)
 
     def was_reached(self, name: str) -> bool:
         """Whether any pass arrived at a layer since its optimizer's last step."""
@@ -93,6 +101,10 @@ class PassesInGrad:
         run.close()
         if run.outer is not None:
             self.nested |= run.unused
+        if not self._is_wary:
+            for name in put:
+                self._standing.pop(name, None)
+            return
         standing = {
             name: one for name in put if (one := self.weights.first(name)) is not None and one.grad is not None
         }
@@ -123,19 +135,25 @@ class PassesInGrad:
             parameter = self._looked_at(name)
             if parameter is None:
                 continue
-            state, gradient = self._after.get(name), parameter.grad
-            change: Change = "replaced" if state is None else state.change(parameter)
-            if gradient is None:
+            state = self._after.get(name)
+            if parameter.grad is None:
+                if state is not None:
+                    state.empty()
                 self._take_out(name)
                 self._standing.pop(name, None)
-            elif change != "none" or not at_step or self._has_several(name):
-                changed[name] = change, self.weights.gradients(name, parameter)
+                continue
+            change: Change = "replaced" if state is None else state.change(parameter)
             if change != "none":
                 self._after[name] = GradientState(parameter)
+                self._uneventful = 0
+            if change != "none" or (self._is_wary and not at_step) or self._has_several(name):
+                changed[name] = change, self.weights.gradients(name, parameter)
         self._judge(changed)
 
     def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]]) -> None:
         """Gradients were changed in place, or put there by hand: what are they made of, or are they zeros?"""
+        if not changed:
+            return
         now = dict(zip(changed, look([gradients for _, gradients in changed.values()]), strict=True))
         unclear = [name for name, (change, _) in changed.items() if self._is_unclear(name, change, now[name])]
         clear = [name for name in changed if name not in set(unclear)]
@@ -165,8 +183,10 @@ class PassesInGrad:
         """Whether a layer's gradient may be of other passes than the one that has just been through it."""
         if name in self.untold:
             return True
-        runs = [run for run in self.passes if name in run.candidates]
-        return len(runs) > 1 or any(name not in run.reached or name not in run.into for run in runs)
+        runs = [run for run in self.passes if run.may_be_in(name)]
+        if len(runs) == 1:
+            return name not in runs[0].reached or name not in runs[0].into
+        return len(runs) > 1 and self._is_wary
 
     def _outside(self, name: str) -> list[Pass]:
         """The passes that made a gradient for a layer since its last step which is not in ``.grad`` now."""
@@ -261,10 +281,10 @@ class PassesInGrad:
             if parameter is None or parameter.grad is None:
                 self._take_out(name)
 
-    def is_unused(self, name: str) -> bool:
-        """Whether passes arrived at a layer that is trained, and none has made a gradient for its weights."""
-        runs = [run for run in self.passes if name in run.reached]
-        return any(name in run.unused for run in runs) and not any(name in run.candidates for run in runs)
+    def unused(self, names: Set[str]) -> set[str]:
+        """Those of some layers that passes arrived at, though none has made a gradient for their weights."""
+        left = {name for run in self.passes for name in run.unused & run.reached} & names
+        return {name for name in left if not any(run.may_be_in(name) for run in self.passes)}
 
     def forget(self, names: Iterable[str]) -> None:
         """What is in the ``.grad`` of these layers is of passes that were not seen."""
@@ -275,8 +295,9 @@ class PassesInGrad:
             self._take_out(name)
             self._after.pop(name, None)
 
-    def drop_finished(self, untrained: Iterable[str], running: Iterable[Pass]) -> None:
-        """Let go of the passes that are in no layer's ``.grad`` and cannot get there any more."""
+    def closed(self, untrained: Iterable[str], running: Iterable[Pass]) -> None:
+        """An iteration has ended: let go of the passes that cannot get into any layer's ``.grad`` any more."""
+        self._uneventful += 1
         names, kept = set(untrained), set(running)
         for run in self.passes:
             run.forget(names)

@@ -32,31 +32,35 @@ class LayerWeights:
 
     def first(self, name: str) -> nn.Parameter | None:
         """The first parameter of a layer that is trained: it stands for all of them."""
-        trained = self._trained(name)
-        return trained[0] if trained else None
+        for owner, local in self._places[name]:
+            one = owner.get(local)
+            if one is not None and one.requires_grad and one.numel():
+                return one
+        return None
 
     def ends(self, name: str) -> list[nn.Parameter]:
         """The first and the last parameter of a layer that are trained: a weight and a bias, mostly."""
-        trained = self._trained(name)
+        trained = [one for one in self.all(name) if one.requires_grad and one.numel()]
         return trained if len(trained) < 2 else [trained[0], trained[-1]]
 
-    def _all(self, name: str) -> list[nn.Parameter]:
+    def all(self, name: str) -> list[nn.Parameter]:
+        """All parameters of a layer."""
         return [one for owner, local in self._places[name] if (one := owner.get(local)) is not None]
-
-    def _trained(self, name: str) -> list[nn.Parameter]:
-        return [one for one in self._all(name) if one.requires_grad and one.numel()]
 
     def looked_at(self, name: str, owner: int | None) -> nn.Parameter | None:
         """The parameter with this `id`, frozen by now or not; else the first that is trained or has a gradient."""
-        own = self._all(name)
-        with_gradient = (one for one in own if one.grad is not None)
-        known = next((one for one in own if id(one) == owner), None)
-        trained = self.first(name) if known is None else known
-        return next(with_gradient, None) if trained is None else trained
+        for place, local in self._places[name]:
+            one = place.get(local)
+            if id(one) == owner:
+                return one
+        trained = self.first(name)
+        if trained is not None:
+            return trained
+        return next((one for one in self.all(name) if one.grad is not None), None)
 
     def gradients(self, name: str, parameter: nn.Parameter) -> list[Tensor]:
         """What stands in the ``.grad`` of a parameter of a layer, and of the last one beside it."""
-        others = [one for one in self._all(name) if one is not parameter and one.grad is not None]
+        others = [one for one in self.all(name) if one is not parameter and one.grad is not None]
         gradients = [one.grad for one in (parameter, *others[-1:]) if one.grad is not None]
         first = gradients[0]
         return [one for one in gradients if one.dtype == first.dtype and one.device == first.device]
@@ -65,7 +69,7 @@ class LayerWeights:
         """The layers that have one of the parameters with these ids; None for all layers."""
         if parameters is None:
             return list(self._places)
-        return [name for name in self._places if any(id(one) in parameters for one in self._all(name))]
+        return [name for name in self._places if any(id(one) in parameters for one in self.all(name))]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -131,10 +131,14 @@ class OutputGradients:
         """Ignore gradients until `resume`: an optimizer evaluates its closure again."""
         self._paused = True
 
-    def resume(self, names: Iterable[str] = ()) -> None:
-        """Collect again; what is in the ``.grad`` of these layers now is of passes that were ignored."""
+    def resume(self, held: Callable[[], Set[int] | None] = lambda: None) -> None:
+        """Collect again.
+
+        Args:
+            held: Gives the parameters, by `id`, that the optimizer holds: in their ``.grad`` is what was ignored.
+        """
         if self._ignored:
-            self.contents.forget(names)
+            self.contents.forget(self.contents.weights.names_of(held()))
         self._paused = self._ignored = False
 
     def clear(self) -> None:
@@ -155,8 +159,10 @@ class OutputGradients:
         run = self._current(torch._C._current_graph_task_id())
         name = output.key[0]
         self.contents.arrived(run, name)
-        collect = GuardedHook(self._collect, partial(self.broke, output.key))
-        collect(run, output, gradient)
+        try:
+            self._collect(run, output, gradient)
+        except Exception as error:  # of this layer alone: what is known of the passes is whole
+            self.broke(output.key, error)
 
     def _collect(self, run: Pass, output: Output, gradient: Tensor) -> None:
         self.shapes.setdefault(output.key[0], output.shape)
@@ -224,7 +230,7 @@ class OutputGradients:
             chosen[run] = {name: run.into[name] for name in names if name in run.into and name in trained}
             if chosen[run]:
                 self._counted.setdefault(run, []).extend(chosen[run].values())
-        self._undecided.update(name for name in names if name not in trained or self.contents.is_unused(name))
+        self._undecided |= {*names} - trained | self.contents.unused(trained)
         taken = self._taken(chosen, scale)
         self._outputs.forget(trained)
         self.contents.stepped(trained)
@@ -255,7 +261,7 @@ class OutputGradients:
         self._outputs.forget(names)
         self._counted.clear()
         self._undecided.clear()
-        self.contents.drop_finished(names, self._running.values())
+        self.contents.closed(names, self._running.values())
         self._note_reasons()
         self._iteration += 1
         return taken
@@ -335,6 +341,13 @@ class _GradientHook(GuardedHook):
         super().__init__(None, gradients.failed)
         self._gradients = gradients
         self._output = output
+
+    def __call__(self, *args: Any) -> None:
+        """Collect the gradient; nothing is traced here, since no output of what is traced has a hook."""
+        try:
+            self.run(*args)
+        except Exception as error:
+            self.failed(error)
 
     def run(self, gradient: Tensor | None) -> None:
         """Collect the gradient."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterator, Set
 
 from torch import nn
 from torch.optim import Optimizer
 
+from gradprobe.measure.layer_weights import LayerWeights
 from gradprobe.measure.weight_gradients import parameter_ids
-from gradprobe.network.layers import own_parameters
 
 
 class Ownership:
@@ -24,13 +24,14 @@ class Ownership:
         >>> optimizer = torch.optim.SGD(net[1].parameters(), lr=0.1)
         >>> ownership = Ownership(net)
         >>> ownership.add(optimizer)
-        >>> ownership.not_held({"0": net[0], "1": net[1]})
+        >>> ownership.not_held(LayerWeights({"0": net[0], "1": net[1]}))
         ['0']
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._held: set[int] = set()
+        self._all_held = False
 
     def add(self, optimizer: Optimizer) -> None:
         """Take note of what an optimizer holds now."""
@@ -39,8 +40,15 @@ class Ownership:
     @property
     def held(self) -> Set[int] | None:
         """All parameters, by `id`, that an optimizer holds; None where that is not known."""
-        own = set(map(id, self._model.parameters()))
-        return set(self._held) if self._held & own else None
+        is_known = any(id(parameter) in self._held for parameter in self._parameters())
+        return self._held if is_known else None
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        # `nn.Module.parameters` takes ten times as long, in every step of a network of many layers
+        for module in self._model.modules():
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    yield parameter
 
     def held_by(self, optimizer: Optimizer, *, alone: bool) -> Set[int] | None:
         """The parameters, by `id`, that an optimizer is about to change; None for all of the network.
@@ -50,24 +58,21 @@ class Ownership:
             alone: Whether it is the only one.
         """
         self.add(optimizer)
-        if self.held is None or (alone and self._holds_all()):
+        held = self.held
+        self._all_held = held is None or (alone and self._holds_all())
+        if held is None or self._all_held:
             return None
-        return set(self._held) if alone else parameter_ids(optimizer)
+        return self._held if alone else parameter_ids(optimizer)
 
     def _holds_all(self) -> bool:
         return all(
             id(parameter) in self._held or not (parameter.requires_grad or parameter.grad is not None)
-            for parameter in self._model.parameters()
+            for parameter in self._parameters()
         )
 
-    def not_held(self, layers: Mapping[str, nn.Module]) -> list[str]:
+    def not_held(self, layers: LayerWeights) -> list[str]:
         """The layers none of whose parameters an optimizer holds."""
-        held = self.held
+        held = None if self._all_held else self.held
         if held is None:
             return []
-        return [name for name, layer in layers.items() if not held & ids_of(own_parameters(layer).values())]
-
-
-def ids_of(parameters: Iterable[nn.Parameter]) -> set[int]:
-    """Parameters by `id`."""
-    return set(map(id, parameters))
+        return [name for name in layers if not any(id(parameter) in held for parameter in layers.all(name))]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.accumulator import Accumulator, ReducedGradients
+from gradprobe.measure.layer_weights import LayerWeights
 from gradprobe.measure.presence import Gate, GradientState, Look, look
 from gradprobe.network.hooks import Attached, GuardedHook
 
@@ -64,7 +65,7 @@ class Pass:
         self._hooks = Attached()
         self._returned: dict[str, dict[int, Tensor]] = {}
         self._accumulates_first: bool | None = None
-        self._before: dict[str, tuple[nn.Parameter, GradientState]] = {}
+        self._before: dict[str, tuple[nn.Parameter, GradientState | None]] = {}
         self._done: set[str] = set()
 
     @property
@@ -93,21 +94,24 @@ class Pass:
         """The layers that it may be in the ``.grad`` of."""
         return {*self.into, *self.made_for, *(self.reached if self.level else ())}
 
-    def arrived(self, name: str, parameters: Sequence[nn.Parameter]) -> None:
-        """It arrived at an output of a layer; the first and the last of these stand for the layer's weights."""
+    def may_be_in(self, name: str) -> bool:
+        """Whether it may be in the ``.grad`` of a layer."""
+        return name in self.into or name in self.made_for or (bool(self.level) and name in self.reached)
+
+    def arrived(self, name: str, parameter: nn.Parameter | None, weights: LayerWeights) -> None:
+        """It arrived at an output of a layer; ``parameter`` is the first that is trained of its weights."""
         self.reached.add(name)
-        self.trained = self.trained or bool(parameters)
-        if parameters and name not in self._before and name not in self._done:
-            self._before[name] = parameters[0], GradientState(parameters[0])
-            if not self.level:
-                self._look_at_returned(name, parameters)
+        if parameter is None or name in self._before or name in self._done:
+            return
+        self.trained = True
+        self._before[name] = parameter, None if parameter.grad is None else GradientState(parameter)
+        if self._accumulates_first is None and not self.level:
+            self._accumulates_first = _role(parameter) == "accumulated"
+        if self._accumulates_first is False:
+            self._look_at_returned(name, weights.ends(name))
 
     def _look_at_returned(self, name: str, parameters: Sequence[nn.Parameter]) -> None:
         """What autograd.grad hands to the caller is seen nowhere else, but that it may be put into ``.grad``."""
-        if self._accumulates_first is None:
-            self._accumulates_first = _role(parameters[0]) == "accumulated"
-        if self._accumulates_first:
-            return
         for place, parameter in enumerate(parameters):
             if _role(parameter) == "returned":
                 note = partial(self._returned.setdefault(name, {}).__setitem__, place)
@@ -133,8 +137,7 @@ class Pass:
         put = []
         for name in list(self._before if names is None else self._before.keys() & set(names)):
             parameter, state = self._before[name]
-            change = state.change(parameter)
-            if change in ("touched", "replaced"):
+            if parameter.grad is not None and (state is None or state.change(parameter) != "none"):
                 put.append(name)
             elif ended and not self.level:
                 role = _role(parameter)

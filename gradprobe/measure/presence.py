@@ -166,7 +166,8 @@ def still_there(now: Sequence[Look], before: Sequence[Look | None] | None) -> li
 
     Args:
         now: The gradients as they stand.
-        before: As they stood; None for one that was not looked at, or for all that are there anew.
+        before: As they stood; None for one that was not looked at, which counts as not zero, or for all that are
+            there anew.
 
     Example:
         >>> a, b = torch.ones(2), torch.zeros(2)
@@ -196,7 +197,7 @@ def _flags(before: Sequence[Look | None], like: Tensor) -> Tensor:
         in_order = [None if one is None else (one.presence, one.place) for one in before]
         if in_order == [(known, index) for index in range(len(known.flags))]:
             return known.flags
-    nothing = like.new_zeros(1)
+    nothing = like.new_ones(1)
     return torch.cat(
         [nothing if one is None else one.presence.flags[one.place : one.place + 1].to(like) for one in before]
     )
@@ -253,6 +254,10 @@ class GradientState:
             self._version, self._memory = gradient._version, _memory(gradient)
             # a weak reference to the object of Python would be lost with it, though the tensor lives on
             self._reference = torch._C._WeakTensorRef(gradient)  # type: ignore[attr-defined]
+
+    def empty(self) -> None:
+        """The gradient is gone."""
+        self._reference = None
 
     def change(self, parameter: Tensor) -> Change:
         """What became of it: touched is changed in place; replaced by another tensor, or put where none was."""

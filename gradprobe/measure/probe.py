@@ -255,7 +255,7 @@ class GradientProbe:
         return self._ownership.held_by(optimizer, alone=len(self.optimizers) == 1)
 
     def _close(self) -> None:
-        self._window.add_outputs(self._outputs.close(self._ownership.not_held(self._layers.modules)))
+        self._window.add_outputs(self._outputs.close(self._ownership.not_held(self._outputs.contents.weights)))
         self._window.close(self._outputs.averaged)
         self._stepped.clear()
         self.recorded += 1
@@ -316,7 +316,7 @@ class GradientProbe:
             finally:
                 self._registry = None
             return
-        self._outputs.resume(self._outputs.contents.weights.names_of(self._held_by(optimizer)))
+        self._outputs.resume(lambda: self._held_by(optimizer))
         self._registry = optimizer._optimizer_step_post_hooks
         try:
             self._detach_if_full()
