@@ -132,11 +132,7 @@ class OutputGradients:
         self._paused = True
 
     def resume(self, held: Callable[[], Set[int] | None] = lambda: None) -> None:
-        """Collect again.
-
-        Args:
-            held: Gives the parameters, by `id`, that the optimizer holds: in their ``.grad`` is what was ignored.
-        """
+        """Collect again; in the ``.grad`` of these parameters, by `id`, is what was ignored."""
         if self._ignored:
             self.contents.forget(self.contents.weights.names_of(held()))
         self._paused = self._ignored = False
@@ -224,10 +220,10 @@ class OutputGradients:
         if not by_hand:  # an optimizer uses what is in ``.grad``, of frozen weights as well
             trained |= {name for name in names if any(name in run.into for run in self.contents.passes)}
         self.contents.note_untold(trained)
-        trained -= self.contents.untold
+        told = trained - self.contents.untold
         chosen: dict[Pass, dict[str, Gate]] = {}
         for run in self.contents.passes:
-            chosen[run] = {name: run.into[name] for name in names if name in run.into and name in trained}
+            chosen[run] = {name: run.into[name] for name in names if name in run.into and name in told}
             if chosen[run]:
                 self._counted.setdefault(run, []).extend(chosen[run].values())
         self._undecided |= {*names} - trained | self.contents.unused(trained)
@@ -286,13 +282,12 @@ class OutputGradients:
         return taken
 
     def _note_reasons(self) -> None:
-        for name in self.contents.ambiguous:
+        for name in sorted(self.contents.ambiguous & self.shapes.keys()):  # if anything has arrived there
             self._refused.setdefault((name, "output"), AMBIGUOUS)
-        for name in sorted(self.contents.ambiguous):
             self.ambiguous.setdefault(name, []).append(self._iteration)
-        self.contents.ambiguous.clear()
         for name in self.contents.nested:
             self._refused.setdefault((name, "output"), NESTED)
+        self.contents.ambiguous.clear()
 
 
 def _unwrapped(gradient: Tensor) -> Tensor:

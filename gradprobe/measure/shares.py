@@ -60,7 +60,7 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
 
 def _are_distinct(unit: Tensor, tolerance: float) -> bool:
     """Whether no column of unit length is a combination of the others."""
-    if unit.shape[1] > unit.shape[0]:
+    if unit.shape[1] >= max(2, unit.shape[0]):  # any gradient is a combination of so many
         return False
     return float(torch.linalg.svdvals(unit)[-1]) > 10 * tolerance
 
