@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from gradprobe.record.placement import Placement
 from gradprobe.record.text import shorten
 from gradprobe.script.source import Loss, Site
+
+if TYPE_CHECKING:  # it loads pandas, which a script may not need
+    from gradprobe.record.placement import Placement
 
 _BY_HAND = "with gradprobe.GradientProbe(model) as probe: around the loop, and probe.step() in it"
 _OTHERS = {"keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}  # libraries with optimizers of their own
@@ -21,6 +24,7 @@ def advise(placement: Placement, site: Site, run: str) -> str:
         run: Folder of the run, which holds the placement and its shapes.
 
     Example:
+        >>> from gradprobe.record.placement import Placement
         >>> from gradprobe.record.points import Point
         >>> from gradprobe.script.source import SourceLine
         >>> placement = Placement("by hand", ("a",), (Point("a", (8, 4), 0, ("a",)),), "", output_shape=(8, 2))

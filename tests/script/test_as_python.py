@@ -97,7 +97,8 @@ AS_ALONE = {
 def without_report(text):
     """What a script wrote itself: our report on standard output and our sentence on standard error come last."""
     lines = text.splitlines(keepends=True)
-    ours = next((i for i, line in enumerate(lines) if line.startswith(("The gradient ", "gradprobe: "))), len(lines))
+    beginnings = ("The gradient reaches", "gradprobe: ")
+    ours = next((i for i, line in enumerate(lines) if line.startswith(beginnings)), len(lines))
     return "".join(lines[:ours])
 
 
