@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradprobe.measure.reduction import compiled
+from gradprobe.measure.reduction.compiled import find
 
 SWITCH = "GRADPROBE_NATIVE"  # set to 0 in the environment: only torch's kernels are used
 # a gradient, and the row of sums that it has
@@ -30,7 +30,7 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        path = compiled.find()
+        path = find()
         return None if path is None else _loaded(path)
     except (OSError, AttributeError):  # it may need what this system does not have, or lack the function
         return None
