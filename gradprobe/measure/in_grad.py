@@ -25,7 +25,7 @@ from gradprobe.measure.presence import (
     settled,
     still_there,
 )
-from gradprobe.measure.shares import Question, answers
+from gradprobe.measure.shares import Question, answers, are_multiples
 
 _ENOUGH = 2  # uneventful iterations, after which gradients are no longer looked at in advance
 
@@ -39,6 +39,7 @@ class PassesInGrad:
     Attributes:
         passes: Those that may still be in some layer's ``.grad``, or get there by hand.
         untold: Layers with something in ``.grad`` of which it cannot be told which passes it came from.
+        asked: Layers of which it will be known later whether it can be told, since a device was not waited for.
         ambiguous: Those of them whose optimizers have stepped with it in this iteration.
         has_trained: Whether any of the layers is trained, or was.
         broken: Layers whose record has ended, since something of ours failed.
@@ -49,10 +50,12 @@ class PassesInGrad:
         self.weights = LayerWeights(modules)
         self._after: dict[str, GradientState] = {}
         self._standing: dict[str, Look] = {}
+        self._is_immediate = True
         self._uneventful = 0  # iterations in a row in which nothing had been done to gradients before the step
         self.passes: list[Pass] = []
         self.ambiguous: set[str] = set()
         self.untold: set[str] = set()
+        self.asked: list[tuple[str, tuple[Presence, int]]] = []
         self.nested: set[str] = set()
         self.broken: set[str] = set()
         self.has_trained = any(self.weights.first(name) is not None for name in self.weights)
@@ -60,7 +63,7 @@ class PassesInGrad:
     @property
     def _is_wary(self) -> bool:
         """Whether gradients are looked at in advance, since something may be done to them before the step."""
-        return self._uneventful < _ENOUGH
+        return self._uneventful < _ENOUGH or not self._is_immediate
 
     def _looked_at(self, name: str) -> nn.Parameter | None:
         """The parameter whose gradient was looked at the last time; it may be frozen by now."""
@@ -89,7 +92,7 @@ class PassesInGrad:
     def began(self, run: Pass) -> None:
         """A pass begins: gradients may have been cleared or replaced since the one before."""
         if run.outer is None:
-            self.check(at_step=False)
+            self.check()
         self.passes.append(run)
 
     def ended(self, run: Pass, *, running: bool = True) -> None:
@@ -125,7 +128,7 @@ class PassesInGrad:
             if parameter is not None:
                 self._after[name] = GradientState(parameter)
 
-    def check(self, names: Iterable[str] | None = None, *, at_step: bool) -> None:
+    def check(self, names: Iterable[str] | None = None) -> None:
         """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
         if names is None:
             names = dict.fromkeys(name for run in self.passes for name in run.candidates)
@@ -146,7 +149,7 @@ class PassesInGrad:
             if change != "none":
                 self._after[name] = GradientState(parameter)
                 self._uneventful = 0
-            if change != "none" or (self._is_wary and not at_step) or self._has_several(name):
+            if change != "none" or self._is_wary or self._has_several(name):
                 changed[name] = change, self.weights.gradients(name, parameter)
         self._judge(changed)
 
@@ -166,7 +169,11 @@ class PassesInGrad:
             before = [self._standing.get(name) for name in same]
             for name, found in zip(same, still_there([now[name] for name in same], before), strict=True):
                 self._keep(name, found)
-        self._explain({name: now[name] for name in unclear})
+        self._is_immediate = all(is_immediate(one.elements.device) for one in now.values())
+        known = [name for name in unclear if is_immediate(now[name].elements.device)]
+        self._explain({name: now[name] for name in known})
+        for name in set(unclear) - set(known):
+            self._keep_multiple(name, now[name], changed[name][0])
         self._standing |= now
 
     def _keep(self, name: str, found: tuple[Presence, int]) -> None:
@@ -190,7 +197,7 @@ class PassesInGrad:
 
     def _outside(self, name: str) -> list[Pass]:
         """The passes that made a gradient for a layer since its last step which is not in ``.grad`` now."""
-        return [run for run in self._made(name) if name not in run.into]
+        return [run for run in self._made(name) if run.into.get(name) != ()]
 
     def _made(self, name: str) -> list[Pass]:
         made = [run for run in self.passes if name in run.made_for]
@@ -205,7 +212,7 @@ class PassesInGrad:
     def _is_unclear(self, name: str, change: Change, now: Look) -> bool:
         """Whether several passes may be in what stands there now."""
         if not is_immediate(now.elements.device):
-            return False
+            return self._is_mixed(name, change)
         if change == "replaced":
             if name in self.untold:
                 return True
@@ -214,6 +221,14 @@ class PassesInGrad:
         if name in self.untold:
             return False
         return bool(self._outside(name) or (change == "touched" and self._transformed(name)))
+
+    def _is_mixed(self, name: str, change: Change) -> bool:
+        """The same where the numbers cannot be asked: whether derivatives of different kinds may be in it."""
+        several = [run for run in self.passes if name in run.into or name in run.made_for]
+        kinds = {run.accumulates for run in several}
+        if change == "replaced":
+            return len(kinds) + len(self._transformed(name)) > 1
+        return bool(self._outside(name) or self._transformed(name))
 
     def _sources(self, name: str) -> list[Pass]:
         """Of what a gradient is made that was put there by hand: of what passes have made since the last step."""
@@ -230,6 +245,18 @@ class PassesInGrad:
                 self._give_up(name)
             else:
                 self._fill(name, dict.fromkeys(passes, ()))
+
+    def _keep_multiple(self, name: str, now: Look, change: Change) -> None:
+        """Without the numbers: what stood there counts if what stands there now is a multiple of it."""
+        before = self._standing.get(name)
+        added = any(not run.accumulates for run in self._outside(name))  # it may have been, which shows the same
+        inside = any(name in run.into for run in self.passes)
+        if change == "replaced" or added or not inside or before is None or before.lengths != now.lengths:
+            self._give_up(name)
+        else:
+            found = Presence(are_multiples(now.values, before.values)), 0
+            self.asked.append((name, found))
+            self._keep(name, found)
 
     def _question(self, name: str, now: Look) -> Question[Pass]:
         inside = [run for run in self.passes if name in run.into]
@@ -256,7 +283,9 @@ class PassesInGrad:
         self._take_out(name)
         for run, gate in passes.items():
             left = settled(gate)
-            if left is not None:
+            if left is None:
+                self._uneventful = 0
+            else:
                 run.into[name] = left
 
     def _take_out(self, name: str) -> None:

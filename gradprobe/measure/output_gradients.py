@@ -14,27 +14,16 @@ from gradprobe.measure.amp import LossScale
 from gradprobe.measure.in_grad import PassesInGrad
 from gradprobe.measure.outputs import Output, Outputs, chosen_rows
 from gradprobe.measure.passes import Pass, accumulates
-from gradprobe.measure.presence import Gate, joint
+from gradprobe.measure.presence import Gate, Presence, is_open, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
 from gradprobe.measure.reduction import Reducer
-from gradprobe.network.hooks import Attached, GuardedHook, failure
+from gradprobe.network.hooks import CAPTURED, Attached, GuardedHook, failure, is_captured
 from gradprobe.network.tensors import base_of_full_view, measured_tensor
 
-CAPTURED = "captured in a CUDA graph, which is replayed without Python: attach the probe to eager steps"
 AMBIGUOUS = "it cannot be told of which of several derivatives its weights' gradient is made"
 NESTED = (
     "computed anew inside a custom backward pass, as adjoint methods do: the loss' gradient does not go through it"
 )
-
-
-def is_captured() -> bool:
-    """Whether a CUDA graph is made of what runs at the moment: a hook in it would run once, and never again.
-
-    Example:
-        >>> is_captured()
-        False
-    """
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 class OutputGradients:
@@ -55,7 +44,6 @@ class OutputGradients:
     Attributes:
         contents: Which passes are in the weights' ``.grad``.
         micro_batches: How many backward passes an iteration had, at most.
-        ambiguous: For layers the iterations in which it could not be told which passes count.
     """
 
     def __init__(
@@ -82,7 +70,8 @@ class OutputGradients:
         self._counted: dict[Pass, list[Gate]] = {}
         self.contents = PassesInGrad(modules)
         self.micro_batches = 1
-        self.ambiguous: dict[str, list[int]] = {}
+        self._ambiguous: dict[str, list[int]] = {}
+        self._asked: list[tuple[str, int, tuple[Presence, int]]] = []
         self._iteration = 0
         self.shapes: dict[str, tuple[int, ...]] = {}  # of each layer's first output that a gradient arrived at
 
@@ -90,6 +79,15 @@ class OutputGradients:
     def averaged(self) -> int:
         """Over how many ranks the loss is averaged; 1 before the first output."""
         return self._averaged or 1
+
+    @property
+    def ambiguous(self) -> dict[str, list[int]]:
+        """For layers the iterations in which it could not be told which passes count. Waits for the device."""
+        found = {name: set(iterations) for name, iterations in self._ambiguous.items()}
+        for name, iteration, gate in self._asked:
+            if not is_open((gate,)):
+                found.setdefault(name, set()).add(iteration)
+        return {name: sorted(iterations) for name, iterations in found.items()}
 
     def add_hook(self, tensor: Tensor, key: Key) -> None:
         """Collect the gradient of an output of a layer."""
@@ -211,7 +209,7 @@ class OutputGradients:
         """
         names = self.contents.weights.names_of(parameters)
         self.contents.settle(names)
-        self.contents.check(names, at_step=True)
+        self.contents.check(names)
         if by_hand:
             self.contents.put_in_by_hand(names)
         for run in self.contents.passes:
@@ -284,10 +282,12 @@ class OutputGradients:
     def _note_reasons(self) -> None:
         for name in sorted(self.contents.ambiguous & self.shapes.keys()):  # if anything has arrived there
             self._refused.setdefault((name, "output"), AMBIGUOUS)
-            self.ambiguous.setdefault(name, []).append(self._iteration)
+            self._ambiguous.setdefault(name, []).append(self._iteration)
         for name in self.contents.nested:
             self._refused.setdefault((name, "output"), NESTED)
+        self._asked += [(name, self._iteration, found) for name, found in self.contents.asked]
         self.contents.ambiguous.clear()
+        self.contents.asked.clear()
 
 
 def _unwrapped(gradient: Tensor) -> Tensor:

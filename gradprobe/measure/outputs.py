@@ -36,7 +36,7 @@ class Output:
         """Add up what is sure to share its fate, and let go of what can never count."""
         kept: list[tuple[Pass, Tensor]] = []
         for run, tensor in self.kept:
-            if run.is_over and not run.made_for:
+            if not run.may_count:
                 continue
             if kept and _share_fate(kept[-1][0], run):
                 tensor = tensor + kept.pop()[1]

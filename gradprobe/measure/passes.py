@@ -94,6 +94,13 @@ class Pass:
         """The layers that it may be in the ``.grad`` of."""
         return {*self.into, *self.made_for, *(self.reached if self.level else ())}
 
+    @property
+    def may_count(self) -> bool:
+        """Whether it made a gradient for a layer, or may do so; through frozen layers alone: as the outer one."""
+        if self.made_for or not self.is_over:
+            return True
+        return self.outer is not None and not self.trained and self.outer.may_count
+
     def may_be_in(self, name: str) -> bool:
         """Whether it may be in the ``.grad`` of a layer."""
         return name in self.into or name in self.made_for or (bool(self.level) and name in self.reached)

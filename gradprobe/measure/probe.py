@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from gradprobe.measure.accumulator import Accumulator, Key
 from gradprobe.measure.amp import LossScale, ScalerListener
-from gradprobe.measure.output_gradients import CAPTURED, OutputGradients, OutputHook, is_captured
+from gradprobe.measure.output_gradients import OutputGradients, OutputHook
 from gradprobe.measure.ownership import Ownership
 from gradprobe.measure.preview import Preview
 from gradprobe.measure.ranks import RankGroup
@@ -23,7 +23,7 @@ from gradprobe.measure.unreached import late_layers
 from gradprobe.measure.weight_gradients import WeightGradients
 from gradprobe.measure.window import Window
 from gradprobe.network.checks import as_optimizers, as_quantities, check_trainable, check_window
-from gradprobe.network.hooks import Attached, Eager, GuardedHook, Hidden, failure
+from gradprobe.network.hooks import CAPTURED, Attached, Eager, GuardedHook, Hidden, failure, is_captured
 from gradprobe.network.layers import (
     frozen_fast_path_modules,
     is_compiled,

@@ -144,6 +144,27 @@ def _is_multiple(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
     return [True] in found and all(one in ([True], [None]) for one in found)
 
 
+def are_multiples(now: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+    """Whether gradients are multiples of what they were, each by itself, without waiting for their device.
+
+    Returns:
+        Shape ``(1,)``, a bool.
+
+    Example:
+        >>> a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+        >>> are_multiples([2 * a], [a]), are_multiples([a + b], [a])
+        (tensor([True]), tensor([False]))
+    """
+    flags = []
+    for one, other in zip(now, before, strict=True):
+        tolerance = _TOLERANCES.get(one.dtype, _COARSE)
+        a, b = one.double(), other.double()
+        size, size_before = a @ a, b @ b
+        parallel = (a @ b) ** 2 >= (1 - tolerance**2) * size * size_before
+        flags.append((parallel & ((size > 0) | (size_before == 0))) | ~(size + size_before).isfinite())
+    return torch.stack(flags).all().unsqueeze(0)
+
+
 def _made_of_each(gradients: Sequence[Tensor], shares: Sequence[Sequence[Tensor]]) -> list[bool | None] | None:
     """Which passes the gradients of a layer are made of, each in its own proportion; None if it cannot be told."""
     if not shares or any([one.shape for one in share] != [one.shape for one in gradients] for share in shares):

@@ -24,6 +24,8 @@ _READERS = (
 )
 _REGISTRIES = ("_forward_hooks", "_forward_pre_hooks")
 
+CAPTURED = "captured in a CUDA graph, which is replayed without Python: attach the probe to eager steps"
+
 
 class Removable(Protocol):
     """What torch gives back when a hook is registered."""
@@ -121,6 +123,16 @@ def failure(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"gradprobe failed here ({what}); please report it"
+
+
+def is_captured() -> bool:
+    """Whether a CUDA graph is made of what runs at the moment: a hook in it would run once, and never again.
+
+    Example:
+        >>> is_captured()
+        False
+    """
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def is_only_traced() -> bool:
