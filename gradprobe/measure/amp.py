@@ -156,7 +156,7 @@ def _wrap() -> None:
 
     def step(self: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         called: list[bool] = []
-        hook = optimizer.register_step_pre_hook(GuardedHook(lambda *_: called.append(True), lambda error: None))
+        hook = optimizer.register_step_pre_hook(GuardedHook(lambda *_: called.append(True), _failed))
         try:
             result = _originals["step"](self, optimizer, *args, **kwargs)
         finally:
@@ -172,6 +172,11 @@ def _wrap() -> None:
 def _tell(what: Callable[[LossScale], None]) -> None:
     for listener in tuple(_listeners):
         GuardedHook(what, listener.failed)(listener)
+
+
+def _failed(error: Exception) -> None:
+    for listener in tuple(_listeners):
+        listener.failed(error)
 
 
 def _unwrap() -> None:

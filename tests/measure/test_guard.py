@@ -87,6 +87,16 @@ def penalised(net, optimizers):
         yield loss
 
 
+def by_hand(net, optimizers):
+    for x, y in batches():
+        loss = functional.cross_entropy(net(x), y)
+        parameters = list(net.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizers[0].step()
+        yield loss
+
+
 def with_closure(net, optimizers):
     for x, y in batches():
 
@@ -126,6 +136,7 @@ LOOPS = {
     "accumulated": (accumulated, one),
     "scaled": (scaled, one),
     "penalised": (penalised, one),
+    "by hand": (by_hand, one),
     "closure": (with_closure, lbfgs),
     "checkpointed": (checkpointed, one),
 }

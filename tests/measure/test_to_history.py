@@ -68,7 +68,7 @@ class Loose(nn.Module):
 def test_the_batch_is_that_which_a_gradient_arrived_at_and_loose_parameters_are_listed():
     net = Loose()
     topology = survey(net, torch.ones(1, 2))
-    outputs = SimpleNamespace(averaged=1, micro_batches=1, shapes={"head": (128, 1)})
+    outputs = SimpleNamespace(averaged=1, micro_batches=1, shapes={"head": (128, 1)}, ambiguous={})
     window = SimpleNamespace(skipped=[])
     seen = conditions_of(net, (), window, outputs, None, topology)
     assert (seen["batch_size"], sorted(seen["loose_parameters"])) == (128, [[2], [2, 2]])
