@@ -79,6 +79,8 @@ class PassesInGrad:
             self._after[name], self._standing[name] = GradientState(parameter), found
             if (found.presence.known() or [False])[found.place]:
                 self.untold.add(name)
+        if parameter is not None and parameter.grad is not None:
+            self._uneventful = 0  # it will be added to what is there, which may have been cleared in any way
         run.arrived(name, parameter, self.weights)
 
     def was_reached(self, name: str) -> bool:

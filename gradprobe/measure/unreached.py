@@ -41,6 +41,7 @@ DETACHED = Reason("detached", "its output holds no tensor that requires a gradie
 CONSUMED = Reason(
     "consumed", "its gradient was gone when it was read: used up in the backward pass, or zeroed before"
 )
+NO_ELEMENTS = Reason("opaque", "its parameters have no elements")
 CAME_LATE = Reason("came_late", "it came while the window was open, so it was not recorded")
 NOT_HELD = Reason("not_held", "no optimizer holds its parameters: a step does not change them")
 NOT_HELD_NEW = Reason(
@@ -121,6 +122,8 @@ def _output_reason(seen: Seen, trained: bool, weight_trained: bool) -> Reason:
 def _weight_reason(seen: Seen, trained: list[nn.Parameter]) -> Reason:
     if not trained:
         return FROZEN
+    if not any(weight.numel() for weight in trained):
+        return NO_ELEMENTS
     if seen.is_held is False and (seen.touched or any(weight.grad is not None for weight in trained)):
         return NOT_HELD
     if seen.fact == CHECKPOINTED_FACT and not seen.hook.differentiable_calls:
