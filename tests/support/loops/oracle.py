@@ -91,10 +91,10 @@ class Oracle(Machine):
         found = torch.autograd.grad(loss, tensors + wanted, retain_graph=True, allow_unused=True)
         outputs, weights = found[: len(tensors)], found[len(tensors) :]
         number = len(self.passes)
-        needed = {i for i, tap in enumerate(tensors) if parameters is None or self.leads_to(tap, wanted)}
-        self.passes.append(
-            {i: (g / scale).detach() for i, g in enumerate(outputs) if g is not None and i in needed}
-        )
+        arrived = {i: (g / scale).detach() for i, g in enumerate(outputs) if g is not None}
+        if parameters is not None:
+            arrived = {i: g for i, g in arrived.items() if self.leads_to(tensors[i], wanted)}
+        self.passes.append(arrived)
         for parameter, gradient in zip(wanted, weights, strict=True):
             if gradient is not None:
                 self.since[parameter].add(number)
