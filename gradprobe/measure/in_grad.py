@@ -220,7 +220,7 @@ class PassesInGrad:
                 return True
             candidates = dict.fromkeys(run for run in self.passes if name in run.into or name in run.made_for)
             return len(candidates) + len(self._transformed(name)) > 1
-        if name in self.untold:
+        if name in self.untold or not (now.presence.known() or [True])[now.place]:
             return False
         return bool(self._outside(name) or (change == "touched" and self._transformed(name)))
 
@@ -274,7 +274,7 @@ class PassesInGrad:
 
     def _give_up(self, name: str) -> None:
         transformed = self._transformed(name)
-        if len(transformed) == 1 and not self._made(name):
+        if len(transformed) == 1 and not self._made(name) and not any(name in run.into for run in self.passes):
             self._fill(name, dict.fromkeys(transformed, ()))
             return
         self._take_out(name)

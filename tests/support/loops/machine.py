@@ -259,7 +259,8 @@ class Machine(Losses):
         chosen = {id(p) for p in part_of(model, part)}
         held = [p for p in held if id(p) in chosen]
         zero_by_hand(held, means)
-        return self.cleared(held)
+        # what is multiplied by zero is not cleared where it was infinite: NaN stays
+        return self.cleared([p for p in held if p.grad is None or p.grad.isfinite().all()])
 
     def perturb(self, op):
         target = op.target % len(self.optimizers)
