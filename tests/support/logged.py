@@ -1,7 +1,9 @@
 """What loggers have written, read back by their own clients."""
 
+import contextlib
 import json
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,25 @@ def events(folder):
 
 
 def wandb_records(folder):
-    """The records of an offline run: a LevelDB log of protocol buffers."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    """The records of an offline run, once W&B's own process has written the last one."""
+    from google.protobuf.message import DecodeError
 
     (file,) = Path(folder).rglob("*.wandb")
-    data, at, parts = file.read_bytes(), 7, b""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(DecodeError, struct.error):
+            records = list(records_in(file.read_bytes()))
+            if any(record.WhichOneof("record_type") == "exit" for record in records):
+                return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
+
+
+def records_in(data):
+    """What is in a LevelDB log of protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    at, parts = 7, b""
     while at + 7 <= len(data):
         if (left := 32768 - at % 32768) < 7:
             at += left
