@@ -125,8 +125,7 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
     if _is_multiple(question.now, question.before):
         if question.untold:
             return None
-        shown = {one: any(bool(part.any()) for part in share) for one, share in shares.items()}
-        return {one: (False if shown[one] else None) if one not in inside else True for one in shares}
+        return {one: True if one in inside else _shows_that_it_is_not(shares[one], question) for one in shares}
     found = _made_of_each(question.now, list(shares.values()))
     if found is None:
         others = question.unseen or question.untold or any(one not in inside for one in shares)
@@ -134,6 +133,15 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
     if question.unseen and True not in found:
         return None  # cleared, or the derivative that was put there is zero
     return dict(zip(shares, found, strict=True))
+
+
+def _shows_that_it_is_not(share: Sequence[Tensor], question: Question[One]) -> bool | None:
+    """False for a pass that is not in a gradient which is a multiple of what it was; None if it shows nothing.
+
+    What is zero, or a multiple of the same itself, could have been added to it.
+    """
+    is_zero = not any(bool(part.any()) for part in share)
+    return None if is_zero or _is_multiple(share, question.before) else False
 
 
 def _is_multiple(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
