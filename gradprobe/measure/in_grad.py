@@ -173,7 +173,8 @@ class PassesInGrad:
                 self._keep(name, found)
         self._is_immediate = all(is_immediate(one.elements.device) for one in now.values())
         known = [name for name in unclear if is_immediate(now[name].elements.device)]
-        self._explain({name: now[name] for name in known})
+        put_there = {name for name in known if changed[name][0] == "replaced"}
+        self._explain({name: now[name] for name in known}, put_there)
         for name in set(unclear) - set(known):
             self._keep_multiple(name, now[name], changed[name][0])
         self._standing |= now
@@ -240,11 +241,11 @@ class PassesInGrad:
         # FSDP takes the gradients of weights that it has gathered, and puts their shards there after the pass
         return [run for run in self.passes if name in run.unused & run.reached and run.accumulates]
 
-    def _explain(self, now: Mapping[str, Look]) -> None:
-        """Tell by the numbers which passes are in gradients that several may be in."""
+    def _explain(self, now: Mapping[str, Look], put_there: Set[str]) -> None:
+        """Tell by the numbers which passes are in gradients that several may be in, some of them put there."""
         for name, passes in answers({name: self._question(name, seen) for name, seen in now.items()}).items():
             if passes is None:
-                self._give_up(name)
+                self._give_up(name, is_new=name in put_there)
             else:
                 self._fill(name, dict.fromkeys(passes, ()))
 
@@ -272,9 +273,10 @@ class PassesInGrad:
             name in self.untold,
         )
 
-    def _give_up(self, name: str) -> None:
+    def _give_up(self, name: str, *, is_new: bool = False) -> None:
         transformed = self._transformed(name)
-        if len(transformed) == 1 and not self._made(name) and not any(name in run.into for run in self.passes):
+        is_empty = is_new or not any(name in run.into for run in self.passes)
+        if len(transformed) == 1 and not self._made(name) and is_empty:
             self._fill(name, dict.fromkeys(transformed, ()))
             return
         self._take_out(name)
@@ -311,6 +313,11 @@ class PassesInGrad:
             parameter = self._looked_at(name)
             if parameter is None or parameter.grad is None:
                 self._take_out(name)
+
+    @property
+    def pending(self) -> set[str]:
+        """The layers that passes have made a gradient for since their optimizer's last step."""
+        return {name for run in self.passes for name in run.made_for}
 
     def unused(self, names: Set[str]) -> set[str]:
         """Those of some layers that passes arrived at, though none has made a gradient for their weights."""

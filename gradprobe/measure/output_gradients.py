@@ -151,8 +151,7 @@ class OutputGradients:
             self._ignored = True
             return
         run = self._current(torch._C._current_graph_task_id())
-        name = output.key[0]
-        self.contents.arrived(run, name)
+        self.contents.arrived(run, output.key[0])
         try:
             self._collect(run, output, gradient)
         except Exception as error:  # of this layer alone: what is known of the passes is whole
@@ -252,6 +251,7 @@ class OutputGradients:
             if gate is not None:
                 chosen[run] = dict.fromkeys(names, gate)
         taken = self._taken(chosen, None)
+        names -= self.contents.pending  # trained by now: the next step of their optimizer decides
         self._outputs.forget(names)
         self._counted.clear()
         self._undecided.clear()

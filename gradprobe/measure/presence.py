@@ -166,8 +166,8 @@ def still_there(now: Sequence[Look], before: Sequence[Look | None] | None) -> li
 
     Args:
         now: The gradients as they stand.
-        before: As they stood; None for one that was not looked at, which counts as not zero, or for all that are
-            there anew.
+        before: As they stood; None for one that was not looked at, or for all that are there anew: these go by
+            each other as well.
 
     Example:
         >>> a, b = torch.ones(2), torch.zeros(2)
@@ -179,25 +179,23 @@ def still_there(now: Sequence[Look], before: Sequence[Look | None] | None) -> li
     result = [one.gate for one in now]
     for presence in dict.fromkeys(one.presence for one in now):
         places = [index for index, one in enumerate(now) if one.presence is presence]
-        flags = _flags([now[index] for index in places], presence.flags)
-        if before is None:
-            stayed = flags | flags.any()
-        else:
-            then = _flags([before[index] for index in places], flags)
-            stayed = flags | ~(then | (then.any() & ~(flags & then).any()))
-        judged = Presence(stayed)
+        flags = _flags([now[index] for index in places], presence.flags, unknown=False)
+        earlier = [None if before is None else before[index] for index in places]
+        surely, perhaps = _flags(earlier, flags, unknown=False), _flags(earlier, flags, unknown=True)
+        all_gone = perhaps.any() & ~(flags & perhaps).any()
+        judged = Presence(flags | ~(surely | all_gone))
         for place, index in enumerate(places):
             result[index] = (judged, place)
     return result
 
 
-def _flags(before: Sequence[Look | None], like: Tensor) -> Tensor:
+def _flags(before: Sequence[Look | None], like: Tensor, *, unknown: bool) -> Tensor:
     known = next((one.presence for one in before if one is not None), None)
     if known is not None and known.flags.device == like.device:
         in_order = [None if one is None else (one.presence, one.place) for one in before]
         if in_order == [(known, index) for index in range(len(known.flags))]:
             return known.flags
-    nothing = like.new_ones(1)
+    nothing = like.new_full((1,), unknown)
     return torch.cat(
         [nothing if one is None else one.presence.flags[one.place : one.place + 1].to(like) for one in before]
     )
