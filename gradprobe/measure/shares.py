@@ -27,8 +27,9 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
         passes: The same elements of what each pass has come to.
 
     Returns:
-        For each pass whether it is a part of it, None for one that is zero, which shows nothing; an empty list if
-        that cannot be told, since some look alike. None if it is no combination of them.
+        For each pass, True if the gradient contains it, False if not, and None if the pass is zero and so shows
+        nothing. An empty list if several passes are too alike to tell apart. None if the gradient is not a
+        weighted sum of the passes.
 
     Example:
         >>> a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])
