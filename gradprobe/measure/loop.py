@@ -20,8 +20,8 @@ _SEED_STRIDE = 1_000_003  # more than a training has iterations, so that no two 
 
 
 @contextlib.contextmanager
-def in_training(model: nn.Module) -> Iterator[None]:
-    """Call ``train()`` only if the model's root is in eval mode; afterwards the model is as it was before.
+def in_training(model: nn.Module, loss_fn: LossFunction | None = None) -> Iterator[None]:
+    """Call ``train()`` only if the model's root is in eval mode; afterwards model and loss are as they were before.
 
     Example:
         >>> net = nn.Linear(2, 1).eval()
@@ -31,7 +31,7 @@ def in_training(model: nn.Module) -> Iterator[None]:
         >>> net.training, bool(net.weight.any())
         (False, True)
     """
-    with preserved(model):
+    with preserved(model, loss_fn):
         if not model.training:
             model.train()
         yield

@@ -64,7 +64,7 @@ def scan(
     conditions: Mapping[str, Any] | None = None,
     on_iteration: OnIteration | None = None,
 ) -> GradientHistory:
-    """Train a little under a probe and return the record; the model is bit-identical afterwards.
+    """Train a little under a probe and return the record; model and loss are bit-identical afterwards.
 
     The model runs in training mode as it comes; ``train()`` is called only if its root is in eval mode. At a
     loss that is NaN or infinite the record ends: ``history.conditions["stopped"]`` says so.
@@ -97,7 +97,7 @@ def scan(
     """
     check_trainable(model)
     check_loss_fn(loss_fn)
-    with in_training(model):
+    with in_training(model, loss_fn):
         return train_and_record(
             model,
             model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradprobe.network.losses import MISSING, Place, places
+
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 @contextlib.contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Restore, whatever happens inside, the model and every random number generator.
+def preserved(model: nn.Module, function: Any = None) -> Iterator[None]:
+    """Restore, whatever happens inside, the model, a loss function and every random number generator.
 
     The model's parameters, buffers, gradients, ``requires_grad``, every module's own train flag and plain
     attributes (with the tensors, containers and generators in them) come back bit for bit, and in the same
-    objects. Values are copied: meanwhile there is a second copy of the parameters in memory.
+    objects. Values are copied: meanwhile there is a second copy of the parameters in memory. So does what a loss
+    function keeps from one call to the next, wherever `gradprobe.network.losses.places` finds it.
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -39,6 +42,11 @@ def preserved(model: nn.Module) -> Iterator[None]:
             states += _states_in(value, seen)
     for tensor in (*model.parameters(), *model.buffers()):  # those of a ScriptModule are not attributes
         states += _states_in(tensor, seen)
+    known = set(map(id, model.modules()))
+    for place in places(function, enter=lambda module: id(module) not in known):
+        states.append(_PlaceState(place))
+        for value in place.read().values():
+            states += _states_in(value, seen)
     try:
         yield
     finally:
@@ -61,11 +69,23 @@ def _states_in(value: Any, seen: set[int]) -> Iterator[_State]:
     elif isinstance(value, torch.Generator):
         seen.add(id(value))
         yield _GeneratorState(value)
-    elif isinstance(value, (dict, list, set)) or type(value) is tuple:
+    elif isinstance(value, (random.Random, np.random.Generator)):
+        seen.add(id(value))
+        yield _DrawsState(value)
+    elif isinstance(value, np.ndarray):
+        seen.add(id(value))
+        yield _ArrayState(value)
+    elif isinstance(value, (dict, list, set, deque)) or type(value) is tuple:
         seen.add(id(value))
         for item in list(value.values() if isinstance(value, dict) else value):
             yield from _states_in(item, seen)
-        if type(value) in (dict, OrderedDict, list, set):  # after its items: the states are restored in reverse
+        if type(value) in (
+            dict,
+            OrderedDict,
+            list,
+            set,
+            deque,
+        ):  # after its items: the states are restored in reverse
             yield _ContainerState(value)
 
 
@@ -97,8 +117,44 @@ class _ContainerState:
         if _identities(self.container) == _identities(self.items):
             return  # a set that is filled again may have another order, and so another pickle
         self.container.clear()
-        extend = self.container.extend if isinstance(self.container, list) else self.container.update
+        extend = self.container.extend if isinstance(self.container, (list, deque)) else self.container.update
         extend(self.items)
+
+
+class _PlaceState:
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.values = place.read()
+
+    def restore(self) -> None:
+        now = self.place.read()
+        changed = {name: value for name, value in self.values.items() if now.get(name, MISSING) is not value}
+        self.place.write(changed | dict.fromkeys(now.keys() - self.values.keys(), MISSING))
+
+
+class _ArrayState:
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+        self.values = array.copy()
+
+    def restore(self) -> None:
+        if self.array.flags.writeable:
+            self.array[...] = self.values
+
+
+class _DrawsState:
+    """A generator of random numbers that is Python's or NumPy's, but not the global one."""
+
+    def __init__(self, generator: random.Random | np.random.Generator) -> None:
+        self.generator = generator
+        python = isinstance(generator, random.Random)
+        self.state: Any = generator.getstate() if python else generator.bit_generator.state  # type: ignore[union-attr]
+
+    def restore(self) -> None:
+        if isinstance(self.generator, random.Random):
+            self.generator.setstate(self.state)
+        else:
+            self.generator.bit_generator.state = self.state
 
 
 def _identities(container: Any) -> Any:

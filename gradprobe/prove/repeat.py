@@ -95,7 +95,7 @@ def decide_repeatedly(
 
 def _scan_supervised(plan: Plan, model: nn.Module, seed: int, placement: Placement) -> GradientHistory:
     """Scan the trunk with the placement's branches and the joint loss; the trunk is left as it was."""
-    with in_training(model):
+    with in_training(model, plan.loss_fn):
         seed_everything(seed)
         net = supervise(model, placement, branch=plan.supervision.branch)
         return train_and_record(

@@ -1,0 +1,197 @@
+"""Of a loss, the terms that depend on what a branch predicts.
+
+A loss function is written for all that the trunk returns: boxes beside classes, a KL term, heads of the trunk's own.
+For a branch it is called with the branch's prediction in the place of the main tensor. The terms that do not depend
+on that prediction are in the main loss already, and are left out: counted again for each branch, they would be
+weighted by a factor that nobody chose. The terms are found in the graph of the loss, from its end backwards through
+sums, means and factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from gradprobe.network.tensors import tensors
+
+WAY_OUT = "pass branch_loss=, a function (prediction, target) -> scalar of what a branch returns"
+
+_DEPTHS = (256, 4, 3, 2, 1, 0)  # of sums in sums: a loss that is added up in a loop has one for each turn
+_ADDING = {"add", "add_", "sub", "sub_", "subtract", "stack", "cat", "concat", "concatenate", "hstack", "vstack"}
+# nodes with several inputs that are a sum of them, once what follows is linear
+_SUMS = {"AddBackward0", "SubBackward0", "StackBackward0", "CatBackward0"}
+# nodes that are linear in one input if the other ones need no gradient; of a quotient, in the numerator
+_LINEAR = {
+    *("MulBackward0", "DivBackward0", "NegBackward0", "DotBackward0", "MvBackward0", "ToCopyBackward0"),
+    *("SumBackward0", "SumBackward1", "MeanBackward0", "MeanBackward1", "CloneBackward0", "AliasBackward0"),
+    *("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "ExpandBackward0", "SelectBackward0"),
+    *("SqueezeBackward0", "SqueezeBackward1", "UnsqueezeBackward0", "TBackward0", "TransposeBackward0"),
+    *("PermuteBackward0", "SliceBackward0", "IndexBackward0"),
+}
+
+
+class OwnTerms(NamedTuple):
+    """What a branch's loss is, and what was left out of it."""
+
+    loss: Tensor
+    depends: bool  # on what the branch predicts
+    left_out: tuple[str, ...]  # in words: which parts of the trunk's output, or what else
+
+
+class _Term(NamedTuple):
+    edge: GradientEdge
+    of_branch: bool
+    others: tuple[int, ...]  # the id of each other leaf that it depends on
+    meets: frozenset[GradientEdge]  # other terms that it depends on
+
+
+class _Summands(TorchFunctionMode):
+    """Keeps every tensor that is added to another one: an edge of the graph does not know its value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[GradientEdge, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _ADDING and torch.is_grad_enabled():
+            changed = args[0] if name.endswith("_") and args else None
+            for tensor in tensors((args, kwargs)):
+                if tensor.requires_grad:
+                    self.values[get_gradient_edge(tensor)] = tensor.clone() if tensor is changed else tensor
+        return func(*args, **kwargs)
+
+
+def own_terms(
+    compute: Callable[[], Tensor], predicted: Sequence[Tensor], parts: Mapping[int, str], refuse: bool = True
+) -> OwnTerms:
+    """The terms of a loss that depend on a branch's prediction, and on nothing else that is trained.
+
+    Args:
+        compute: Computes the loss.
+        predicted: The tensors of the prediction.
+        parts: For the id of each other tensor that the loss was given: its name. They are leaves.
+        refuse: Whether to raise where a term depends on other things as well; otherwise it is kept as it is.
+
+    Raises:
+        ValueError: If a term depends on the prediction and on something else that is trained.
+
+    Example:
+        >>> scores, boxes = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
+        >>> own_terms(lambda: scores.sum() + 5 * boxes.sum(), [scores], {id(boxes): "boxes"})
+        OwnTerms(loss=tensor(2., grad_fn=<ViewBackward0>), depends=True, left_out=('boxes',))
+    """
+    with _Summands() as summands:
+        loss = compute()
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        return OwnTerms(loss, False, ())
+    ends = frozenset(get_gradient_edge(tensor) for tensor in predicted if tensor.requires_grad)
+    terms = _terms(get_gradient_edge(loss), ends, summands.values)
+    own = [term for term in terms if term.of_branch]
+    if refuse:
+        _refuse_mixed(own, parts)
+    if len(own) == len(terms):
+        return OwnTerms(loss, True, ())
+    left_out = {parts.get(leaf, "what is no part of the output") for term in terms for leaf in term.others}
+    kept = _sum_of([term.edge for term in own], loss, summands.values)
+    return OwnTerms(kept, bool(own), tuple(sorted(left_out)))
+
+
+def _terms(
+    root: GradientEdge, ends: frozenset[GradientEdge], values: Mapping[GradientEdge, Tensor]
+) -> list[_Term]:
+    for depth in _DEPTHS:
+        edges = list(dict.fromkeys(_split(root, ends, values, depth)))
+        terms = [_term(edge, ends, frozenset(edges)) for edge in edges]
+        # in x + x ** 2 one depends on the other, so that a derivative by x is not that of the first alone
+        if not any(term.meets for term in terms):
+            break
+    return terms
+
+
+def _split(
+    edge: GradientEdge, ends: frozenset[GradientEdge], values: Mapping[GradientEdge, Tensor], depth: int
+) -> Iterator[GradientEdge]:
+    """The edges that a linear end of the graph adds up, through so many sums; the edge itself where it is none."""
+    inputs = _inputs(edge)
+    kind = type(edge.node).__name__
+    if edge in ends or not depth:
+        yield edge
+        return
+    if kind in _SUMS and _all_known(edge, inputs, values):
+        for each in inputs:
+            yield from _split(each, ends, values, depth - 1)
+        return
+    if kind in _LINEAR and len(inputs) == 1 and _in_numerator(edge):
+        parts = list(_split(inputs[0], ends, values, depth))
+        if parts != inputs:
+            yield from parts
+            return
+    yield edge
+
+
+def _inputs(edge: GradientEdge) -> list[GradientEdge]:
+    return [GradientEdge(node, number) for node, number in edge.node.next_functions if node is not None]
+
+
+def _all_known(edge: GradientEdge, inputs: list[GradientEdge], values: Mapping[GradientEdge, Tensor]) -> bool:
+    # with a constant among them it is no sum of its inputs
+    return 1 < len(inputs) == len(edge.node.next_functions) and all(each in values for each in inputs)
+
+
+def _in_numerator(edge: GradientEdge) -> bool:
+    return type(edge.node).__name__ != "DivBackward0" or edge.node.next_functions[0][0] is not None
+
+
+def _term(edge: GradientEdge, ends: frozenset[GradientEdge], terms: frozenset[GradientEdge]) -> _Term:
+    """What a term depends on: a walk through its graph, as far as the prediction and the leaves."""
+    of_branch, others, meets = False, dict[int, None](), set[GradientEdge]()
+    seen, waiting = {edge}, [edge]
+    while waiting:
+        here = waiting.pop()
+        if here in ends:
+            of_branch = True
+            continue
+        if here in terms and here != edge:
+            meets.add(here)
+        leaf = getattr(here.node, "variable", None)
+        if leaf is not None:
+            others[id(leaf)] = None
+        fresh = [each for each in _inputs(here) if each not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return _Term(edge, of_branch, tuple(others), frozenset(meets))
+
+
+def _refuse_mixed(own: list[_Term], parts: Mapping[int, str]) -> None:
+    others = sorted({parts.get(leaf, "") for term in own for leaf in term.others})
+    if not others:
+        return
+    if others == [""]:
+        raise ValueError(
+            "loss_fn has trainable parameters that it applies to the branches' predictions too, and those would "
+            f"be trained on the branches as well: {WAY_OUT}; loss_fn itself to share it, or a list with a loss "
+            "for each branch, whose parameters go into the optimizer"
+        )
+    names = ", ".join(name for name in others if name)
+    raise ValueError(
+        f"loss_fn has a term that needs, beside what a branch predicts, {names} of the trunk's output, which no "
+        f"branch predicts: {WAY_OUT}, or branch=, a function that builds branches which return a dict with all of it"
+    )
+
+
+def _sum_of(edges: list[GradientEdge], loss: Tensor, values: Mapping[GradientEdge, Tensor]) -> Tensor:
+    """The part of a loss that comes through some of its terms: each term times the loss' derivative by it."""
+    total = torch.zeros_like(loss)
+    if not edges:
+        return total
+    ones = torch.ones_like(loss)
+    factors = torch.autograd.grad(loss, edges, ones, retain_graph=True)  # runs no further than to the terms
+    parts = [(factor * values[edge]).sum() for factor, edge in zip(factors, edges, strict=True)]
+    return sum(parts[1:], parts[0]).reshape(loss.shape).to(loss.dtype)
