@@ -21,7 +21,7 @@ from gradprobe.insert.supervise import SupervisedModel, supervise
 from gradprobe.measure.batches import Batches
 from gradprobe.measure.loop import train
 from gradprobe.network.preserve import seed_everything
-from gradprobe.prove.accuracy import accuracy
+from gradprobe.prove.held_out.accuracy import accuracy
 from gradprobe.prove.plan import EPOCHS
 from gradprobe.prove.remedies import REMEDIES
 from gradprobe.record.placement import Placement

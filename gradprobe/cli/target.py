@@ -19,7 +19,7 @@ from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.network.layers import no_such_name
 from gradprobe.network.losses import LossFunction
 from gradprobe.network.tensors import main_tensor
-from gradprobe.prove.accuracy import is_classified
+from gradprobe.prove.held_out.accuracy import is_classified
 
 EXPECTED = (
     "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "

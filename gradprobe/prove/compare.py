@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from gradprobe.decide.policies import Policy, as_policy, place
 from gradprobe.insert.branches import BranchFactory
@@ -14,13 +15,16 @@ from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import Interrupted, OnIteration, with_conditions
 from gradprobe.network.losses import LossFunction
+from gradprobe.prove.held_out.measure import HeldOut, MetricFunction
+from gradprobe.prove.optimizers import as_factory
 from gradprobe.prove.plan import ModelSource, Plan, Supervision, Trainings, build
 from gradprobe.prove.repeat import decide_repeatedly
-from gradprobe.prove.training import Change, Trained, train_once
+from gradprobe.prove.training import Change, Trained, held_out_facts, train_once
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.verdict.comparison import Comparison, learning_frame
 from gradprobe.verdict.judge import PLAIN_AND_SUPERVISED
+from gradprobe.verdict.metric import ACCURACY
 
 PLAIN, SUPERVISED = PLAIN_AND_SUPERVISED
 
@@ -36,8 +40,9 @@ def compare(
     iterations: int = 300,
     window: int = 50,
     seeds: Sequence[int] = (0,),
-    optimizer: OptimizerFactory | None = None,
+    optimizer: OptimizerFactory | Optimizer | None = None,
     held_out: Source | None = None,
+    metric: str | MetricFunction | None = None,
     branch: str | BranchFactory = "auto",
     weight: float = 0.3,
     schedule: str = "cnds",
@@ -49,7 +54,7 @@ def compare(
     Both arms have the same initial weights, the same batches and the same random numbers: every iteration is
     seeded anew, so that a branch which draws (dropout) does not shift what the trunk draws. The schedule sees the
     training as 60 equal slices, the paper's number of epochs. A model that is given as an instance is
-    bit-identical afterwards.
+    bit-identical afterwards. Where no branch is placed the training ends with the window.
 
     Args:
         model: A module, or a function that builds one: then each seed has its own initial weights.
@@ -61,8 +66,12 @@ def compare(
         iterations: Length of each training.
         window: Iterations whose gradients are recorded.
         seeds: One training of both arms for each.
-        optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
-        held_out: Batches on which the accuracy of the main output is taken.
+        optimizer: ``model -> Optimizer``, or an optimizer of the model: each training has a copy of it. SGD with
+            lr 0.01 by default.
+        held_out: Batches on which the main output is measured, which then decides instead of the training loss.
+        metric: What is measured on them. ``"accuracy"`` by default where the output has a score for each class,
+            else ``"loss"``; ``"dice"`` or ``"mean_iou"``; a function ``(output, target) -> number`` of one batch
+            (lower is better if its attribute ``higher_is_better`` is False); or a metric of torchmetrics or MONAI.
         branch: See `gradprobe.supervise`.
         weight: ``a_0`` of the joint loss.
         schedule: Of the joint loss.
@@ -82,7 +91,8 @@ def compare(
         'nothing to compare'
     """
     trainings, supervision = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule)
-    plan = Plan.checked(batches, loss_fn, trainings, supervision, optimizer, held_out, conditions, on_iteration)
+    measured, factory = HeldOut.checked(held_out, metric, loss_fn), as_factory(optimizer, model, loss_fn)
+    plan = Plan.checked(batches, loss_fn, trainings, supervision, factory, measured, conditions, on_iteration)
     return _compared(plan, model, _Decision.checked(placement, policy, repeat))
 
 
@@ -104,6 +114,10 @@ class _Decision:
         as_policy(policy)
         return cls(placement, policy, repeat)
 
+    def places(self, history: GradientHistory) -> bool:
+        """Whether there will be branches; where a policy is repeated, its first round shows that."""
+        return bool((self.placement or place(history, self.policy)).points)
+
     def decide(self, plan: Plan, network: nn.Module, seed: int, history: GradientHistory) -> Placement:
         """Decide from the record of the plain training."""
         if not self.repeat:
@@ -117,24 +131,31 @@ def _compared(plan: Plan, model: ModelSource, decision: _Decision) -> Comparison
     trained: dict[tuple[int, str], Trained] = {}
     for seed in seeds:
         network = build(model, seed)
-        plain = trained[seed, PLAIN] = train_once(plan, network, seed)
+        plain = trained[seed, PLAIN] = train_once(plan, network, seed, goes_on=decision.places)
         if placement is None:
             placement = decision.decide(plan, network, seed, plain.history)
-        if placement.points:
-            trained[seed, SUPERVISED] = _supervised(plan, network, seed, placement, plain.history)
+        if not placement.points:
+            break
+        trained[seed, SUPERVISED] = _supervised(plan, network, seed, placement, plain.history)
+        decision = replace(decision, placement=placement)
     assert placement is not None  # seeds is not empty
     supervised = trained.get((seeds[0], SUPERVISED))
     again = place(supervised.history, decision.policy).flagged if supervised else ()
     facts = {
+        **held_out_facts({seed: one for (seed, arm), one in trained.items() if arm == PLAIN}),
         "still_flagged": [name for name in placement.flagged if name in again],
         "same_batches": all(one.seen == trained[seed, PLAIN].seen for (seed, _), one in trained.items()),
         "own_weights": not isinstance(model, nn.Module),
     }
+    start = trained[seeds[0], PLAIN].start
     return Comparison(
         trained[seeds[0], PLAIN].history,
         supervised.history if supervised else None,
         placement,
-        learning_frame([row for (seed, arm), one in trained.items() for row in one.rows(seed, arm)]),
+        learning_frame(
+            [row for (seed, arm), one in trained.items() for row in one.rows(seed, arm)],
+            ACCURACY if start is None else start.metric,
+        ),
         {**plan.facts(), **facts},
     )
 

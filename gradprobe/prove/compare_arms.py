@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from gradprobe.decide.policies import named_policy, place
 from gradprobe.insert.branches import BranchFactory
@@ -21,16 +22,19 @@ from gradprobe.measure.scan import Interrupted
 from gradprobe.network.losses import LossFunction
 from gradprobe.prove import remedies
 from gradprobe.prove.engines import Engine, open_engine
+from gradprobe.prove.held_out.measure import HeldOut, MetricFunction
 from gradprobe.prove.jobs import Job, JobResult
+from gradprobe.prove.optimizers import as_factory
 from gradprobe.prove.plan import ModelSource, Plan, Supervision, Trainings, build
 from gradprobe.prove.repeat import decide_repeatedly
-from gradprobe.prove.training import Change, Trained, train_once
+from gradprobe.prove.training import Change, Trained, held_out_facts, train_once
 from gradprobe.prove.trials import decide_by_trials
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.verdict.arm import NONE, POLICY_ARMS, REMEDIES, Arm, chosen_arms
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import learning_frame
+from gradprobe.verdict.metric import ACCURACY
 
 TRAIN_TO_DECIDE = ("repeated", "auto")  # the other policies need the record alone
 OnTraining = Callable[[str, int, int], None]
@@ -47,8 +51,9 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
     iterations: int = 300,
     window: int = 50,
     seeds: Sequence[int] = (0, 1, 2),
-    optimizer: OptimizerFactory | None = None,
+    optimizer: OptimizerFactory | Optimizer | None = None,
     held_out: Source | None = None,
+    metric: str | MetricFunction | None = None,
     branch: str | BranchFactory = "auto",
     weight: float = 0.3,
     schedule: str = "cnds",
@@ -91,7 +96,8 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
     """
     names = chosen_arms(arms)
     trainings, supervision = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule)
-    plan = Plan.checked(batches, loss_fn, trainings, supervision, optimizer, held_out, conditions)
+    measured, factory = HeldOut.checked(held_out, metric, loss_fn), as_factory(optimizer, model, loss_fn)
+    plan = Plan.checked(batches, loss_fn, trainings, supervision, factory, measured, conditions)
     gpus = float(any(parameter.is_cuda for parameter in build(model, seeds[0]).parameters()))
     try:
         with open_engine(engine, jobs, gpus) as running:
@@ -143,11 +149,18 @@ def _compared(plan: Plan, model: ModelSource, names: Sequence[str], runner: _Run
     runner.total -= (len(arms) - len(known) - len(new)) * len(seeds)
     results |= runner.run("training", _trainings(plan, model, new), _describe)
     trained = {key: result.value.trained for key, result in results.items() if result.failure is None}
-    facts = {"same_batches": _same_batches(trained), "own_weights": not isinstance(model, nn.Module)}
+    facts = {
+        **held_out_facts({seed: one for (name, seed), one in trained.items() if name == NONE}),
+        "same_batches": _same_batches(trained),
+        "own_weights": not isinstance(model, nn.Module),
+    }
     return ArmsComparison(
         plain.history,
         tuple(_with_costs(arm, results) for arm in sorted(arms, key=lambda arm: names.index(arm.name))),
-        learning_frame([row for (name, seed), one in trained.items() for row in one.rows(seed, name)]),
+        learning_frame(
+            [row for (name, seed), one in trained.items() for row in one.rows(seed, name)],
+            ACCURACY if plain.start is None else plain.start.metric,
+        ),
         {**plan.facts(), **facts},
     )
 

@@ -16,7 +16,7 @@ from gradprobe.measure.scan import OnIteration
 from gradprobe.network.checks import check_trainable, check_trainings
 from gradprobe.network.losses import LossFunction, check_loss_fn, loss_name
 from gradprobe.network.preserve import seed_everything
-from gradprobe.prove.accuracy import held_out_facts
+from gradprobe.prove.held_out.measure import HeldOut
 
 ModelSource = nn.Module | Callable[[], nn.Module]
 EPOCHS = 60  # the paper's N: the schedule sees a training as this many equal slices
@@ -62,7 +62,7 @@ class Plan:
         trainings: How many and how long.
         supervision: The branches and the joint loss.
         optimizer: ``model -> Optimizer``, or None for the default.
-        held_out: Batches to take the accuracy on, or None.
+        held_out: Batches to measure a metric on, and which one, or None.
         conditions: Facts to keep with the record.
         on_iteration: Called after each iteration, or None.
     """
@@ -72,7 +72,7 @@ class Plan:
     trainings: Trainings
     supervision: Supervision
     optimizer: OptimizerFactory | None = None
-    held_out: Batches | None = None
+    held_out: HeldOut | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     on_iteration: OnIteration | None = None
 
@@ -84,7 +84,7 @@ class Plan:
         trainings: Trainings,
         supervision: Supervision,
         optimizer: OptimizerFactory | None,
-        held_out: Source | None,
+        held_out: HeldOut | None,
         conditions: Mapping[str, Any] | None,
         on_iteration: OnIteration | None = None,
     ) -> Plan:
@@ -112,7 +112,7 @@ class Plan:
             Trainings(iterations, min(window, iterations), seeds),
             supervision,
             optimizer,
-            None if held_out is None else Batches(held_out, "held_out"),
+            held_out,
             conditions or {},
             on_iteration,
         )
@@ -123,7 +123,6 @@ class Plan:
 
     def facts(self) -> dict[str, Any]:
         """What the result of a comparison depends on, as plain JSON types."""
-        size, chance = held_out_facts(self.held_out)
         branch = self.supervision.branch
         return {
             "iterations": self.trainings.iterations,
@@ -132,8 +131,6 @@ class Plan:
             "weight": self.supervision.weight,
             "schedule": self.supervision.schedule,
             "branch": branch if isinstance(branch, str) else loss_name(branch),
-            "held_out": size,
-            "chance": chance,
         }
 
 

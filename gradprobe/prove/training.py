@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +18,13 @@ from gradprobe.measure.loop import Step, in_training, make_optimizer, train
 from gradprobe.measure.probe import GradientProbe
 from gradprobe.measure.scan import Interrupted, TrainingProgress, as_floats, with_conditions, with_losses
 from gradprobe.network.preserve import seed_everything
-from gradprobe.prove.accuracy import accuracy
+from gradprobe.prove.held_out.measure import HeldOut, Measured
 from gradprobe.prove.plan import EPOCHS, Plan
 from gradprobe.prove.remedies import Remedy, apply
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
-CHECKPOINTS = 10  # how many times in a training the held-out accuracy is measured
+CHECKPOINTS = 10  # how many times in a training the metric is measured on held-out data
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Change:
 
 
 UNCHANGED = Change()
+GoesOn = Callable[[GradientHistory], bool]
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,34 @@ class Trained:
     Attributes:
         history: Gradients over the window.
         losses: Of the main output, by iteration.
-        accuracies: Of the main output on held-out data, by the iteration after which it was taken.
+        start: The metric of the main output on held-out data before the training, or None.
+        measured: The same by the iteration after which it was taken.
         seen: A number that two trainings share if they saw the same batches, and hardly otherwise.
     """
 
     history: GradientHistory
     losses: list[float]
-    accuracies: dict[int, float]
+    start: Measured | None
+    measured: dict[int, float]
     seen: float
 
     def rows(self, seed: int, arm: str) -> list[tuple[int, str, int, float, float]]:
         """The rows of a `gradprobe.verdict.comparison.learning_frame`."""
         return [
-            (seed, arm, iteration, loss, self.accuracies.get(iteration, float("nan")))
+            (seed, arm, iteration, loss, self.measured.get(iteration, float("nan")))
             for iteration, loss in enumerate(self.losses)
         ]
+
+
+def held_out_facts(plain: Mapping[int, Trained]) -> dict[str, Any]:
+    """What was measured on held-out data, as plain JSON types, from the trainings without branches by seed."""
+    starts = {seed: one.start for seed, one in plain.items() if one.start is not None}
+    if not starts:
+        return {"held_out": 0, "chance": 0.0}
+    first = next(iter(starts.values()))
+    before = {str(seed): start.value for seed, start in starts.items() if math.isfinite(start.value)}
+    facts = {"metric": {**first.metric.to_dict(), "start": before}, "held_out": first.size}
+    return facts if first.chance is None else {**facts, "chance": first.chance}
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,7 @@ def prepared(plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANGED
         seed: Of the training's random numbers.
         change: What is done to the network first.
     """
-    with in_training(model), plan.batches.rewound():
+    with in_training(model, plan.loss_fn), plan.batches.rewound():
         seed_everything(seed)
         if change.remedy is not None:
             apply(change.remedy, model, plan.batches)
@@ -117,7 +133,9 @@ def prepared(plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANGED
         yield Training(plan, model, net, make_optimizer(plan.optimizer, net), criterion, seed)
 
 
-def train_once(plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANGED) -> Trained:
+def train_once(
+    plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANGED, goes_on: GoesOn | None = None
+) -> Trained:
     """Train a network under a probe, changed or as it is; it is bit-identical afterwards.
 
     Args:
@@ -125,8 +143,10 @@ def train_once(plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANG
         model: The network.
         seed: Of the training's random numbers.
         change: What is done to the network first.
+        goes_on: Asked with the record when the window is full: whether the training is to go on to its end.
 
     Raises:
+        ValueError: If the metric cannot be measured on the held-out data; it is tried before the training.
         Interrupted: Ctrl-C; carries the gradients as far as they were recorded.
 
     Example:
@@ -142,11 +162,13 @@ def train_once(plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANG
         facts = {**plan.conditions, "seed": seed}
         window = plan.trainings.window
         probe = GradientProbe(model, optimizer=training.optimizer, iterations=window, conditions=facts)
-        measurements = _Measurements(training, probe)
+        measurements = _Measurements.begun(training, probe)
         try:
             with probe:
                 for step in training.steps():
                     measurements.add(step)
+                    if step.iteration + 1 == window and goes_on and not goes_on(measurements.history()):
+                        break
         except KeyboardInterrupt:
             raise Interrupted(measurements.interrupted()) from None
         return measurements.trained()
@@ -160,8 +182,18 @@ class _Measurements:
     probe: GradientProbe
     losses: list[Tensor] = field(default_factory=list)
     inputs: str | None = None
-    accuracies: dict[int, float] = field(default_factory=dict)
+    start: Measured | None = None
+    measured: dict[int, float] = field(default_factory=dict)
     seen: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    @classmethod
+    def begun(cls, training: Training, probe: GradientProbe) -> _Measurements:
+        """With the metric of the network before it trains, if there is one."""
+        held_out = training.plan.held_out
+        measurements = cls(training, probe)
+        if held_out is not None:
+            measurements.start = measurements.measure(held_out)
+        return measurements
 
     @property
     def arm(self) -> str:
@@ -174,20 +206,25 @@ class _Measurements:
         self.seen = self.seen.to(device) * 0.9 + fingerprint(step.batch).to(device)
         done, total = len(self.losses), plan.trainings.iterations
         if plan.held_out is not None and _is_checkpoint(done, total):
-            self.accuracies[step.iteration] = accuracy(self.training.model, plan.held_out)
+            self.measured[step.iteration] = self.measure(plan.held_out).value
         if plan.on_iteration:
             progress = TrainingProgress(self.arm, self.training.seed, done, total, step.main, self.probe)
             plan.on_iteration(progress)
 
+    def measure(self, held_out: HeldOut) -> Measured:
+        """The metric now; a model that draws in eval mode too draws the same in both arms."""
+        seed_everything(self.training.seed)
+        return held_out.measure(self.training.model)
+
     def trained(self) -> Trained:
-        return Trained(self._history(), as_floats(self.losses), self.accuracies, float(self.seen))
+        return Trained(self.history(), as_floats(self.losses), self.start, self.measured, float(self.seen))
 
     def interrupted(self) -> GradientHistory:
-        history, total = self._history(), self.training.plan.trainings.iterations
+        history, total = self.history(), self.training.plan.trainings.iterations
         stopped = f"interrupted after {len(self.losses)} of {total} iterations of the {self.arm} training"
         return with_conditions(history, complete=False, stopped=stopped)
 
-    def _history(self) -> GradientHistory:
+    def history(self) -> GradientHistory:
         training = self.training
         criterion = training.criterion if training.supervised else training.plan.loss_fn
         losses = self.losses[: training.plan.trainings.window]

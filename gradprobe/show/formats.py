@@ -57,6 +57,7 @@ def as_json(history: GradientHistory, placement: Placement, comparison: Comparis
     if comparison is not None:
         result["comparison"] = {
             "verdict": comparison.verdict,
+            "metric": comparison.metric.to_dict(),
             "sentences": str(comparison).splitlines(),
             "conditions": dict(comparison.conditions),
             "gradient": _json_rows(comparison.gradient.reset_index(names="layer")),
@@ -75,6 +76,7 @@ def arms_json(result: ArmsComparison) -> str:
         "conditions": {**result.plain.conditions, **result.conditions},
         "placement": result.placement.to_dict(),
         "best": result.best,
+        "metric": result.metric.to_dict(),
         "sentences": list(result.choice.sentences),
         "arms": _json_rows(result.summary),
     }

@@ -18,6 +18,7 @@ from gradprobe.record.placement import Placement
 from gradprobe.verdict.arm import NONE, Arm
 from gradprobe.verdict.choice import Choice, Contest, choose_arm
 from gradprobe.verdict.judge import arm_result, standard_error
+from gradprobe.verdict.metric import Metric, metric_of
 
 _MISSING = float("nan")
 
@@ -29,10 +30,10 @@ class ArmsComparison:
     Attributes:
         plain: Gradients of the network as it is, over the window, first seed.
         arms: The arms, in the order that they were asked for; ``"none"`` is the first.
-        frame: Columns ``seed, arm, iteration, loss, accuracy`` of every training: loss of the main output at every
-            iteration, accuracy of the main output on held-out data where it was taken, else NaN. An arm that does
-            what another does (`Arm.like`) has no rows of its own.
-        conditions: Iterations, window, seeds, weight, schedule, branch, size of the held-out data.
+        frame: As that of `gradprobe.Comparison`, of every training. An arm that does what another does
+            (`Arm.like`) has no rows of its own.
+        conditions: Iterations, window, seeds, weight, schedule, branch, and what is measured on held-out data:
+            ``metric`` with its name, its direction and its value before the training.
     """
 
     plain: GradientHistory
@@ -66,17 +67,22 @@ class ArmsComparison:
 
     @property
     def held_out(self) -> bool:
-        """Whether the arms are judged by held-out accuracy, else by training loss."""
-        return bool(self.frame["accuracy"].notna().any())
+        """Whether the arms are judged by something that was measured on held-out data, else by training loss."""
+        return self.metric.held_out
+
+    @property
+    def metric(self) -> Metric:
+        """What the arms are judged by."""
+        return metric_of(self.frame, self.conditions)
 
     @property
     def summary(self) -> pd.DataFrame:
         """One row for each arm.
 
         Returns:
-            Columns ``arm, did``; ``mean`` of the held-out accuracy or training loss in the end, and its standard
-            ``error`` over the seeds; ``difference`` to none in the same unit (above zero is better), and its
-            standard error, ``difference_error``; ``verdict`` on it, ``likely ...`` where it is not beyond the
+            Columns ``arm, did``; ``mean`` of what the arms are judged by (`metric`) in the end, and its
+            standard ``error`` over the seeds; ``difference`` to none in the same unit (above zero is better), and
+            its standard error, ``difference_error``; ``verdict`` on it, ``likely ...`` where it is not beyond the
             noise for all pairs of arms together; ``windows`` that the decision took,
             ``seconds`` of a training; ``failed``, in words.
         """
@@ -97,7 +103,7 @@ class ArmsComparison:
     def _numbers(self, name: str) -> dict[str, float]:
         if name not in set(self.frame["arm"]):
             return dict.fromkeys(_NUMBERS, _MISSING)
-        result = arm_result(self.frame[self.frame["arm"] == name], self.conditions, self.held_out)
+        result = arm_result(self.frame[self.frame["arm"] == name], self.conditions, self.metric)
         error = standard_error(result.values) if len(result.values) > 1 else _MISSING
         pair = self._contest.judge_pair(NONE, name) if name in self._contest.arms and name != NONE else None
         differences = (pair.difference, pair.error) if pair else (_MISSING, _MISSING)
@@ -107,6 +113,7 @@ class ArmsComparison:
         """Plain JSON types, without the tables."""
         return {
             "best": self.best,
+            "metric": self.metric.to_dict(),
             "sentences": list(self.choice.sentences),
             "conditions": dict(self.conditions),
             "arms": [arm.to_dict() for arm in self.arms],
@@ -142,7 +149,7 @@ class ArmsComparison:
 
     def table(self) -> list[tuple[str, ...]]:
         """The summary as text: the head, then a row for each arm."""
-        what = "accuracy" if self.held_out else "loss"
+        what = {"training loss": "loss", "loss": "held-out loss"}.get(self.metric.name, self.metric.short)
         head = ("arm", "what it did", what, "better by", "verdict", "windows", "seconds")
         return [head, *(_cells(row) for row in self.summary.to_dict("records"))]
 
@@ -165,6 +172,8 @@ def _measured(value: float, error: float) -> str:
     """
     if math.isnan(value):
         return ""
+    if math.isinf(value):
+        return "not finite"
     return f"{value:.3g}" + ("" if math.isnan(error) else f" ± {error:.2g}")
 
 

@@ -40,7 +40,7 @@ class Contest:
 
     Args:
         arms: All arms.
-        frame: Columns ``seed, arm, iteration, loss, accuracy``.
+        frame: Columns ``seed, arm, iteration, loss, metric``.
         conditions: As for `gradprobe.verdict.judge`.
 
     Attributes:
@@ -80,7 +80,7 @@ class Contest:
     def score(self, name: str) -> float:
         """How well an arm fared over the seeds; more is better."""
         result = self.result(name)
-        return result.mean if result.held_out else -result.mean
+        return result.metric.sign * result.mean
 
     def simplicity(self, name: str) -> tuple[int, int]:
         """Sorts the simplest arm first: nothing, then a remedy, then few branches."""
@@ -110,28 +110,28 @@ def _why_none(contest: Contest, best: str) -> str:
     """Why no arm is chosen; ``best`` is the one with the highest score."""
     conditions, pair = contest.conditions, contest.judge_pair(NONE, best)
     seeds = counted(len(pair.first.values), "seed")
-    after = f"after {conditions['iterations']} iterations the {pair.first.what} of the main output"
+    after = f"after {conditions['iterations']} iterations the {pair.first.metric.described} of the main output"
     if not conditions.get("same_batches", True):
         return f"The trainings did not see the same batches, so this cannot tell which arm to use. {SAME_BATCHES}"
     if not any(contest.result(name).learnt for name in contest.arms):
         return (
-            f"No arm learnt, so this cannot tell which one to use: {after} is {pair.second.mean:.3g} at best "
+            f"No arm learnt, so this cannot tell which one to use: {after} is {pair.second.shown} at best "
             f"({best}, {seeds}). Train longer (--iterations), or look at the learning rate first."
         )
     if best == NONE:
-        mean = pair.first.mean
-        return f"Use the network as it is: no arm did better. {after.capitalize()} is {mean:.3g} ({seeds})."
+        mean = pair.first.shown
+        return f"Use the network as it is: no arm did better. A{after[1:]} is {mean} ({seeds})."
     more = " One seed cannot tell more: repeat with more (--seeds 3)." if len(pair.first.values) == 1 else ""
     return (
-        f"Use the network as it is: no arm is better beyond the noise. {after.capitalize()} is "
-        f"{pair.first.mean:.3g}; {best} is ahead by {_difference(pair)}.{more}"
+        f"Use the network as it is: no arm is better beyond the noise. A{after[1:]} is "
+        f"{pair.first.shown}; {best} is ahead by {_difference(pair)}.{more}"
     )
 
 
 def _why_chosen(contest: Contest, chosen: str, alone: bool) -> list[str]:
     pair = contest.judge_pair(NONE, chosen, alone=alone)
     numbers = (
-        f"Use {chosen}: {pair.first.what} {pair.second.mean:.3g} with it, {pair.first.mean:.3g} as it is "
+        f"Use {chosen}: {pair.first.metric.described} {pair.second.shown} with it, {pair.first.shown} as it is "
         f"(main output, after {contest.conditions['iterations']} iterations)."
     )
     difference = f"{pair.difference:.2g} better {_uncertainty(pair)}"
@@ -168,7 +168,7 @@ def _compared_to_others(contest: Contest, chosen: str, alone: bool) -> list[str]
     branches = [name for name, arm in contest.arms.items() if arm.kind == "branches"]
     if contest.arms[chosen].kind == "remedy" and branches:
         best = max(branches, key=contest.score)
-        result = f"branches: the best of them, {best}, came to {contest.result(best).mean:.3g}"
+        result = f"branches: the best of them, {best}, came to {contest.result(best).shown}"
         if contest.better(chosen, best, alone=alone):
             sentences.append(f"It does better than {result}.")
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -15,9 +16,10 @@ from gradprobe.record.html import bars, block, legend, paragraph, small, span_of
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted, layer_span, shorten
-from gradprobe.verdict.judge import NOTHING, Outcome, judge
+from gradprobe.verdict.judge import Outcome, judge
+from gradprobe.verdict.metric import ACCURACY, Metric, metric_of
 
-COLUMNS = ("seed", "arm", "iteration", "loss", "accuracy")
+COLUMNS = ("seed", "arm", "iteration", "loss", "accuracy", "metric")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +30,12 @@ class Comparison:
         plain: Gradients without branches, over the window, first seed.
         supervised: Gradients with them, or None if no branch was placed.
         placement: The placement that was tried.
-        frame: Columns ``seed, arm, iteration, loss, accuracy``: loss of the main output at every iteration,
-            accuracy of the main output on held-out data where it was taken, else NaN.
-        conditions: Iterations, seeds, weight, schedule, branch, size of the held-out data, and which of the
-            flagged layers the same policy would still flag with the branches in place.
+        frame: Columns ``seed, arm, iteration, loss, accuracy, metric``: the loss of the main output at every
+            iteration; its metric on held-out data where that was taken, else NaN, and infinitely bad where it was
+            no finite number; ``accuracy`` is the same where the metric is the accuracy, else NaN.
+        conditions: Iterations, seeds, weight, schedule, branch; what is measured on held-out data (``metric``: its
+            name, direction, and value before the training for each seed); and which of the flagged layers the same
+            policy would still flag with the branches in place.
     """
 
     plain: GradientHistory
@@ -42,9 +46,8 @@ class Comparison:
 
     @property
     def gradient(self) -> pd.DataFrame:
-        """Flagged layers: median magnitude without and with, and their ratio.
+        """Flagged layers: median magnitude without and with over the whole window, and their ratio.
 
-        Over the first sixth of the training at most, where the branches' weight is still near its first value.
         Where none is flagged (`gradprobe.EveryLayerPolicy`): the layers that the branches serve.
 
         Returns:
@@ -52,21 +55,20 @@ class Comparison:
         """
         served = {name for point in self.placement.points for name in point.layers}
         named = list(self.placement.flagged) or [layer.name for layer in self.plain.layers if layer.name in served]
-        without = _first(self.plain, self.early).aggregate().reindex(named)
-        with_ = _first(self.supervised or self.plain, self.early).aggregate().reindex(named)
+        without = self.plain.aggregate().reindex(named)
+        with_ = (self.supervised or self.plain).aggregate().reindex(named)
         return pd.DataFrame({"without": without, "with": with_, "ratio": with_ / without})
 
     @property
-    def early(self) -> int:
-        """Over how many iterations `gradient` is taken."""
-        length = int(self.conditions.get("iterations", 6 * self.plain.iterations))
-        return max(1, min(self.plain.iterations, length // 6))
+    def metric(self) -> Metric:
+        """What the arms are judged by."""
+        return metric_of(self.frame, self.conditions)
 
     @property
     def outcome(self) -> Outcome:
-        """How the main output fared, by held-out accuracy where there is some, else by training loss."""
+        """How the main output fared, by what was measured on held-out data, else by training loss."""
         if self.supervised is None:
-            return NOTHING
+            return Outcome("nothing to compare", 0.0, 0.0, (_nothing(self),))
         return judge(self.frame, self.conditions)
 
     @property
@@ -78,6 +80,7 @@ class Comparison:
         """Plain JSON types, without the tables."""
         return {
             "verdict": self.verdict,
+            "metric": self.metric.to_dict(),
             "sentences": str(self).splitlines(),
             "conditions": dict(self.conditions),
             "supervised": None if self.supervised is None else self.supervised.to_dict(),
@@ -99,6 +102,19 @@ class Comparison:
         return "\n".join([*_gradient_sentences(self), *self.outcome.sentences])
 
 
+def _nothing(comparison: Comparison) -> str:
+    """That no branch was placed, where the training ended, and what can be compared all the same."""
+    ended, asked = int(comparison.frame["iteration"].nunique()), comparison.conditions.get("iterations")
+    rest = (
+        f" The training ended after {counted(ended, 'iteration')}." if asked is not None and ended < asked else ""
+    )
+    other = comparison.conditions.get("other_arms", "gp.compare_arms(model, batches, loss_fn)")
+    return (
+        f"No branch was placed, so there is nothing to compare.{rest} Other initial weights, normalisation and "
+        f"branches by other rules are compared by: {other}"
+    )
+
+
 def _gradient_sentences(comparison: Comparison) -> list[str]:
     table = comparison.gradient.dropna()
     if comparison.supervised is None or table.empty:
@@ -107,18 +123,34 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     which = layer_span([str(name) for name in table.index], order, _short)
     still = list(comparison.conditions.get("still_flagged", []))
     flagged = bool(comparison.placement.flagged)
-    verb = _flagged_verb(table["ratio"], still) if flagged else _supervised_verb(table["ratio"])
+    over_time = _ratio_over_time(comparison.plain, comparison.supervised, table.index)
+    ratio, low, high = table["ratio"].median(), over_time.min(), over_time.max()
+    verb = _flagged_verb(table["ratio"], still) if flagged else _supervised_verb(ratio)
     kind = "flagged layer" if flagged else "supervised layer"
+    spread = f"; {_times(low, high)} from iteration to iteration" if _times(low, low) != _times(high, high) else ""
+    times = "no longer exactly zero" if math.isinf(ratio) else f"{_times(ratio, ratio)} what it was"
     change = (
-        f"The gradient {verb}: {label('output')} of the {counted(len(table), kind)} "
-        f"({which}) is {_times(table['ratio'].min(), table['ratio'].max())} what it was "
-        f"(median over the first {counted(comparison.early, 'iteration')})."
+        f"The gradient {verb}: {label('output')} of the {counted(len(table), kind)} ({which}) is {times} "
+        f"(median over {counted(len(over_time), 'iteration')}{spread})."
     )
+    if ratio > 1 > low:
+        above = int((over_time > 1).sum())
+        change += f" It is higher in {above} of them and lower in the others."
     if not still:
         return [change]
     names = layer_span(still, order, _short)
     left = names if len(still) == 1 else f"{len(still)} of them ({names})"
     return [change, f"By the same rule {left} would still be flagged: --repeat places more branches."]
+
+
+def _ratio_over_time(plain: GradientHistory, supervised: GradientHistory, names: pd.Index) -> pd.Series[float]:
+    """With over without in each iteration that both have: the median over these layers."""
+    tables = [
+        one.select("output").pivot(index="iteration", columns="layer", values="mean_abs")[list(names)]
+        for one in (plain, supervised)
+    ]
+    ratio: pd.Series[float] = (tables[1] / tables[0]).median(axis=1).dropna()
+    return ratio
 
 
 def _flagged_verb(ratios: pd.Series[float], still_flagged: list[str]) -> str:
@@ -127,13 +159,8 @@ def _flagged_verb(ratios: pd.Series[float], still_flagged: list[str]) -> str:
     return "rose" if still_flagged or ratios.min() < 10 else "came back"
 
 
-def _supervised_verb(ratios: pd.Series[float]) -> str:
-    return "rose" if ratios.median() >= 2 else "hardly changed"
-
-
-def _first(history: GradientHistory, iterations: int) -> GradientHistory:
-    """The beginning of a history."""
-    return replace(history, frame=history.frame[history.frame["iteration"] < iterations])
+def _supervised_verb(ratio: float) -> str:
+    return "rose" if ratio >= 2 else "fell" if ratio <= 0.5 else "hardly changed"
 
 
 def _short(name: str) -> str:
@@ -151,27 +178,46 @@ def _times(low: float, high: float) -> str:
     return f"{first} times" if first == last else f"{first} to {last} times"
 
 
-def learning_frame(rows: list[tuple[int, str, int, float, float]]) -> pd.DataFrame:
-    """The frame of a comparison from rows in the order of `COLUMNS`."""
-    seed, arm, iteration, loss, accuracy = zip(*rows, strict=True) if rows else ((),) * 5
+def learning_frame(rows: list[tuple[int, str, int, float, float]], metric: Metric = ACCURACY) -> pd.DataFrame:
+    """The frame of a comparison.
+
+    Args:
+        rows: Seed, arm, iteration, loss, and the metric's value or NaN.
+        metric: Which one it is: the column ``accuracy`` has its values only if it is that.
+    """
+    seed, arm, iteration, loss, values = zip(*rows, strict=True) if rows else ((),) * 5
+    measured = pd.array(list(values), dtype="float64")
+    missing = pd.array([float("nan")] * len(values), dtype="float64")
     return pd.DataFrame(
         {
             "seed": pd.array(list(seed), dtype="int64"),
             "arm": pd.Series(list(arm), dtype=str),
             "iteration": pd.array(list(iteration), dtype="int64"),
             "loss": pd.array(list(loss), dtype="float64"),
-            "accuracy": pd.array(list(accuracy), dtype="float64"),
+            "accuracy": measured if metric == ACCURACY else missing,
+            "metric": measured.copy(),
         }
     )
 
 
 def read_learning(text: str) -> pd.DataFrame:
-    """The frame of a comparison from its CSV text; exact."""
+    """The frame of a comparison from its CSV text; exact. Older versions knew the accuracy alone."""
+    cells = read_cells(text)
+    older = "metric" not in cells
     rows = [
-        (int(row["seed"]), row["arm"], int(row["iteration"]), _number(row["loss"]), _number(row["accuracy"]))
-        for row in read_cells(text).to_dict("records")
+        (
+            int(row["seed"]),
+            row["arm"],
+            int(row["iteration"]),
+            _number(row["loss"]),
+            _number(row["accuracy" if older else "metric"]),
+        )
+        for row in cells.to_dict("records")
     ]
-    return learning_frame(rows)
+    frame = learning_frame(rows)
+    if not older:
+        frame["accuracy"] = pd.array([_number(cell) for cell in cells["accuracy"]], dtype="float64")
+    return frame
 
 
 def _number(text: str) -> float:

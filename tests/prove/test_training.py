@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gradprobe.measure.batches import Batches
-from gradprobe.prove.accuracy import accuracy
+from gradprobe.prove.held_out.accuracy import accuracy
 
 
 @dataclass

@@ -19,13 +19,24 @@ from gradprobe.record.quantities import CNDS_THRESHOLD, label
 from gradprobe.record.text import shorten
 from gradprobe.show.plots.arms import arm_looks
 from gradprobe.show.plots.grid import Grid, recorded_quantity
-from gradprobe.show.plots.learning import LOOKS, NAMES, Look, curve_label, finite_curves, rolling_length
+from gradprobe.show.plots.learning import (
+    LOOKS,
+    VALUES,
+    Look,
+    capitalised,
+    chance,
+    curve_label,
+    finite_curves,
+    rolling_length,
+    value_title,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from gradprobe.verdict.arms_comparison import ArmsComparison
     from gradprobe.verdict.comparison import Comparison
+    from gradprobe.verdict.metric import Metric
 
 MAX_CURVE_POINTS = 1000  # iterations that a learning curve is drawn with
 STATISTICS = ("rms", "max_abs", "zero_fraction", "nonfinite")
@@ -145,25 +156,27 @@ _COLOURS = {"plain": "flagged", "supervised": "fine"}  # of the style sheet; eve
 
 def _learning(comparison: Comparison | None, several: ArmsComparison | None) -> list[dict[str, Any]]:
     if several is not None:
-        return _curves(several.frame, several.conditions, arm_looks(several))
-    return [] if comparison is None else _curves(comparison.frame, comparison.conditions, LOOKS)
+        return _curves(several.frame, several.conditions, several.metric, arm_looks(several))
+    return [] if comparison is None else _curves(comparison.frame, comparison.conditions, comparison.metric, LOOKS)
 
 
-def _curves(frame: pd.DataFrame, conditions: Mapping[str, Any], looks: Sequence[Look]) -> list[dict[str, Any]]:
-    measured = [value for value in NAMES if np.isfinite(frame[value].astype(float)).any()]
-    return [_curve(frame, conditions, value, looks) for value in measured]
+def _curves(
+    frame: pd.DataFrame, conditions: Mapping[str, Any], metric: Metric, looks: Sequence[Look]
+) -> list[dict[str, Any]]:
+    measured = [value for value in VALUES if np.isfinite(frame[value].astype(float)).any()]
+    return [_curve(frame, conditions, metric, value, looks) for value in measured]
 
 
 def _curve(
-    frame: pd.DataFrame, conditions: Mapping[str, Any], value: str, looks: Sequence[Look]
+    frame: pd.DataFrame, conditions: Mapping[str, Any], metric: Metric, value: str, looks: Sequence[Look]
 ) -> dict[str, Any]:
     length = rolling_length(int(frame["iteration"].nunique())) if value == "loss" else 1
     return {
-        "title": NAMES[value],
-        "label": curve_label(frame, value),
-        "chance": conditions.get("chance") if value == "accuracy" else None,
+        "title": capitalised(value_title(value, metric)),
+        "label": curve_label(frame, value, metric),
+        "chance": chance(conditions, metric, value),
         "seeds": int(frame["seed"].nunique()),
-        "markers": value == "accuracy",
+        "markers": value == "metric",
         "arms": [
             {
                 "name": look.text,

@@ -90,6 +90,7 @@ _COMPARISON = {
     "weight": "weight of the branches",
     "schedule": "schedule",
     "branch": "kind of branch",
+    "metric": "judged by",
     "held_out": "held-out targets",
     "chance": "accuracy of a constant answer",
 }
@@ -108,7 +109,7 @@ def conditions(history: GradientHistory, comparison: Comparison | ArmsComparison
     others = {key: value for key, value in known.items() if key not in _LISTED and value is not None}
     rows += [(key, _in_words(value)) for key, value in others.items()]
     if comparison is not None:
-        facts = comparison.conditions
+        facts = {**comparison.conditions, "metric": comparison.metric.described}
         rows += [(name, _in_words(facts[key])) for key, name in _COMPARISON.items() if facts.get(key) is not None]
     return [*rows, ("gradprobe", __version__)]
 

@@ -8,7 +8,7 @@ import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.show.plots.header import figure_header
 from gradprobe.show.plots.labels import End, EndLabels
-from gradprobe.show.plots.learning import Look, check_value, draw_curves, finish_axes
+from gradprobe.show.plots.learning import Look, chance, checked_value, draw_curves, finish_axes
 from gradprobe.verdict.arm import ARMS, NONE
 
 if TYPE_CHECKING:
@@ -31,17 +31,17 @@ def plot_arms(result: ArmsComparison, *, value: str | None = None, ax: Axes | No
 
     Args:
         result: What to draw.
-        value: ``"loss"`` (a rolling mean) or ``"accuracy"``; None takes what the arms were judged by.
+        value: ``"loss"`` (a rolling mean) or ``"metric"`` (where it is the accuracy, ``"accuracy"`` is the same);
+            None takes what the arms were judged by.
         ax: Axes to draw into; None makes a figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: If the value is neither.
+        ValueError: If it is another value.
     """
-    value = ("accuracy" if result.held_out else "loss") if value is None else value
-    check_value(value)
+    value = result.metric.column if value is None else checked_value(value, result.metric)
     ax = style.axes(ax, style.panel_size(style.SCREEN))
     _draw_panel(result, value, ax, describe_conditions(result.plain.conditions))
     return ax
@@ -55,7 +55,7 @@ def arms_size(width: str | float, panels: int) -> tuple[float, float]:
 
 
 def draw_arms(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -> None:
-    """Draw the loss and, where it was measured, the accuracy into an empty figure; the title is the verdict."""
+    """Draw the loss and, where one was measured, the metric into an empty figure; the title is the verdict."""
     figure_header(figure, result.choice.sentences[0], describe_conditions(result.plain.conditions))
     wide = figure.get_figwidth() >= len(values) * style.WIDTHS["column"]
     shape = (1, len(values)) if wide else (len(values), 1)
@@ -66,10 +66,11 @@ def draw_arms(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -
 
 def _draw_panel(result: ArmsComparison, value: str, ax: Axes, conditions: str) -> None:
     style.strip_axes(ax)
-    drawn, entries = draw_curves(ax, result.frame, value, arm_looks(result), result.conditions.get("chance"))
+    line = chance(result.conditions, result.metric, value)
+    drawn, entries = draw_curves(ax, result.frame, value, arm_looks(result), line)
     ends = [End(look.text, float(mean.index[-1]), float(mean.iloc[-1]), look.colour) for look, mean in drawn]
     EndLabels(ax, ends)
-    finish_axes(ax, result.frame, value, conditions, entries)
+    finish_axes(ax, result.frame, value, result.metric, conditions, entries)
 
 
 def arm_looks(result: ArmsComparison) -> list[Look]:

@@ -109,7 +109,7 @@ def comparison_size(width: str | float) -> tuple[float, float]:
 def draw_comparison(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
     """Draw a comparison into an empty figure."""
     figure_header(figure, _heading(comparison), describe_conditions(comparison.plain.conditions), size=11)
-    learning = ["loss"] + (["accuracy"] if comparison.frame["accuracy"].notna().any() else [])
+    learning = ["loss"] + (["metric"] if comparison.metric.held_out else [])
     plain, supervised, flagged, *learnt = _panels(figure, len(learning))
     _draw_arms(plain, supervised, comparison, threshold)
     title = "Flagged layers" if comparison.placement.flagged else "Layers"

@@ -84,7 +84,7 @@ def save_figures(
         drawn["paper"] = paper = _figure(*paper_size(width))
         draw_paper(paper, comparison, threshold)
     if arms is not None:
-        values = ("loss", "accuracy") if arms.held_out else ("loss",)
+        values = ("loss", "metric") if arms.held_out else ("loss",)
         drawn["arms"] = figure = _figure(*arms_size(width, len(values)))
         draw_arms(figure, arms, values)
     return [save_figure(each, folder / f"{name}.{suffix}") for name, each in drawn.items()]

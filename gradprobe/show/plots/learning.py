@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.text import counted
 from gradprobe.show.plots.header import header, marker_entry
+from gradprobe.verdict.metric import ACCURACY, TRAINING_LOSS, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ class Look:
 
     def entry(self, value: str) -> Line2D:
         """Its entry in a legend."""
-        look: dict[str, Any] = {"marker": self.marker, "markersize": 4.5} if value == "accuracy" else {}
+        look: dict[str, Any] = {"marker": self.marker, "markersize": 4.5} if value == "metric" else {}
         return Line2D([], [], color=self.colour, linewidth=1.8, linestyle=self.line, label=self.text, **look)
 
 
@@ -43,26 +44,27 @@ LOOKS = (
     Look("plain", "without", style.FLAGGED, "s", "--"),
     Look("supervised", "with deep supervision", style.FINE, "o"),
 )
-NAMES = {"loss": "Training loss", "accuracy": "Held-out accuracy"}
+VALUES = ("loss", "metric")
 
 
 def plot_learning(comparison: Comparison, *, value: str = "loss", ax: Axes | None = None) -> Axes:
-    """Draw the loss or the held-out accuracy of the main output with and without deep supervision.
+    """Draw the loss of the main output, or its metric on held-out data, with and without deep supervision.
 
     The loss is a rolling mean; with one seed a pale line shows the loss itself. With several seeds the line
     is their mean and the band reaches from the smallest to the largest.
 
     Args:
         comparison: What to draw.
-        value: ``"loss"`` or ``"accuracy"``.
+        value: ``"loss"`` or ``"metric"``; where the metric is the accuracy, ``"accuracy"`` is the same.
         ax: Axes to draw into; None makes a figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: If the value is neither.
+        ValueError: If it is another value.
     """
+    value = checked_value(value, comparison.metric)
     ax = style.axes(ax, style.panel_size(style.SCREEN))
     draw_learning(comparison, value, ax, conditions=describe_conditions(comparison.plain.conditions))
     return ax
@@ -70,16 +72,34 @@ def plot_learning(comparison: Comparison, *, value: str = "loss", ax: Axes | Non
 
 def draw_learning(comparison: Comparison, value: str, ax: Axes, *, conditions: str) -> None:
     """Draw one value of both arms, with the conditions above."""
-    check_value(value)
     style.strip_axes(ax)
-    drawn, entries = draw_curves(ax, comparison.frame, value, LOOKS, comparison.conditions.get("chance"))
-    finish_axes(ax, comparison.frame, value, conditions, [*(look.entry(value) for look, _ in drawn), *entries])
+    metric = comparison.metric
+    drawn, entries = draw_curves(ax, comparison.frame, value, LOOKS, chance(comparison.conditions, metric, value))
+    entries = [*(look.entry(value) for look, _ in drawn), *entries]
+    finish_axes(ax, comparison.frame, value, metric, conditions, entries)
 
 
-def check_value(value: str) -> None:
-    """Raise ValueError if no learning curve shows this value."""
-    if value not in NAMES:
-        raise ValueError(f"expected one of {list(NAMES)}, got {value!r}")
+def checked_value(value: str, metric: Metric) -> str:
+    """The column of a frame that shows this value.
+
+    Raises:
+        ValueError: If no learning curve shows it.
+    """
+    allowed = [*VALUES, *(["accuracy"] if metric in (ACCURACY, TRAINING_LOSS) else [])]
+    if value not in allowed:
+        raise ValueError(f"expected one of {allowed}, got {value!r}")
+    return "metric" if value == "accuracy" else value
+
+
+def chance(conditions: Mapping[str, Any], metric: Metric, value: str) -> float | None:
+    """The accuracy of a constant answer, where an accuracy is drawn."""
+    return conditions.get("chance") if value == "metric" and metric == ACCURACY else None
+
+
+def value_title(value: str, metric: Metric) -> str:
+    """A value in words; a metric with its direction where that does not go without saying."""
+    shown = metric.described if metric.held_out else "held-out metric"
+    return "training loss" if value == "loss" else shown
 
 
 def draw_curves(
@@ -94,8 +114,8 @@ def draw_curves(
         curves = finite_curves(rows, value)
         missing += int((~np.isfinite(rows[value].to_numpy(dtype=float))).sum()) if value == "loss" else 0
         if len(curves):
-            drawn.append((look, _draw_curves(ax, curves, look, markers=value == "accuracy")))
-    if value == "accuracy" and chance is not None and drawn:
+            drawn.append((look, _draw_curves(ax, curves, look, markers=value == "metric")))
+    if chance is not None and drawn:
         ax.axhline(chance, color=style.GREY, linestyle=":", linewidth=1, zorder=1.5, gid="chance")
         entries.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1, label="chance"))
     if (seeds := int(frame["seed"].nunique())) > 1:
@@ -105,13 +125,15 @@ def draw_curves(
     return drawn, entries
 
 
-def finish_axes(ax: Axes, frame: pd.DataFrame, value: str, conditions: str, entries: Sequence[Artist]) -> None:
+def finish_axes(
+    ax: Axes, frame: pd.DataFrame, value: str, metric: Metric, conditions: str, entries: Sequence[Artist]
+) -> None:
     """Name the axes and put title, conditions and legend above them."""
     if not ax.lines:
-        entries = [*entries, marker_entry("", f"no {NAMES[value].lower()} was recorded")]
+        entries = [*entries, marker_entry("", f"no {value_title(value, metric)} was recorded")]
     style.iteration_axis(ax, np.unique(frame["iteration"].to_numpy(dtype=np.int64)))
-    style.name_axis(ax.yaxis, curve_label(frame, value))
-    header(ax, f"{NAMES[value]}, main output", conditions, entries)
+    style.name_axis(ax.yaxis, curve_label(frame, value, metric))
+    header(ax, f"{capitalised(value_title(value, metric))}, main output", conditions, entries)
 
 
 def finite_curves(rows: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -156,7 +178,12 @@ def rolling_length(count: int) -> int:
     return 2 * (count // 40) + 1
 
 
-def curve_label(frame: pd.DataFrame, value: str) -> str:
+def capitalised(text: str) -> str:
+    """With a capital letter first; the others are left as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def curve_label(frame: pd.DataFrame, value: str, metric: Metric) -> str:
     """What a learning curve shows, for the axis of a figure."""
     length = rolling_length(int(frame["iteration"].nunique()))
-    return NAMES[value].lower() + (f", rolling mean of {length}" if value == "loss" and length > 1 else "")
+    return value_title(value, metric) + (f", rolling mean of {length}" if value == "loss" and length > 1 else "")
