@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -75,16 +75,28 @@ class CompanionObjective(DeepSupervisionLoss):
         self.companion = companion or squared_hinge
         _branches(net)
 
-    def _branch_losses(self, prediction: SupervisedOutput, target: Any, main: Tensor) -> Iterator[Tensor]:
+    def _terms(
+        self, prediction: SupervisedOutput, target: Any, on: tuple[bool, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         branches = _branches(self._net[0])
-        if len(branches) != len(prediction.auxiliary):
+        if len(branches) != len(on):
             raise ValueError(
-                f"expected a prediction from each of net's {len(branches)} branches, got "
-                f"{len(prediction.auxiliary)}: pass the criterion the network that made the prediction"
+                f"expected a prediction from each of net's {len(branches)} branches, got {len(on)}: pass the "
+                "criterion the network that made the prediction"
             )
-        pairs = self._with_targets(prediction, target if self.map_target else labels_of(target))
-        for branch, (scores, labels) in zip(branches, pairs, strict=True):
-            yield F.relu(squared_norm(branch) + self.companion(scores, labels_of(labels)) - self.gamma)
+        return super()._terms(prediction, target, on)
+
+    def _compiles(self) -> bool:
+        return True
+
+    def _branch_term(self, index: int, prediction: SupervisedOutput, target: Any, main: Tensor) -> Tensor:
+        target = self._target_of(index, prediction, target if self.map_target else labels_of(target))
+        norm = squared_norm(_branches(self._net[0])[index])
+
+        def objective(scores: Any) -> Tensor:
+            return F.relu(norm + self.companion(scores, labels_of(target)) - self.gamma)
+
+        return self._branches.unless_empty(index, prediction.auxiliary[index], main, objective)
 
 
 def _branches(net: nn.Module) -> list[nn.Module]:

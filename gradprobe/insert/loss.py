@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gradprobe.insert.loss_inputs import loss_like, resized_target
-from gradprobe.insert.model_loss import OWN_LOSSES, branch_loss, is_own, labels_of, matching_losses, own_loss
+from gradprobe.insert.branch_losses import BranchLosses, silent
+from gradprobe.insert.loss_inputs import resized_target
+from gradprobe.insert.model_loss import is_own, labels_of, own_loss
 from gradprobe.insert.schedules import SCHEDULES, check_schedule
 from gradprobe.network.losses import LossFunction, loss_name
 from gradprobe.network.tensors import main_tensor
@@ -88,8 +89,19 @@ class DeepSupervisionLoss(nn.Module):
     Call `step` at the end of every epoch, or of every iteration; ``total`` and ``drop_after`` count the same.
 
     Where the trunk returns a container (dict, tuple, dataclass, ``ModelOutput``), ``loss_fn`` gets for each branch
-    a copy of it with the branch's prediction in the place of the main tensor and without the ``loss``. The trunk's
-    own container is not changed.
+    a copy of it with the branch's prediction in the place of the main tensor and without the ``loss``. (What a
+    branch returns as a dict replaces the parts of these names.) Of that loss only those terms count that depend on
+    the branch's prediction: the others, such as boxes beside classes, a KL term, heads of the trunk's own or a
+    penalty on weights, are in ``L0`` already, and count once. A term that needs both what the branch predicts and
+    something else that is trained, such as parameters of the loss itself, is refused: ``branch_loss`` is the way
+    out. ``str(criterion)`` and ``branches_have`` say which loss the branches have.
+
+    A loss function with a running state (counts, means, a memory bank, in a module or anywhere else) has one for
+    the main output, which is that of a training without branches, and one for each branch. At weight 0 it is not
+    called for a branch.
+
+    A branch whose target is empty at its resolution, so that its loss is NaN although its prediction and the main
+    loss are not, adds nothing in that batch; a warning says so once (on an accelerator: in `step`).
 
     A model that computes its own loss (``transformers``: labels in, ``.loss`` out) keeps it as ``L0``. That is so
     without ``loss_fn``, and where ``loss_fn`` returns that very loss. A branch then has the same function of its
@@ -99,7 +111,7 @@ class DeepSupervisionLoss(nn.Module):
     that one is not checked again. Under ``torch.compile(fullgraph=True)`` call the criterion once outside first,
     since this reads values.
 
-    Where a branch's weight is 0, its loss stays in the graph, so that DistributedDataParallel still sees its
+    Where a branch's weight is 0, its prediction stays in the graph, so that DistributedDataParallel still sees its
     parameters, but no gradient is sent back: its parameters have none (zeros under DistributedDataParallel), and
     an inf or NaN in it does no harm. ``net.remove()`` saves its forward pass as well.
 
@@ -116,9 +128,11 @@ class DeepSupervisionLoss(nn.Module):
             the prediction another: then it is resized to the prediction, see
             `gradprobe.insert.loss_inputs.resized_target`.
         drop_after: From this many steps on the branches' weight is 0 (as the DSN authors drop their heads).
+        branch_loss: ``(prediction, target) -> scalar`` of what a branch returns, in the place of ``loss_fn``: one
+            for all branches, or one for each. Their parameters are among ``criterion.parameters()``.
 
     Raises:
-        TypeError: If ``loss_fn`` or ``map_target`` cannot be called.
+        TypeError: If ``loss_fn``, ``map_target`` or ``branch_loss`` cannot be called.
         ValueError: If the schedule or the weights do not exist, a number is negative, the points are missing, or
             the total is missing or below 1.
 
@@ -145,11 +159,18 @@ class DeepSupervisionLoss(nn.Module):
         points: Sequence[Point] | None = None,
         map_target: MapTarget | None = None,
         drop_after: int | None = None,
+        branch_loss: LossFunction | Sequence[LossFunction] | None = None,
     ) -> None:
         super().__init__()
         check_schedule(weight, schedule, total, drop_after)
         branch_weights(weights, len(points or ()) if isinstance(weights, str) else len(weights), points)
-        for name, function in (("loss_fn", loss_fn), ("map_target", map_target)):
+        of_branches = tuple(branch_loss) if isinstance(branch_loss, Sequence) else (branch_loss,)
+        named = (
+            ("loss_fn", loss_fn),
+            ("map_target", map_target),
+            *(("branch_loss", each) for each in of_branches),
+        )
+        for name, function in named:
             if function is not None and not callable(function):
                 raise TypeError(f"expected {name} to be callable, got {type(function).__name__}")
         self.loss_fn: LossFunction = own_loss if loss_fn is None else loss_fn
@@ -160,12 +181,17 @@ class DeepSupervisionLoss(nn.Module):
         self.drop_after = drop_after
         self.weights = weights if isinstance(weights, str) else tuple(weights)
         self.points = points
-        self._own_losses = tuple(OWN_LOSSES)
+        # here for the sake of its parameters; a list of functions is no module
+        modules = [each for each in of_branches if isinstance(each, nn.Module)]
+        if modules:
+            self.branch_losses = nn.ModuleList(modules)
+        self._branches = BranchLosses(branch_loss)
         self.epoch = 0
 
     @property
     def __name__(self) -> str:  # for `loss_name`
-        return f"{loss_name(self.loss_fn)} + {self.initial:g} x branches"
+        left_out = f" (without {', '.join(sorted(self._branches.left_out))})" if self._branches.left_out else ""
+        return f"{loss_name(self.loss_fn)} + {self.initial:g} x branches{left_out}"
 
     @property
     def epoch(self) -> int:
@@ -189,34 +215,73 @@ class DeepSupervisionLoss(nn.Module):
     def step(self) -> None:
         """End an epoch (or an iteration, if ``total`` and ``drop_after`` are in iterations)."""
         self.epoch += 1
+        self._branches.tell_empty()
+
+    @property
+    def branches_have(self) -> str:
+        """Which loss the branches have, and what was left out of it; empty before the first call with branches.
+
+        Example:
+            >>> criterion = DeepSupervisionLoss(lambda out, y: out["y"].sum() + out["kl"], schedule="constant")
+            >>> output = {"y": torch.ones(2), "kl": torch.ones((), requires_grad=True)}
+            >>> _ = criterion(SupervisedOutput(output, (torch.ones(2, requires_grad=True),)), None)
+            >>> criterion.branches_have
+            "loss_fn, without the terms of output['kl'], which count once"
+        """
+        return self._branches.taken
+
+    def extra_repr(self) -> str:
+        """The weight, and which loss the branches have."""
+        self._branches.tell_empty()
+        empty = {index: int(count) for index, count in self._branches.empty.items() if count > 0}
+        have = f", branches: {self.branches_have}" if self.branches_have else ""
+        said = f", batches in which the target of a branch was empty: {empty}" if empty else ""
+        return f"weight={self.initial:g}, schedule={self.schedule!r}{have}{said}"
 
     def terms(self, prediction: Any, target: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The loss of the main output and that of each branch, unweighted."""
+        """The loss of the main output and that of each branch, unweighted; 0 for a branch whose weight is 0."""
         if not isinstance(prediction, SupervisedOutput):
             return self.loss_fn(prediction, target), ()
-        main = self.loss_fn(prediction.output, target)
-        return main, tuple(self._branch_losses(prediction, target, main)) if prediction.auxiliary else ()
+        on = self._are_on(len(prediction.auxiliary))
+        if torch.compiler.is_compiling() and any(on) and not self._compiles():
+            return _outside_the_graph(self, prediction, target, on)
+        return self._terms(prediction, target, on)
 
-    def _branch_losses(self, prediction: SupervisedOutput, target: Any, main: Tensor) -> Iterator[Tensor]:
-        output = prediction.output
-        if not is_own(main, output):
-            for predicted, branch_target in self._with_targets(prediction, target):
-                yield loss_like(self.loss_fn, output, predicted, branch_target)
-            return
-        if len(self._own_losses) > 1:
-            self._own_losses = matching_losses(self._own_losses, output, target, main)
-        labels = target if self.map_target else labels_of(target)
-        for predicted, branch_target in self._with_targets(prediction, labels):
-            yield branch_loss(self._own_losses[0], predicted, branch_target)
+    def _terms(
+        self, prediction: SupervisedOutput, target: Any, on: tuple[bool, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if not any(on):
+            main = self.loss_fn(prediction.output, target)
+        else:
+            main = self._branches.main(self.loss_fn, prediction.output, target)
+        return main, tuple(
+            self._branch_term(index, prediction, target, main) if is_on else silent(prediction.auxiliary[index])
+            for index, is_on in enumerate(on)
+        )
 
-    def _with_targets(self, prediction: SupervisedOutput, target: Any) -> Iterator[tuple[Any, Any]]:
-        """The prediction of each branch, and its target."""
-        main = main_tensor(prediction.output)
-        for index, predicted in enumerate(prediction.auxiliary):
-            if self.map_target:
-                yield predicted, self.map_target(target, predicted, index)
-            else:
-                yield predicted, resized_target(target, predicted, main)
+    def _are_on(self, count: int) -> tuple[bool, ...]:
+        """Of each branch, whether it has a weight."""
+        if not count:
+            return ()
+        off = self._off if torch.compiler.is_compiling() else self.weight == 0
+        return tuple(weight > 0 and not off for weight in branch_weights(self.weights, count, self.points))
+
+    def _compiles(self) -> bool:
+        return self._branches.settled
+
+    def _branch_term(self, index: int, prediction: SupervisedOutput, target: Any, main: Tensor) -> Tensor:
+        """The loss of a branch."""
+        output, predicted = prediction
+        if is_own(main, output) and not self.map_target and self._branches.given is None:
+            target = labels_of(target)
+        targets = target, self._target_of(index, prediction, target)
+        return self._branches.branch(index, self.loss_fn, output, predicted[index], targets, main)
+
+    def _target_of(self, index: int, prediction: SupervisedOutput, target: Any) -> Any:
+        predicted = prediction.auxiliary[index]
+        if self.map_target:
+            return self.map_target(target, predicted, index)
+        return resized_target(target, predicted, main_tensor(prediction.output))
 
     def forward(self, prediction: Any, target: Any) -> Tensor:
         """The joint loss, a scalar.
@@ -248,6 +313,14 @@ class DeepSupervisionLoss(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Take the epoch from a checkpoint."""
         self.epoch = state["epoch"]
+
+
+@torch.compiler.disable
+def _outside_the_graph(
+    criterion: DeepSupervisionLoss, prediction: SupervisedOutput, target: Any, on: tuple[bool, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The terms, computed outside a compiled step: values and graphs are looked at, which that cannot do."""
+    return criterion._terms(prediction, target, on)
 
 
 class _Unweighted(torch.autograd.Function):

@@ -11,41 +11,61 @@ import torch
 from torch import Tensor
 
 from gradprobe.insert.branches.base import resized
-from gradprobe.network.tensors import main_path, part_at, parts
+from gradprobe.network.tensors import main_tensor, parts, tensors
+
+OnTensor = Callable[[Tensor, str], Any]  # a tensor and its name, such as "output['boxes']"
 
 
 def resized_target(target: Any, prediction: Any, main: Tensor | None = None) -> Any:
     """A target of the spatial size of a branch's prediction ``(N, K, *S)``.
 
-    Integers and bools by the nearest pixel centre (``"nearest-exact"``), floats linearly, as in nnU-Net (Isensee
-    et al. 2021). The target is returned as it is if it has that size, is no tensor, has no spatial dimensions (or
-    more than three), or if the main output does not match it either, since such a loss function brings the two
-    together itself.
+    Labels, masks, one-hot and multi-label maps, whatever their dtype, go by the nearest pixel centre
+    (``"nearest-exact"``), as in MONAI and in nnU-Net (Isensee et al. 2021): no label appears that was not there, and
+    what is ignored stays so. Other floats are resized linearly. Floats are labels if all are whole numbers below K
+    (below 2 if K is 1), but for one value to ignore. In a container each tensor is resized as what it is. A target
+    is returned as it is if it has that size, is no tensor, has no spatial dimensions (or more than three), or if the
+    main output does not match it either, since such a loss function brings the two together itself.
 
     Args:
-        target: ``(N, *S')`` or ``(N, C, *S')``.
+        target: ``(N, *S')`` or ``(N, C, *S')``, or a container with such.
         prediction: ``(N, K, *S)``.
         main: The trunk's main output, ``(N, K, *S')``; None: not compared.
 
     Example:
         >>> resized_target(torch.tensor([[0, 1, 2, 3, 4, 5]]), torch.zeros(1, 7, 2))
         tensor([[1, 4]])
+        >>> resized_target(torch.tensor([[0.0, 2.0, 0.0, 2.0]]), torch.zeros(1, 3, 2))  # 1 is no label here
+        tensor([[2., 2.]])
     """
-    if not isinstance(target, Tensor) or not isinstance(prediction, Tensor):
+    predicted = main_tensor(prediction) if isinstance(prediction, Mapping) else prediction
+    if not isinstance(predicted, Tensor):
         return target
+    size = predicted.shape[2:]
+    if not 1 <= len(size) <= 3 or (main is not None and main.shape[2:] == size):
+        return target
+    return mapped(target, lambda tensor, _: _resized_tensor(tensor, predicted, main))
+
+
+def _resized_tensor(target: Tensor, prediction: Tensor, main: Tensor | None) -> Tensor:
     size = prediction.shape[2:]
-    if (
-        not 1 <= len(size) <= 3
-        or prediction.dim() - target.dim() not in (0, 1)
-        or target.shape[-len(size) :] == size
-    ):
+    if prediction.dim() - target.dim() not in (0, 1) or target.shape[-len(size) :] == size:
         return target
     if main is not None and main.shape[2:] != target.shape[-len(size) :]:
         return target
+    nearest = _nearest(target, size)
     if not target.is_floating_point():
-        return _nearest(target, size)
+        return nearest
     channels = target if target.dim() == prediction.dim() else target.unsqueeze(1)
-    return resized(channels, size).reshape(*target.shape[: -len(size)], *size)
+    linear = resized(channels, size).reshape(nearest.shape)
+    # chosen on the device, without waiting for it
+    return torch.where(_are_labels(target, max(2, prediction.shape[1])), nearest, linear)
+
+
+def _are_labels(target: Tensor, classes: int) -> Tensor:
+    """Whether floats are all indices of classes, but for one other value."""
+    is_class = (target == target.round()) & (target >= 0) & (target < classes)
+    others = target.masked_fill(is_class, torch.inf).amin(), target.masked_fill(is_class, -torch.inf).amax()
+    return is_class.all() | (others[0] == others[1]) & (others[0] == others[0].round())
 
 
 def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
@@ -56,49 +76,59 @@ def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
     return target
 
 
-def loss_like(loss_fn: Callable[[Any, Any], Tensor], output: Any, prediction: Any, target: Any) -> Tensor:
-    """The loss of a branch's prediction, by a function that was written for the trunk's output.
+def stand_in(output: Any, prediction: Any, other: OnTensor = lambda tensor, name: tensor) -> Any:
+    """A copy of the trunk's output with what a branch predicts in it, and without the model's own loss.
 
-    Raises:
-        TypeError: If the function needs the loss that the model computed itself, since a branch has none.
+    A prediction that is a tensor replaces the main tensor. One that is a mapping replaces the parts that have its
+    keys. Any other one, and every prediction where the output is a tensor, is returned as it is. The output is not
+    changed.
 
-    Example:
-        >>> loss_fn = lambda output, target: (output["scores"] - target).square().mean()
-        >>> loss_like(loss_fn, {"scores": torch.ones(3)}, torch.zeros(3), torch.full((3,), 2.0))
-        tensor(4.)
-    """
-    like = stand_in(output, prediction)
-    if _loss_key(output) is None:
-        return loss_fn(like, target)
-    try:
-        return loss_fn(like, target)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise TypeError(
-            f"loss_fn failed for a branch, which has no loss computed by the model "
-            f"({type(error).__name__}: {error}): have loss_fn return the model's loss as it is (divide or add to "
-            "the joint loss instead), or compute the loss from the output"
-        ) from error
-
-
-def stand_in(output: Any, prediction: Any) -> Any:
-    """A copy of the trunk's output with the prediction as its main tensor, and without the model's own loss.
-
-    The output is not changed. If it is a tensor, or the prediction is not one, this is the prediction itself.
+    Args:
+        output: What the trunk returned.
+        prediction: What a branch returned.
+        other: What to put for each other tensor of the output.
 
     Example:
         >>> stand_in({"loss": torch.tensor(0.5), "scores": torch.ones(2, 3)}, torch.zeros(1))
         {'scores': tensor([0.])}
+        >>> stand_in({"scores": torch.ones(2), "boxes": torch.ones(4)}, {"boxes": torch.zeros(1)})
+        {'scores': tensor([1., 1.]), 'boxes': tensor([0.])}
     """
-    path = main_path(output)
-    if not path or not isinstance(prediction, Tensor):
+    if isinstance(output, Tensor):
         return prediction
-    return _without_loss(_replaced(output, path, prediction))
+    main = main_tensor(output)
+    if isinstance(prediction, Mapping) and prediction.keys() <= dict(parts(output)).keys():
+        for key, value in prediction.items():
+            output = _with_part(output, key, value)
+    elif main is None or not isinstance(prediction, Tensor):
+        return prediction
+    of_branch = set(map(id, tensors(prediction)))
+    waiting = [main] if isinstance(prediction, Tensor) else []
+
+    def on_tensor(tensor: Tensor, name: str) -> Any:
+        if waiting and tensor is waiting[0]:  # only there: it may be among the hidden states too
+            waiting.clear()
+            return prediction
+        return tensor if id(tensor) in of_branch else other(tensor, name)
+
+    return _without_loss(mapped(output, on_tensor))
 
 
-def _replaced(output: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
-        return value
-    return _with_part(output, path[0], _replaced(part_at(output, path[0]), path[1:], value))
+def mapped(value: Any, on_tensor: OnTensor, name: str = "output") -> Any:
+    """A container with another value for each tensor in it, of the same types; the container itself if none is.
+
+    Example:
+        >>> mapped({"a": [torch.ones(1)], "b": 3}, lambda tensor, name: name)
+        {'a': ["output['a'][0]"], 'b': 3}
+    """
+    if isinstance(value, Tensor):
+        return on_tensor(value, name)
+    by_key = isinstance(value, (Mapping, tuple, list))
+    for key, part in parts(value):
+        made = mapped(part, on_tensor, f"{name}[{key!r}]" if by_key else f"{name}.{key}")
+        if made is not part:
+            value = _with_part(value, key, made)
+    return value
 
 
 def _with_part(output: Any, key: Any, value: Any) -> Any:
@@ -119,7 +149,7 @@ def _with_entry(output: Mapping[Any, Any], key: Any, value: Any) -> MutableMappi
 
 
 def _without_loss(output: Any) -> Any:
-    key = _loss_key(output)
+    key = loss_key(output)
     if key is None:
         return output
     if isinstance(output, MutableMapping) and not is_dataclass(output):
@@ -128,8 +158,13 @@ def _without_loss(output: Any) -> Any:
     return _with_part(output, key, None)
 
 
-def _loss_key(output: Any) -> Any:
-    """The key of the loss that the model computed: ``loss``, or 0 if a tuple begins with a scalar; else None."""
+def loss_key(output: Any) -> Any:
+    """The key of the loss that the model computed: ``loss``, or 0 if a tuple begins with a scalar; else None.
+
+    Example:
+        >>> loss_key({"loss": torch.tensor(0.5), "logits": torch.ones(2, 3)}), loss_key((torch.tensor(0.5),))
+        ('loss', 0)
+    """
     if not isinstance(output, (tuple, list)):
         return "loss" if any(key == "loss" and value is not None for key, value in parts(output)) else None
     names = getattr(output, "_fields", None)

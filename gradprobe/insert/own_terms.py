@@ -1,24 +1,25 @@
 """Of a loss, the terms that depend on what a branch predicts.
 
-A loss function is written for all that the trunk returns: boxes beside classes, a KL term, heads of the trunk's own.
-For a branch it is called with the branch's prediction in the place of the main tensor. The terms that do not depend
-on that prediction are in the main loss already, and are left out: counted again for each branch, they would be
-weighted by a factor that nobody chose. The terms are found in the graph of the loss, from its end backwards through
-sums, means and factors.
+A loss function is written for all that the trunk returns: boxes beside classes, a KL term, heads of its own. For a
+branch it is called with the branch's prediction in the place of the main tensor. The terms that do not depend on
+that prediction are in the main loss already, and are left out: counted again for each branch, they would be weighted
+by a factor that nobody chose. The terms are found in the graph of the loss, from its end backwards through sums,
+means and factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from gradprobe.network.tensors import tensors
 
+Edge = tuple[Node, int]
 WAY_OUT = "pass branch_loss=, a function (prediction, target) -> scalar of what a branch returns"
 
 _DEPTHS = (256, 4, 3, 2, 1, 0)  # of sums in sums: a loss that is added up in a loop has one for each turn
@@ -44,10 +45,10 @@ class OwnTerms(NamedTuple):
 
 
 class _Term(NamedTuple):
-    edge: GradientEdge
+    edge: Edge
     of_branch: bool
     others: tuple[int, ...]  # the id of each other leaf that it depends on
-    meets: frozenset[GradientEdge]  # other terms that it depends on
+    meets: frozenset[Edge]  # other terms that it depends on
 
 
 class _Summands(TorchFunctionMode):
@@ -55,7 +56,7 @@ class _Summands(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[GradientEdge, Tensor] = {}
+        self.values: dict[Edge, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -64,23 +65,29 @@ class _Summands(TorchFunctionMode):
             changed = args[0] if name.endswith("_") and args else None
             for tensor in tensors((args, kwargs)):
                 if tensor.requires_grad:
-                    self.values[get_gradient_edge(tensor)] = tensor.clone() if tensor is changed else tensor
+                    self.values[_edge(tensor)] = tensor.clone() if tensor is changed else tensor
         return func(*args, **kwargs)
 
 
 def own_terms(
-    compute: Callable[[], Tensor], predicted: Sequence[Tensor], parts: Mapping[int, str], refuse: bool = True
+    compute: Callable[[], Tensor],
+    predicted: Sequence[Tensor],
+    parts: Mapping[int, str],
+    parameters: Collection[int] = (),
+    *,
+    refuse: bool = True,
 ) -> OwnTerms:
-    """The terms of a loss that depend on a branch's prediction, and on nothing else that is trained.
+    """The terms of a loss that depend on a branch's prediction.
 
     Args:
         compute: Computes the loss.
         predicted: The tensors of the prediction.
         parts: For the id of each other tensor that the loss was given: its name. They are leaves.
-        refuse: Whether to raise where a term depends on other things as well; otherwise it is kept as it is.
+        parameters: The ids of the trainable parameters that are the loss' own.
+        refuse: Whether to raise where a term needs one of these as well; otherwise it is kept as it is.
 
     Raises:
-        ValueError: If a term depends on the prediction and on something else that is trained.
+        ValueError: If a term needs another tensor that the loss was given as well, or a parameter of the loss.
 
     Example:
         >>> scores, boxes = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
@@ -91,11 +98,11 @@ def own_terms(
         loss = compute()
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         return OwnTerms(loss, False, ())
-    ends = frozenset(get_gradient_edge(tensor) for tensor in predicted if tensor.requires_grad)
-    terms = _terms(get_gradient_edge(loss), ends, summands.values)
+    ends = frozenset(_edge(tensor) for tensor in predicted if tensor.requires_grad)
+    terms = _terms(_edge(loss), ends, summands.values)
     own = [term for term in terms if term.of_branch]
     if refuse:
-        _refuse_mixed(own, parts)
+        _refuse_mixed(own, parts, parameters)
     if len(own) == len(terms):
         return OwnTerms(loss, True, ())
     left_out = {parts.get(leaf, "what is no part of the output") for term in terms for leaf in term.others}
@@ -103,9 +110,7 @@ def own_terms(
     return OwnTerms(kept, bool(own), tuple(sorted(left_out)))
 
 
-def _terms(
-    root: GradientEdge, ends: frozenset[GradientEdge], values: Mapping[GradientEdge, Tensor]
-) -> list[_Term]:
+def _terms(root: Edge, ends: frozenset[Edge], values: Mapping[Edge, Tensor]) -> list[_Term]:
     for depth in _DEPTHS:
         edges = list(dict.fromkeys(_split(root, ends, values, depth)))
         terms = [_term(edge, ends, frozenset(edges)) for edge in edges]
@@ -115,12 +120,10 @@ def _terms(
     return terms
 
 
-def _split(
-    edge: GradientEdge, ends: frozenset[GradientEdge], values: Mapping[GradientEdge, Tensor], depth: int
-) -> Iterator[GradientEdge]:
+def _split(edge: Edge, ends: frozenset[Edge], values: Mapping[Edge, Tensor], depth: int) -> Iterator[Edge]:
     """The edges that a linear end of the graph adds up, through so many sums; the edge itself where it is none."""
     inputs = _inputs(edge)
-    kind = type(edge.node).__name__
+    kind = type(edge[0]).__name__
     if edge in ends or not depth:
         yield edge
         return
@@ -136,22 +139,27 @@ def _split(
     yield edge
 
 
-def _inputs(edge: GradientEdge) -> list[GradientEdge]:
-    return [GradientEdge(node, number) for node, number in edge.node.next_functions if node is not None]
+def _edge(tensor: Tensor) -> Edge:
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
 
 
-def _all_known(edge: GradientEdge, inputs: list[GradientEdge], values: Mapping[GradientEdge, Tensor]) -> bool:
+def _inputs(edge: Edge) -> list[Edge]:
+    return [(node, number) for node, number in edge[0].next_functions if node is not None]
+
+
+def _all_known(edge: Edge, inputs: list[Edge], values: Mapping[Edge, Tensor]) -> bool:
     # with a constant among them it is no sum of its inputs
-    return 1 < len(inputs) == len(edge.node.next_functions) and all(each in values for each in inputs)
+    return 1 < len(inputs) == len(edge[0].next_functions) and all(each in values for each in inputs)
 
 
-def _in_numerator(edge: GradientEdge) -> bool:
-    return type(edge.node).__name__ != "DivBackward0" or edge.node.next_functions[0][0] is not None
+def _in_numerator(edge: Edge) -> bool:
+    return type(edge[0]).__name__ != "DivBackward0" or edge[0].next_functions[0][0] is not None
 
 
-def _term(edge: GradientEdge, ends: frozenset[GradientEdge], terms: frozenset[GradientEdge]) -> _Term:
+def _term(edge: Edge, ends: frozenset[Edge], terms: frozenset[Edge]) -> _Term:
     """What a term depends on: a walk through its graph, as far as the prediction and the leaves."""
-    of_branch, others, meets = False, dict[int, None](), set[GradientEdge]()
+    of_branch, others, meets = False, dict[int, None](), set[Edge]()
     seen, waiting = {edge}, [edge]
     while waiting:
         here = waiting.pop()
@@ -160,7 +168,7 @@ def _term(edge: GradientEdge, ends: frozenset[GradientEdge], terms: frozenset[Gr
             continue
         if here in terms and here != edge:
             meets.add(here)
-        leaf = getattr(here.node, "variable", None)
+        leaf = getattr(here[0], "variable", None)
         if leaf is not None:
             others[id(leaf)] = None
         fresh = [each for each in _inputs(here) if each not in seen]
@@ -169,29 +177,30 @@ def _term(edge: GradientEdge, ends: frozenset[GradientEdge], terms: frozenset[Gr
     return _Term(edge, of_branch, tuple(others), frozenset(meets))
 
 
-def _refuse_mixed(own: list[_Term], parts: Mapping[int, str]) -> None:
-    others = sorted({parts.get(leaf, "") for term in own for leaf in term.others})
-    if not others:
-        return
-    if others == [""]:
+def _refuse_mixed(own: list[_Term], parts: Mapping[int, str], parameters: Collection[int]) -> None:
+    others = {leaf for term in own for leaf in term.others}
+    names = ", ".join(sorted({parts[leaf] for leaf in others if leaf in parts}))
+    if names:
         raise ValueError(
-            "loss_fn has trainable parameters that it applies to the branches' predictions too, and those would "
-            f"be trained on the branches as well: {WAY_OUT}; loss_fn itself to share it, or a list with a loss "
-            "for each branch, whose parameters go into the optimizer"
+            f"loss_fn has a term that needs, beside what a branch predicts, {names} of the trunk's output, which "
+            f"no branch predicts: {WAY_OUT}, or branch=, a function that builds branches which return a dict with "
+            "all of it"
         )
-    names = ", ".join(name for name in others if name)
-    raise ValueError(
-        f"loss_fn has a term that needs, beside what a branch predicts, {names} of the trunk's output, which no "
-        f"branch predicts: {WAY_OUT}, or branch=, a function that builds branches which return a dict with all of it"
-    )
+    if others.intersection(parameters):
+        raise ValueError(
+            "loss_fn has trainable parameters of its own that it applies to the branches' predictions too, so that "
+            f"they would be trained on the branches as well: {WAY_OUT}; loss_fn itself to share it, or a list with "
+            "a loss for each branch, whose parameters go into the optimizer"
+        )
 
 
-def _sum_of(edges: list[GradientEdge], loss: Tensor, values: Mapping[GradientEdge, Tensor]) -> Tensor:
+def _sum_of(edges: list[Edge], loss: Tensor, values: Mapping[Edge, Tensor]) -> Tensor:
     """The part of a loss that comes through some of its terms: each term times the loss' derivative by it."""
     total = torch.zeros_like(loss)
     if not edges:
         return total
     ones = torch.ones_like(loss)
-    factors = torch.autograd.grad(loss, edges, ones, retain_graph=True)  # runs no further than to the terms
+    inputs = [GradientEdge(*edge) for edge in edges]
+    factors = torch.autograd.grad(loss, inputs, ones, retain_graph=True)  # runs no further than to the terms
     parts = [(factor * values[edge]).sum() for factor, edge in zip(factors, edges, strict=True)]
     return sum(parts[1:], parts[0]).reshape(loss.shape).to(loss.dtype)

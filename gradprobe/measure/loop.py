@@ -21,7 +21,7 @@ _SEED_STRIDE = 1_000_003  # more than a training has iterations, so that no two 
 
 @contextlib.contextmanager
 def in_training(model: nn.Module, loss_fn: LossFunction | None = None) -> Iterator[None]:
-    """Call ``train()`` only if the model's root is in eval mode; afterwards model and loss are as they were before.
+    """Call ``train()`` only if the model's root is in eval mode; afterwards model and loss are as they were.
 
     Example:
         >>> net = nn.Linear(2, 1).eval()

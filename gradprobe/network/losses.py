@@ -281,15 +281,15 @@ def _parts_of(value: Any) -> list[Any]:
 
 
 def _read_names(code: CodeType) -> Iterator[str]:
-    """The names that a function's code looks up, without those that it only appends to: these are a log to read later.
+    """The names that a function's code looks up, without those that it only appends to.
 
-    Taking the log away from whoever reads it would be no putting back.
+    These are a log: taken away from whoever reads it later, nothing would be put back.
     """
     steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "PUSH_NULL")]
     for step, after in zip(steps, [*steps[1:], None], strict=True):
-        if isinstance(step.argval, str) and step.opname.startswith(_LOOKS_UP):
-            if not (after and after.argval == "append"):
-                yield step.argval
+        logs = after is not None and after.argval == "append"
+        if isinstance(step.argval, str) and step.opname.startswith(_LOOKS_UP) and not logs:
+            yield step.argval
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _read_names(constant)

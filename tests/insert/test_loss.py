@@ -263,5 +263,5 @@ def test_the_own_loss_is_found_in_a_compiled_step():
     net, criterion = Supervised(WRAPS["ModelOutput"]), constant(None)
     x, y = torch.randn(6, 4), torch.randint(3, (6,))
     compiled = torch.compile(lambda x, y: criterion(net(x, y), y), backend="eager")(x, y)
-    assert criterion._own_losses == ("cross entropy",)
+    assert criterion._branches.candidates == ("cross entropy",)
     torch.testing.assert_close(compiled, criterion(net(x, y), y))

@@ -186,10 +186,10 @@ def test_what_one_batch_leaves_open_is_decided_in_the_next():
     criterion = constant(None)
     uniform, labels = torch.zeros(2, 5, 3), torch.randint(3, (2, 5))
     criterion(SupervisedOutput(own_output(uniform, labels), (uniform,)), labels)
-    assert set(criterion._own_losses) == {"cross entropy, classes last", "next-token cross entropy"}
+    assert set(criterion._branches.candidates) == {"cross entropy, classes last", "next-token cross entropy"}
     scores = torch.randn(2, 5, 3)
     criterion(SupervisedOutput(own_output(scores, labels), (scores,)), labels)
-    assert criterion._own_losses == ("next-token cross entropy",)
+    assert criterion._branches.candidates == ("next-token cross entropy",)
 
 
 def test_a_loss_that_is_not_finite_is_no_error():
@@ -203,7 +203,7 @@ def test_what_is_found_once_is_not_looked_for_again(monkeypatch):
     scores, labels = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0])
     output = {"loss": F.cross_entropy(scores, labels), "scores": scores}
     first = criterion(SupervisedOutput(output, (scores,)), labels)
-    monkeypatch.setattr("gradprobe.insert.loss.matching_losses", None)
+    monkeypatch.setattr("gradprobe.insert.branch_losses.matching_losses", None)
     assert criterion(SupervisedOutput(output, (scores,)), labels) == first
 
 
