@@ -35,7 +35,7 @@ FOLDERS = {
 }
 LINES, FUNCTION, MEDIAN, FILES = 350, 60, 8, 12
 # the reasons stand in docs/architecture.md
-LARGE_FOLDERS = {"show/plots", "show/page", "cli", "measure"}
+LARGE_FOLDERS = {"show/plots", "show/page", "cli", "measure", "network"}
 IMPORTERS = {"import_module", "__import__", "find_spec", "run_module", "getattr"}
 
 

@@ -10,8 +10,12 @@ import pandas as pd
 
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.record.points import Point
+from gradprobe.record.points import Point, place
 from gradprobe.record.text import counted, few, shorten
+
+STARVED = (
+    1e3  # times: layer scales of ConvNeXt and CaiT begin at 1e-6 and 1e-4, what a layer does by itself is less
+)
 
 
 def serve_flagged(
@@ -65,30 +69,83 @@ def _place_branches(
     """A branch for each run of flagged layers that has a point; several runs may share one."""
     points: list[Point] = []
     reasons: list[str] = []
+    starved: list[tuple[Sequence[str], Point, float]] = []
     skipped = dict(decided.skipped)
     for run in runs:
         point, why = _serve(history, run)
+        times = _starved(magnitudes, run, point) if point is not None and decided.of == "output" else 0
+        if point is not None and times:
+            starved.append((run, point, times))
+            skipped[run[-1]] = (
+                f"{place(point)} arrives far more than in it, and a branch would meet the same factor"
+            )
+            continue
         reasons.append(why + (_blocked(magnitudes, run[-1]) if decided.of == "output" else ""))
         if point is None:
             skipped[run[-1]] = why
         elif point not in points:
             points.append(point)
-    return replace(decided, points=tuple(points), reason=_first_reasons(reasons), skipped=skipped)
+    reason = " ".join(filter(None, [_first_reasons(reasons), _starved_runs(starved) if starved else ""]))
+    return replace(decided, points=tuple(points), reason=reason, skipped=skipped)
 
 
 def _serve(history: GradientHistory, run: Sequence[str]) -> tuple[Point | None, str]:
     """The point for a run of flagged layers: that of the one nearest the output which has one."""
-    span = shorten(run[0], 40) if len(run) == 1 else f"{shorten(run[0], 40)} to {shorten(run[-1], 40)}"
-    layers = counted(len(run), "layer", "contiguous layers")
     for name in reversed(run):
         point = next((point for point in history.points if name in point.layers), None)
         if point is not None:
             return (
                 point,
-                f"{layers} flagged ({span}): one branch after {shorten(point.name, 40)}, nearest the output.",
+                f"{_flagged(run)}: one branch {place(point)}, nearest the output.",
             )
     why = next((layer.unserved for layer in history.layers if layer.name == run[-1]), None)
-    return None, f"{layers} flagged ({span}) but none can feed a branch: {why or 'no point was found'}."
+    return None, f"{_flagged(run)} but none can feed a branch: {why or 'no point was found'}."
+
+
+def _flagged(run: Sequence[str]) -> str:
+    """Which layers are flagged, in words."""
+    span = shorten(run[0], 40) if len(run) == 1 else f"{shorten(run[0], 40)} to {shorten(run[-1], 40)}"
+    return f"{counted(len(run), 'layer', 'contiguous layers')} flagged ({span})"
+
+
+def _starved(magnitudes: pd.Series[float], run: Sequence[str], point: Point) -> float:
+    """How many times more arrives at a point than at the flagged layers, if that is far more; else 0.
+
+    Then a factor between them holds their gradient down, as the layer scale of a residual block does (Touvron et
+    al. 2021, CaiT, arXiv 2103.17239), and a branch meets the same factor.
+    """
+    strongest = float(magnitudes[list(run)].max())
+    known = magnitudes[_shows_point(magnitudes, run, point)]
+    times = float(known.min()) / strongest if strongest and len(known) else 0.0
+    return times if STARVED <= times < float("inf") else 0.0
+
+
+def _shows_point(magnitudes: pd.Series[float], run: Sequence[str], point: Point) -> list[str]:
+    """The layers that show what arrives at a point, none if that is not known.
+
+    It is the block itself where that owns its scale. Else it is the layer before the flagged ones together with
+    the one after them: a later one in the block, as the scale may be, or one after a block of which all are
+    flagged, for the shortcut leads from one to the other.
+    """
+    names = [str(name) for name in magnitudes.index]
+    before, after = names[: names.index(run[0])], names[names.index(run[-1]) + 1 :]
+    if point.name in after:
+        return [point.name]
+    later = [name for name in point.layers if name in after]
+    is_block = len(point.layers) > 2 and f"{run[-1]}.".startswith(f"{point.module}.")
+    following = later[-1:] or (after[:1] if is_block else [])
+    return [*before[-1:], *following] if before and following else []
+
+
+def _starved_runs(starved: Sequence[tuple[Sequence[str], Point, float]]) -> str:
+    """A sentence about the layers that no branch would reach."""
+    spans = few([f"{shorten(run[0], 24)} to {shorten(run[-1], 24)}" for run, _, _ in starved], 3)
+    least, most = (f"{pick(times for _, _, times in starved):.0e}" for pick in (min, max))
+    return (
+        f"No branch for {spans}: where it could be put ({few([place(point) for _, point, _ in starved], 3)}) the "
+        f"gradient is {least if least == most else f'{least} to {most}'} times theirs. A factor inside the block "
+        "(a layer scale, a gain near zero) holds theirs down, and would hold down that of a branch as well."
+    )
 
 
 def _blocked(magnitudes: pd.Series[float], last: str) -> str:

@@ -6,6 +6,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -16,16 +17,21 @@ from gradprobe.insert.loss import SupervisedOutput
 from gradprobe.network.hooks import Attached, Hook
 from gradprobe.network.layers import no_such_name, unwrap
 from gradprobe.network.survey import survey
-from gradprobe.network.tensors import first_tensor, main_output
+from gradprobe.network.tensors import main_output, tensors
 from gradprobe.record.placement import Placement
-from gradprobe.record.points import Point
+from gradprobe.record.points import Point, is_input, module_of
 
 ForwardHook = Callable[[nn.Module, Any, Any], None]
 _HOOK_ID = -1  # torch counts its own up from 0
+_OUTPUT_HOOKS, _INPUT_HOOKS, _WITH_KWARGS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
 class _PointOutput(NamedTuple):
-    """What a point returned in a forward pass."""
+    """What there was at a point in a forward pass."""
 
     kept: Tensor  # for the branch: the original, or a copy of it
     original: Tensor
@@ -43,7 +49,8 @@ class SupervisedModel(nn.Module):
 
     Args:
         trunk: The user's network.
-        branches: For each point's module name: the branch.
+        branches: For each point's name: the branch.
+        tensors: For points of modules with several tensors: which of them, where it is not the first.
 
     Attributes:
         points: The names of the points, in forward order.
@@ -60,10 +67,12 @@ class SupervisedModel(nn.Module):
         torch.Size([5, 2])
     """
 
-    def __init__(self, trunk: nn.Module, branches: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, trunk: nn.Module, branches: Mapping[str, nn.Module], tensors: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         modules = dict(trunk.named_modules())
-        for name in branches:
+        for name in map(module_of, branches):
             if name not in modules:
                 raise ValueError(no_such_name("module", name, modules))
         self.trunk = trunk
@@ -71,7 +80,8 @@ class SupervisedModel(nn.Module):
         self.points = tuple(branches)
         self.training = trunk.training
         self._changed_in_place: dict[str, bool] = {}  # for each point whose forward pass was seen
-        self._hook_registries = {name: modules[name]._forward_hooks for name in branches}
+        self._tensors = dict(tensors or {})
+        self._hook_registries = {name: _hook_registries(modules[module_of(name)], name) for name in branches}
         self.register_load_state_dict_pre_hook(_take_plain_checkpoint)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -80,7 +90,9 @@ class SupervisedModel(nn.Module):
             return self.trunk(*args, **kwargs)
         outputs: dict[str, _PointOutput] = {}
         hooks = {
-            name: partial(_keep_output, outputs, name, self._changed_in_place.get(name, True))
+            name: partial(
+                _keep_output, outputs, name, self._tensors.get(name, 0), self._changed_in_place.get(name, True)
+            )
             for name in self.points
         }
         if torch.compiler.is_compiling():
@@ -90,8 +102,8 @@ class SupervisedModel(nn.Module):
         missing = [name for name in self.points if name not in outputs]
         if missing:
             raise RuntimeError(
-                f"no output of the supervision point {missing[0]!r} in this forward pass: it was not called, or "
-                f"returned no tensor (take its branch off with net.remove({missing[0]!r})), or the trunk was "
+                f"nothing at the supervision point {missing[0]!r} in this forward pass: it was not called, or "
+                f"there was no tensor (take its branch off with net.remove({missing[0]!r})), or the trunk was "
                 "compiled before (compile the supervised network instead)"
             )
         if not torch.compiler.is_compiling():
@@ -104,9 +116,12 @@ class SupervisedModel(nn.Module):
         attached = Attached()
         try:
             for name, hook in hooks.items():
-                module = self.trunk.get_submodule(name)
-                self._hook_registries[name] = module._forward_hooks
-                attached.add(module.register_forward_hook(Hook(hook)))
+                module = self.trunk.get_submodule(module_of(name))
+                self._hook_registries[name] = _hook_registries(module, name)
+                if is_input(name):
+                    attached.add(module.register_forward_pre_hook(Hook(hook), with_kwargs=True))
+                else:
+                    attached.add(module.register_forward_hook(Hook(hook)))
             return self.trunk(*args, **kwargs)
         finally:
             attached.remove()
@@ -114,14 +129,17 @@ class SupervisedModel(nn.Module):
     def _run_compiled(self, hooks: Mapping[str, ForwardHook], args: Any, kwargs: Any) -> Any:
         # torch.compile can neither register a hook nor change a registry of hooks, but it can replace a registry,
         # and put the old one back if that is held somewhere else than on the module
-        modules = {name: self.trunk.get_submodule(name) for name in hooks}
+        modules = {name: self.trunk.get_submodule(module_of(name)) for name in hooks}
         try:
             for name, module in modules.items():
-                module._forward_hooks = OrderedDict({**self._hook_registries[name], _HOOK_ID: hooks[name]})
+                for registry, before in self._hook_registries[name].items():
+                    value: Any = True if registry == _WITH_KWARGS else hooks[name]
+                    setattr(module, registry, OrderedDict({**before, _HOOK_ID: value}))
             return self.trunk(*args, **kwargs)
         finally:
             for name, module in modules.items():
-                module._forward_hooks = self._hook_registries[name]
+                for registry, before in self._hook_registries[name].items():
+                    setattr(module, registry, before)
 
     def remove(self, *names: str) -> None:
         """Take branches off: those at these points, or all of them.
@@ -214,26 +232,35 @@ def supervise(
         )
     if not isinstance(placement, Placement):
         placement = _placement_by_hand(model, placement, inputs)
-    net = SupervisedModel(model, _build_branches(model, placement, branch))
+    tensors = {point.name: point.tensor for point in placement.points}
+    net = SupervisedModel(model, _build_branches(model, placement, branch), tensors)
     net.branches.train(net.training)
     return net
 
 
 def _build_branches(model: nn.Module, placement: Placement, branch: str | BranchFactory) -> dict[str, nn.Module]:
-    if placement.points and placement.output_shape is None:
-        raise ValueError("the network's output is no tensor, so no branch can be built for it")
+    if placement.points and not placement.output_shape:
+        raise ValueError(
+            "the network returns no prediction that a branch could make as well (its loss, or something else for "
+            "each sample): supervise the part of it that predicts"
+        )
     modules = dict(model.named_modules())
     branches: dict[str, nn.Module] = {}
     for point in placement.points:
-        branches[point.name] = built = build_branch(
-            branch,
-            point.shape,
-            placement.output_shape or (),
-            channels=point.channels,
-            output_channels=placement.output_channels,
-            head=None if placement.head is None else modules.get(placement.head),
-            activation=placement.activation,
-        )
+        try:
+            built = build_branch(
+                branch,
+                point.shape,
+                placement.output_shape or (),
+                channels=point.channels,
+                output_channels=placement.output_channels,
+                batch=point.batch,
+                head=None if placement.head is None else modules.get(placement.head),
+                activation=placement.activation,
+            )
+        except ValueError as error:
+            raise ValueError(f"at {point.name!r}: {error}") from error
+        branches[point.name] = built
         nearby = next(_parameters_near(point, modules), None)
         if nearby is not None:
             built.to(nearby.device, nearby.dtype)
@@ -248,10 +275,10 @@ def _placement_by_hand(model: nn.Module, names: Any, inputs: Any) -> Placement:
     topology = survey(model, inputs)
     modules = dict(model.named_modules())
     for name in names:
-        if name not in modules:
+        if module_of(name) not in modules:
             raise ValueError(no_such_name("module", name, modules))
         if name not in topology.points_by_hand or name in topology.output_layers:
-            no_call = "it is not called exactly once, or returns no tensor (N, C, ...) that requires a gradient"
+            no_call = "it is not called exactly once, or with no tensor (N, C, ...) that requires a gradient"
             raise ValueError(f"no branch can be put at {name!r}: {topology.points.unserved.get(name, no_call)}")
     points = tuple(point for name, point in topology.points_by_hand.items() if name in names)
     return Placement(
@@ -268,7 +295,7 @@ def _placement_by_hand(model: nn.Module, names: Any, inputs: Any) -> Placement:
 
 def _parameters_near(point: Point, modules: Mapping[str, nn.Module]) -> Iterator[nn.Parameter]:
     """Parameters whose device and dtype a branch follows: those of the layers served, or any of the network."""
-    for name in (*reversed(point.layers), point.name, ""):
+    for name in (*reversed(point.layers), point.module, ""):
         if name in modules:
             yield from (p for p in modules[name].parameters() if p.is_floating_point())
 
@@ -278,11 +305,17 @@ def _key(name: str) -> str:
     return f"at_{name.replace('.', '/')}"
 
 
+def _hook_registries(module: nn.Module, name: str) -> dict[str, Any]:
+    """What holds the hooks of a module at its input, or its output, by attribute."""
+    attributes = (_INPUT_HOOKS, _WITH_KWARGS) if is_input(name) else (_OUTPUT_HOOKS,)
+    return {attribute: getattr(module, attribute) for attribute in attributes}
+
+
 def _keep_output(
-    outputs: dict[str, _PointOutput], name: str, copy: bool, module: nn.Module, args: Any, output: Any
+    outputs: dict[str, _PointOutput], name: str, index: int, copy: bool, module: nn.Module, args: Any, last: Any
 ) -> None:
-    """The forward hook of a point."""
-    tensor = first_tensor(output)
+    """The hook of a point; the last argument is what the module returned, or its keyword arguments."""
+    tensor = next(islice(tensors([args, last] if is_input(name) else last), index, None), None)
     if tensor is not None:
         # while compiling always copy: the compiler removes a needless copy by itself
         version = None if torch.compiler.is_compiling() else _version(tensor)
@@ -296,6 +329,11 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def _predict(branch: nn.Module, point: Tensor, like: Any) -> Any:
+    own = next(
+        (parameter.dtype for parameter in branch.parameters() if parameter.is_floating_point()), point.dtype
+    )
+    if point.dtype != own and not torch.is_autocast_enabled(point.device.type):
+        point = point.to(own)  # of a block that computes under autocast by itself
     return branch(point, like=like) if isinstance(branch, Branch) else branch(point)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradprobe.network.tensors import main_path, main_tensor, tensors
+from gradprobe.network.tensors import is_list_of_samples, main_tensor, tensors
 
 Shape = tuple[int, ...]
 
@@ -138,8 +138,7 @@ def _top(arguments: Iterable[Any]) -> Iterable[Any]:
 
 def _main_shape(output: Any) -> Shape | None:
     """Shape of the main tensor of an output; None where it has no axes, or is one of a list of samples."""
-    path = main_path(output)
-    if isinstance(output, list) and path is not None and len(path) > 1:  # a dict of boxes for each image
+    if is_list_of_samples(output):
         return None
     main = main_tensor(output)
     return None if main is None or main.is_nested else tuple(map(int, main.shape))

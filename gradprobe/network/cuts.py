@@ -11,6 +11,7 @@ from itertools import pairwise
 Graph = Mapping[int, Sequence[int]]
 Edge = tuple[int, int]
 IsBlock = Callable[[Sequence[int], Set[int]], bool]
+IsStream = Callable[[Graph, Graph], bool]
 SOURCE = -1  # comes before every node at which the data enter
 DOZEN = 12  # a region with no more layers on its longest path is a block, whatever goes around it
 LARGE_PART = 1 / 4  # of the network's layers
@@ -86,7 +87,11 @@ def separates(graph: Graph, region: Sequence[int], nodes: Set[int]) -> bool:
 
 
 def without_long_skips(
-    graph: Graph, layers: Mapping[int, int], total: int, is_block: IsBlock = lambda nodes, joins: True
+    graph: Graph,
+    layers: Mapping[int, int],
+    total: int,
+    is_block: IsBlock = lambda nodes, joins: True,
+    is_stream: IsStream = lambda region, kept: False,
 ) -> Graph:
     """Take the long skips away where a large part of a flow graph has no cut: U-Nets, encoder-decoders.
 
@@ -94,8 +99,8 @@ def without_long_skips(
     a trunk of its own. There the skip around the most layers goes, at the edge by which it joins a longest path
     (and with it, if these are more than a dozen layers, those around at least half as many); then the rest is
     searched again. Three kinds of region stay whole: a block with a shortcut around all of it and no more than a
-    dozen layers on its longest path; streams side by side (HRNet, experts), of which only one would be left; and a
-    dense block, in which more skips than layers would have to go.
+    dozen layers on its longest path; streams side by side (HRNet, CrossViT, experts), of which only one would be
+    left; and a dense block, in which more skips than layers would have to go.
 
     Args:
         graph: A flow graph.
@@ -103,6 +108,8 @@ def without_long_skips(
         total: Number of layers in the network.
         is_block: ``(nodes, joins) -> bool``: whether a region of such a shape is a block; it may as well be the
             bottom of a U-Net. ``joins`` are the nodes at which a skip without a layer ends.
+        is_stream: ``(region, kept) -> bool``: whether what would go with the skips is a stream of its own;
+            ``kept`` is what would be left of the region.
 
     Example:
         >>> chain = {node: [node + 1] for node in range(30)} | {30: []}
@@ -114,24 +121,76 @@ def without_long_skips(
     """
     removed: set[Edge] = set()
     for region in _regions(graph, layers, more_than=max(DOZEN, total * LARGE_PART)):
-        skips = _long_skips(region, layers, is_block)
+        skips = _long_skips(region, layers, is_block, is_stream)
         if len(skips) <= _layer_count(region, layers):
             removed |= skips
     return _without_edges(graph, removed)
 
 
-def _long_skips(region: Graph, layers: Mapping[int, int], is_block: IsBlock) -> set[Edge]:
+def _long_skips(region: Graph, layers: Mapping[int, int], is_block: IsBlock, is_stream: IsStream) -> set[Edge]:
     skips = _longest_skips(region, layers)
     depths, last = _depths(region, layers), max(region)
     goes_around = depths[last] <= DOZEN and any(after == last for _, after in skips)
     if not skips or (goes_around and is_block(list(region), {after for node, after in skips if not depths[node]})):
         return set()
     rest = _without_edges(region, skips)
-    if _layer_count(rest, layers) * 3 < _layer_count(region, layers) * 2:
+    few_left = _layer_count(rest, layers) * 3 < _layer_count(region, layers) * 2
+    if few_left or is_stream(region, rest):
         return set()
     for part in _regions(rest, layers, more_than=0):
-        skips |= _long_skips(part, layers, is_block)
+        skips |= _long_skips(part, layers, is_block, is_stream)
     return skips
+
+
+def longest_path(graph: Graph, nodes: Iterable[int], layers: Mapping[int, int]) -> int:
+    """Layers on the longest path through some nodes of a graph.
+
+    Example:
+        >>> longest_path({0: [1, 2], 1: [3], 2: [3], 3: []}, [1, 2, 3], {1: 4, 2: 1, 3: 1})
+        5
+    """
+    chosen = sorted(nodes)
+    depths = {node: layers.get(node, 0) for node in chosen}
+    for node in chosen:
+        for after in graph[node]:
+            if after in depths:
+                depths[after] = max(depths[after], depths[node] + layers.get(after, 0))
+    return max(depths.values(), default=0)
+
+
+def bypassed_branches(graph: Graph) -> Iterator[tuple[int, set[int]]]:
+    """The branches of a flow graph that something goes around: each with the node at which it joins the rest.
+
+    A branch is a node that goes into nothing but a join, and all that leads nowhere but into the branch. The other
+    ways into the join go around all of it.
+
+    Example:
+        >>> list(bypassed_branches(flow_graph({0: [1, 3], 1: [2], 2: [3], 3: []}, [0], 3)))
+        [(3, {1, 2})]
+    """
+    before: dict[int, list[int]] = {node: [] for node in graph}
+    for node, successors in graph.items():
+        for after in successors:
+            before[after].append(node)
+    for join, ends in before.items():
+        for end in ends if len(ends) > 1 else ():
+            branch = _closed(end, join, graph, before)
+            if branch:
+                yield join, branch
+
+
+def _closed(end: int, join: int, graph: Graph, before: Mapping[int, Sequence[int]]) -> set[int]:
+    """A node and what leads nowhere but to it; empty if it leads to more than the join."""
+    if end == SOURCE or set(graph[end]) != {join}:
+        return set()
+    branch, ahead = {end}, list(before[end])
+    while ahead:
+        node = max(ahead)  # the last one first: then all that comes after it is known
+        ahead = [other for other in ahead if other != node]
+        if node != SOURCE and branch.issuperset(graph[node]):
+            branch.add(node)
+            ahead += before[node]
+    return branch
 
 
 def _layer_count(nodes: Iterable[int], layers: Mapping[int, int]) -> int:

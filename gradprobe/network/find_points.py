@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from torch import nn
 
+from gradprobe.network.blocks import inside_blocks, is_between_blocks, two_back
 from gradprobe.network.cuts import SOURCE, Graph, cuts, flow_graph, separates, without_long_skips
 from gradprobe.network.layers import NORMALISATIONS, is_inside
-from gradprobe.network.trace import Call, TraceGraph, channel_axes, joint_after
-from gradprobe.record.points import Point, Points
+from gradprobe.network.trace import Call
+from gradprobe.network.trace_graph import TraceGraph, joint_after
+from gradprobe.record.points import Points, is_input, module_of
 
 _NOT_ELEMENTWISE = ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
+_NO_PREDICTION = (
+    "the network returns no prediction but its loss, or something else for each sample: supervise the part of it "
+    "that predicts (gp.supervise(model.part, ...)), by a loss on what that part returns"
+)
 _REENTRANT = "CheckpointFunctionBackward"
 Uses = Mapping[int, Sequence[int]]
 
@@ -26,7 +32,8 @@ class InputPaths:
     """The paths of one input through the network, and the module outputs that all of them pass.
 
     Attributes:
-        ends: For each node at which modules end: their calls, the innermost first.
+        ends: For each node at which modules end: their calls, the innermost first; where none does, those that
+            stand for what modules are called with.
         chain: Those of these nodes that can be supervised, in order.
     """
 
@@ -35,13 +42,34 @@ class InputPaths:
         self.ends: dict[int, list[Call]] = defaultdict(list)
         self.successors: dict[int, Sequence[int]] = dict(graph.successors)
         flow = flow_graph(graph.successors, starts, graph.sink if graph.sink is not None else SOURCE)
-        self.flow = without_long_skips(self._joined(flow), graph.layers, len(graph.trace.order), graph.is_block)
-        last = max((node for node in self.flow if graph.layers[node]), default=SOURCE)
-        self.chain = [
-            cut for cut in cuts(self.flow) if cut in self.ends and cut < last and not self._incomplete(cut)
-        ]
+        whole = self._joined(flow)
+        total = len(graph.trace.order)
+        self.flow = without_long_skips(whole, graph.layers, total, graph.is_block, graph.is_stream)
+        self.chain = self._chain(whole)
         self._first_in_chain = self._index_of_first_cut()
         self._next_elementwise = self._find_next_elementwise()
+
+    def _chain(self, whole: Graph) -> list[int]:
+        """The nodes that can be supervised, in order."""
+        last = max((node for node in self.flow if self.graph.layers[node]), default=SOURCE)
+        bypassed = set() if self.flow is whole else self.graph.bypassed(whole)
+        passed = set(cuts(self.flow)) - bypassed | two_back(self.graph, whole, self.ends.keys())
+        chain = [cut for cut in sorted(passed & self.ends.keys()) if cut < last and not self._incomplete(cut)]
+        chain = [cut for cut in chain if self._returned_or_between_blocks(cut, passed)]
+        within = inside_blocks(self.graph, self.ends, chain)
+        return [cut for cut in chain if cut not in within]
+
+    def _returned_or_between_blocks(self, cut: int, passed: Set[int]) -> bool:
+        """Whether a module returns it, or one receives it between blocks and does not just normalise it."""
+        received = [call for call in self.ends[cut] if is_input(call.name)]
+        if not received:
+            return True
+        outputs = {self.graph.first_call[module_of(call.name)].outputs for call in received}
+        following = {self.graph.number[nodes[0]] for nodes in outputs if nodes}
+        if all(self.graph.makes_output(module_of(call.name)) for call in received):
+            return False  # a branch would be another head beside the head
+        at_once = all(_kept_in_place(call.module) for call in received) and not passed.isdisjoint(following)
+        return not at_once and is_between_blocks(self.graph, received[0])
 
     def serving_cut(self, name: str) -> int | None:
         """The node at which a layer is supervised, the nearest one at or after it; None if there is none."""
@@ -54,8 +82,9 @@ class InputPaths:
             passed = set(cuts(flow_graph(self.successors, outputs, self.graph.sink)))
             chain = [cut for cut in chain if cut in passed]
         cut = next((cut for cut in chain if self._branch_depends_on(cut, outputs)), None)
-        if cut is not None and self.ends[cut][0].name in self.graph.outputs:
-            # a plain layer: the normalisation and the activation that follow it directly belong to it
+        if cut is not None and self.ends[cut][0].name in self.graph.outputs.keys() - self.graph.holders:
+            # a plain layer, and no block that owns a parameter: the normalisation and the activation that follow
+            # it directly belong to it
             while cut in self._next_elementwise:
                 cut = self._next_elementwise[cut]
         return cut
@@ -71,6 +100,7 @@ class InputPaths:
             if end is not None:
                 self.ends[end].append(call)
         self._prefer_exact()
+        self._prefer_returned()
         return {node: joined[node] for node in nodes}
 
     def _joint(
@@ -98,6 +128,12 @@ class InputPaths:
         for end, calls in self.ends.items():
             exact = [call for call in calls if self.graph.number[call.outputs[0]] == end]
             self.ends[end] = exact or calls
+
+    def _prefer_returned(self) -> None:
+        """What a module receives counts only where no module returns it; the outermost module comes first."""
+        for end, calls in self.ends.items():
+            returned = [call for call in calls if not is_input(call.name)]
+            self.ends[end] = returned or sorted(calls, key=lambda call: call.name.count("."))
 
     def _index_of_first_cut(self) -> dict[int, int]:
         """For each node the index in the chain of the first cut at or after it."""
@@ -169,12 +205,10 @@ def find_points(graph: TraceGraph) -> Points:
             served[cut].append(name)
             ends[cut] = paths_by_cut[cut].ends[cut]
     depth = {name: index for index, name in enumerate(order)}
-    axes = channel_axes(graph.trace.calls)
-    points = []
-    for cut, layers in sorted(served.items()):
-        call = _innermost(ends[cut], layers)
-        assert call.shape is not None
-        points.append(Point(call.name, call.shape, depth[layers[-1]], tuple(layers), axes[id(call)]))
+    points = [
+        _innermost(ends[cut], layers).point(depth[layers[-1]], tuple(layers))
+        for cut, layers in sorted(served.items())
+    ]
     with_point = {name for layers in served.values() for name in layers}
     return Points(points, {name: _why_no_point(graph, name) for name in order if name not in with_point})
 
@@ -206,6 +240,10 @@ def _why_no_point(graph: TraceGraph, name: str) -> str:
     if not graph.leads_to_output(outputs):
         other = any(not graph.ancestors(graph.number[node]).isdisjoint(outputs) for node in graph.trace.results)
         return "it leads to another output only" if other else "no path from its output to the network's output"
+    if not graph.trace.predicts:
+        return _NO_PREDICTION
+    if call.refusal:
+        return f"no branch can be built from its output of shape {call.shape} ({call.refusal}), and none after it"
     return "no module after it returns what every path to the output passes"
 
 
@@ -216,6 +254,12 @@ def _elementwise(module: nn.Module) -> bool:
     return activation or _normalises(module)
 
 
+def _kept_in_place(module: nn.Module) -> bool:
+    """Whether what it returns is a better place for a branch than what it gets."""
+    return _elementwise(module) or isinstance(module, nn.modules.dropout._DropoutNd)
+
+
 def _normalises(module: nn.Module) -> bool:
     named = isinstance(module, NORMALISATIONS) or "norm" in type(module).__name__.lower()
-    return named and next(module.children(), None) is None
+    plain = all(next(child.parameters(), None) is None for child in module.children())
+    return named and plain  # an activation inside, as in timm's BatchNormAct2d, belongs to it

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd.graph import Node
 
 from gradprobe.network.batch_size import Batch, BatchSizes, OutputAxes
@@ -31,17 +31,18 @@ from gradprobe.network.layers import (
     named_modules,
     unwrap,
 )
+from gradprobe.network.layout import why_no_branch
 from gradprobe.network.preserve import preserved
 from gradprobe.network.tensors import (
     as_arguments,
-    base_of_full_view,
     main_output,
     output_activation,
     output_shape,
     tensors,
 )
-from gradprobe.network.trace import Call, LooseParameter, Trace, TraceGraph, channel_axes, loose_parameters
-from gradprobe.record.points import Point, Points
+from gradprobe.network.trace import Axes, Call, LooseParameter, Seen, Trace, loose_parameters, nodes_of
+from gradprobe.network.trace_graph import TraceGraph
+from gradprobe.record.points import Point, Points, input_of, is_input
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Survey:
         self._result: Any = None
         self._inner_result: Any = None  # of a root that calls itself
         self._sizes = BatchSizes()
+        self._axes = Axes()
         self._arguments: Sequence[Any] | None = None  # of the first call of the network
         self._input_nodes: set[Node] | None = None  # None: the network itself was not called
         self._facts: dict[str, str] = {}
@@ -116,7 +118,7 @@ class Survey:
         """Start to note calls."""
         for name, module in named_modules(self.model):
             if module not in self._without_hooks:
-                before, after = self._hook(self._enter), self._hook(partial(self._leave, name))
+                before, after = self._hook(partial(self._enter, name)), self._hook(partial(self._leave, name))
                 self._hooks.add(module.register_forward_pre_hook(before, with_kwargs=True))
                 self._hooks.add(module.register_forward_hook(after, with_kwargs=True, always_call=True))
 
@@ -162,7 +164,7 @@ class Survey:
         self._tracking.close()
         self._call_stack.clear()
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if torch.compiler.is_compiling() or not (self._call_stack or torch.is_grad_enabled()):
             return
         inputs, arguments = list(tensors([args, kwargs])), [*args, *(kwargs or {}).values()]
@@ -174,7 +176,12 @@ class Survey:
                 self._input_tracker.begin(inputs)
                 self._tracking.enter_context(self._input_tracker)
         # the nodes as they are now: after an in-place module they would be those of its output
-        self._call_stack.append((module, _nodes(inputs)))
+        received = tuple(self._axes.seen(tensor) for tensor in inputs)
+        self._call_stack.append(
+            (module, tuple(dict.fromkeys(seen.node for seen in received if seen.node is not None)))
+        )
+        if name and received:
+            self._calls.append(Call(input_of(name), module, (), received, torch.is_grad_enabled()))
 
     def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or all(module is not entered for entered, _ in self._call_stack):
@@ -187,7 +194,7 @@ class Survey:
         if module is self.model:
             self._input_nodes = set(inputs)
         else:
-            self._calls.append(_call(name, module, inputs, output))
+            self._calls.append(self._call(name, module, inputs, output))
         if fact := call_fact(module, output):
             self._facts[name] = fact
         if self._call_stack and module is self.model:
@@ -200,25 +207,34 @@ class Survey:
             if module is self.model and output is not None:
                 self.finish()
 
+    def _call(self, name: str, module: nn.Module, inputs: tuple[Node, ...], output: Any) -> Call:
+        returned = list(tensors(output))
+        if returned and not returned[0].is_nested:
+            self._axes.note(module, returned[0])
+        return Call(name, module, inputs, tuple(map(self._axes.seen, returned)), torch.is_grad_enabled())
+
     def _find_topology(self) -> Topology:
         layers = list(named_layers(self.model))
         order = _depth_order(layers, [call.name for call in self._calls], called=self._result is not None)
-        graph = TraceGraph(self._trace(order))
-        points = find_points(graph)
         shape = output_shape(self._result)
-        like_output = [call for call in self._calls if call.shape == shape]
+        returned = [call for call in self._calls if not is_input(call.name)]
+        like_output = [call for call in returned if call.shape == shape]
+        channels = like_output[-1].seen.channels if like_output and like_output[-1].seen else None
+        calls = [call.choose(partial(_refusal, shape, channels)) for call in self._calls]
+        graph = TraceGraph(self._trace(order, calls, bool(shape)))
+        points = find_points(graph)
         batch = self._sizes.batch(self._arguments or (), self._result)
         return Topology(
             order,
             points,
-            _points_by_hand(order, self._calls),
+            _points_by_hand(order, calls),
             frozenset(name for name in points.unserved if graph.makes_output(name)),
             shape,
-            channel_axes(self._calls)[id(like_output[-1])] if like_output else None,
+            channels,
             next((call.name for call in reversed(like_output) if call.name in layers), None),
-            output_activation(self._result),
+            output_activation(self._result, channels),
             batch,
-            OutputAxes.of(batch and batch.size, [(call.name, call.shape) for call in self._calls if call.shape]),
+            OutputAxes.of(batch and batch.size, [(call.name, call.shape) for call in returned if call.shape]),
             self._facts,
             self._loose_parameters(),
         )
@@ -228,15 +244,15 @@ class Survey:
         if self._input_nodes is None:
             return ()
         given = {id(tensor) for tensor in tensors(list(self._arguments or ()))}
-        found = loose_parameters(self.model, _nodes(list(tensors(self._result))), self._input_nodes)
+        found = loose_parameters(self.model, nodes_of(list(tensors(self._result))), self._input_nodes)
         return tuple(parameter for parameter in found if parameter.id not in given)
 
-    def _trace(self, order: tuple[str, ...]) -> Trace:
+    def _trace(self, order: tuple[str, ...], calls: Sequence[Call], predicts: bool) -> Trace:
         returned = list(tensors(self._result))
-        results = _nodes([tensor for tensor in returned if tensor.dim()]) or _nodes(returned)
-        main_results = _nodes(list(tensors(main_output(self._result)))) or results
+        results = nodes_of([tensor for tensor in returned if tensor.dim()]) or nodes_of(returned)
+        main_results = nodes_of(list(tensors(main_output(self._result)))) or results
         tracker = self._input_tracker
-        return Trace(order, self._calls, tracker.entries, tracker.foreign, results, main_results)
+        return Trace(order, calls, tracker.entries, tracker.foreign, results, main_results, predicts)
 
 
 def points(model: nn.Module, inputs: Any) -> Points:
@@ -285,32 +301,23 @@ def survey(model: nn.Module, inputs: Any) -> Topology:
 
 def _points_by_hand(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Point]:
     """The point of every module that is called once and returns what a branch can take."""
-    call_count, axes, layers = Counter(call.name for call in calls), channel_axes(calls), set(order)
+    call_count, layers = Counter(call.name for call in calls), set(order)
     points: dict[str, Point] = {}
     finished: list[str] = []
     for call in calls:
         if call.name in layers and call.name not in finished:
             finished.append(call.name)
-        if call.shape is not None and call.suits_branch and call_count[call.name] == 1:
+        if call.seen is not None and call.seen.suits_branch and call_count[call.name] == 1:
             inside = tuple(takewhile(partial(is_inside, call.name), reversed(finished)))[::-1]
-            points[call.name] = Point(call.name, call.shape, max(0, len(finished) - 1), inside, axes[id(call)])
+            points[call.name] = call.point(max(0, len(finished) - 1), inside)
     return points
 
 
-def _call(name: str, module: nn.Module, inputs: tuple[Node, ...], output: Any) -> Call:
-    returned = [tensor for tensor in tensors(output) if not tensor.is_nested]  # a nested tensor has no shape
-    outputs, grad_enabled = _nodes(returned), torch.is_grad_enabled()
-    if not returned:
-        return Call(name, module, inputs, outputs, None, False, grad_enabled)
-    first = returned[0]
-    suits_branch = first.grad_fn is not None and first.is_floating_point() and first.dim() > 1
-    return Call(name, module, inputs, outputs, tuple(first.shape), suits_branch, grad_enabled)
-
-
-def _nodes(several: Sequence[Tensor]) -> tuple[Node, ...]:
-    """The graph nodes that made some tensors, each once."""
-    nodes = (base_of_full_view(tensor).grad_fn for tensor in several)
-    return tuple(dict.fromkeys(node for node in nodes if node is not None))
+def _refusal(output: Any, output_channels: int | None, seen: Seen) -> str | None:
+    """Why no branch can be built from a tensor to the network's output, or None."""
+    if not output:
+        return "the network returns no prediction"
+    return why_no_branch(seen.shape or (), output, seen.channels, output_channels, seen.batch)
 
 
 def _depth_order(names: Sequence[str], finished: Sequence[str], called: bool) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, finfo
 
 _RESHAPES = (
     "View",
@@ -19,6 +19,7 @@ _RESHAPES = (
     "Clone",
     "Alias",
 )
+_SCALES = ("DivBackward", "MulBackward")  # the last step of a normalisation to unit length
 _ACTIVATIONS = {
     "SigmoidBackward0": "sigmoid",
     "LogSigmoidBackward0": "log_sigmoid",
@@ -133,32 +134,66 @@ def main_output(output: Any) -> Tensor | list[Tensor] | None:
     return main_tensor(output)
 
 
+def is_list_of_samples(output: Any) -> bool:
+    """Whether an output is a list of containers, one for each sample: a dict of boxes for each image.
+
+    Example:
+        >>> import torch
+        >>> is_list_of_samples([{"boxes": torch.ones(3, 4)}]), is_list_of_samples([torch.ones(3, 4)])
+        (True, False)
+    """
+    path = main_path(output)
+    return isinstance(output, list) and path is not None and len(path) > 1
+
+
 def output_shape(output: Any) -> Any:
     """Shape of a network's main output: of its main tensor, or of each tensor of a list; None without one shape.
 
-    A nested tensor has none: each of its parts has its own.
+    A nested tensor has none: each of its parts has its own. Nor has a list with a container for each sample, as
+    detectors return it.
     """
-    main = main_output(output)
+    main = None if is_list_of_samples(output) else main_output(output)
     if main is None or any(tensor.is_nested for tensor in tensors(main)):
         return None
     return tuple(tuple(tensor.shape) for tensor in main) if isinstance(main, list) else tuple(main.shape)
 
 
-def output_activation(result: Any) -> str | None:
+def output_activation(result: Any, channels: int | None = None) -> str | None:
     """The last function before the main output, if it limits the range of values.
 
-    The user's loss may count on it (``NLLLoss`` after a log-softmax, ``BCELoss`` after a sigmoid).
+    The user's loss may count on it: ``NLLLoss`` after a log-softmax, ``BCELoss`` after a sigmoid, a contrastive
+    loss on embeddings of unit length.
+
+    Args:
+        result: What a network returned.
+        channels: The axis of the channels in the main output, where it is known.
 
     Example:
         >>> import torch
         >>> output_activation(torch.ones(2, 3, requires_grad=True).sigmoid().view(6))
         'sigmoid'
+        >>> output_activation(torch.nn.functional.normalize(torch.ones(2, 3, requires_grad=True)))
+        'unit_length'
     """
     main = main_output(result)
     node = main.grad_fn if isinstance(main, Tensor) else None
     while node is not None and type(node).__name__.startswith(_RESHAPES):
         node = node.next_functions[0][0]
-    return None if node is None else _ACTIVATIONS.get(type(node).__name__)
+    if not isinstance(main, Tensor) or node is None:
+        return None
+    if type(node).__name__.startswith(_SCALES) and _has_unit_length(main.detach(), channels):
+        return "unit_length"
+    return _ACTIVATIONS.get(type(node).__name__)
+
+
+def _has_unit_length(output: Tensor, channels: int | None) -> bool:
+    """Whether every vector of channels has length 1."""
+    if output.dim() < 2 or not output.is_floating_point():
+        return False
+    axis = (2 if output.dim() == 3 else 1) if channels is None else channels
+    close = 1e-3 if finfo(output.dtype).eps < 1e-4 else 0.02
+    lengths = output.float().norm(dim=axis)
+    return output.size(axis) > 1 and bool(((lengths - 1).abs() < close).all())
 
 
 def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

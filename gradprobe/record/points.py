@@ -9,17 +9,27 @@ from typing import Any
 from gradprobe.record.html import block, layer_names, table, title
 from gradprobe.record.text import counted, shorten
 
+_INPUT = ":input"  # after the name of a module: what it is called with
+
 
 @dataclass(frozen=True)
 class Point:
-    """A supervision point: a module whose output can feed a branch.
+    """A supervision point: a module whose output, or whose input, can feed a branch.
 
     Attributes:
-        name: Name of the module whose output is taken.
-        shape: Shape of that output, batch dimension first, as recorded.
+        name: Name of the module whose output is taken; with ``:input`` after it, what this module is called with
+            is taken: a sum that no module returns, as in ``h = h + block(h)``.
+        shape: Shape of that tensor, as recorded.
         depth: Depth of the served layer nearest the output.
         layers: Names of the layers it serves, in depth order.
         channels: Axis of the channels in the shape, where the layers show it.
+        tensor: Which of the tensors that the module returns, or is called with; 0 for the first.
+        batch: Axis of the samples in the shape, where the layers show it.
+
+    Example:
+        >>> point = Point("blocks.1:input", (8, 16), 3, ("blocks.0.fc",))
+        >>> point.module, point.is_input
+        ('blocks.1', True)
     """
 
     name: str
@@ -27,12 +37,56 @@ class Point:
     depth: int
     layers: tuple[str, ...]
     channels: int | None = None
+    tensor: int = 0
+    batch: int | None = None
+
+    @property
+    def module(self) -> str:
+        """Name of the module."""
+        return module_of(self.name)
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is the module's input that is taken."""
+        return is_input(self.name)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Point:
-        """Build a point from its JSON form."""
+        """Build a point from its JSON form; runs of earlier versions have fewer fields."""
         shape, layers = tuple(record["shape"]), tuple(record["layers"])
-        return cls(record["name"], shape, record["depth"], layers, record.get("channels"))
+        tensor, batch = record.get("tensor", 0), record.get("batch")
+        return cls(record["name"], shape, record["depth"], layers, record.get("channels"), tensor, batch)
+
+
+def place(point: Point) -> str:
+    """Where a branch is, in words.
+
+    Example:
+        >>> place(Point("act", (8, 16), 3, ("fc",))), place(Point("blocks.1:input", (8, 16), 3, ("blocks.0.fc",)))
+        ('after act', 'at the input of blocks.1')
+    """
+    name = shorten(point.module, 40)
+    return f"at the input of {name}" if point.is_input else f"after {name}"
+
+
+def input_of(module: str) -> str:
+    """The name of a point at a module's input.
+
+    Example:
+        >>> input_of("blocks.1"), is_input(input_of("blocks.1")), module_of("blocks.1:input")
+        ('blocks.1:input', True, 'blocks.1')
+    """
+    return f"{module}{_INPUT}"
+
+
+def is_input(name: str) -> bool:
+    """Whether a point of this name is at a module's input."""
+    return name.endswith(_INPUT)
+
+
+def module_of(name: str) -> str:
+    """The name of the module at whose output or input a point of this name is."""
+    return name.removesuffix(_INPUT)
 
 
 class Points(tuple[Point, ...]):

@@ -10,6 +10,7 @@ from torch import nn
 import gradprobe as gp
 from gradprobe.network.layers import named_layers, named_modules
 from gradprobe.network.tensors import tensors
+from gradprobe.record.points import is_input, module_of
 
 INNERMOST = "the innermost skip is added like a residual block's shortcut: the lowest stage is no point"
 
@@ -92,11 +93,18 @@ def loss_of(name, output):
     return (output * weights).sum()
 
 
+def cut_off(module, at_input):
+    if at_input:  # of the tensor itself: it also goes around the module
+        module.register_forward_pre_hook(lambda module, args: args[0].register_hook(torch.zeros_like) and None)
+    else:
+        module.register_forward_hook(lambda module, args, output: detached(output))
+
+
 def arrives(name, without=None):
     """Whether a gradient arrives at each input and in each layer, with one module's output detached or none."""
     model, inputs = built(name)
     if without is not None:
-        dict(named_modules(model))[without].register_forward_hook(lambda module, args, output: detached(output))
+        cut_off(dict(named_modules(model))[module_of(without)], is_input(without))
     inputs, sources = leaves(inputs)
     loss_of(name, call(model, inputs)).backward()
     layers = {layer: list(module.parameters(recurse=False)) for layer, module in named_layers(model).items()}

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from gradprobe.insert.branches.base import Branch as Branch
 from gradprobe.insert.branches.base import ShapedBranch as ShapedBranch
-from gradprobe.insert.branches.layout import Layout, Shape, class_tokens, layouts
 from gradprobe.insert.branches.maps import DenseBranch as DenseBranch
 from gradprobe.insert.branches.maps import NativeBranch as NativeBranch
 from gradprobe.insert.branches.maps import conv3x3_bn_relu as conv3x3_bn_relu
@@ -39,6 +38,7 @@ from gradprobe.insert.branches.vectors import CNDSBranch as CNDSBranch
 from gradprobe.insert.branches.vectors import PooledBranch as PooledBranch
 from gradprobe.insert.branches.vectors import SVMBranch as SVMBranch
 from gradprobe.insert.branches.vectors import cnds_fits
+from gradprobe.network.layout import Layout, Shape, class_tokens, layouts
 
 OutputShape = Shape | tuple[Shape, ...]
 BranchFactory = Callable[[Shape, Any], nn.Module]
@@ -88,6 +88,7 @@ def build_branch(
     *,
     channels: int | None = None,
     output_channels: int | None = None,
+    batch: int | None = None,
     head: nn.Module | None = None,
     activation: str | None = None,
 ) -> nn.Module:
@@ -97,12 +98,13 @@ def build_branch(
         branch: ``"auto"``, a name out of `BRANCHES`, or a function of both shapes that returns a module.
         point_shape: Recorded shape of the point.
         output_shape: Recorded shape of the network's output, or a tuple of shapes if it is a list of tensors.
-        channels: Axis of the point's channels; None: as `gradprobe.insert.branches.layout.layouts` finds it.
+        channels: Axis of the point's channels; None: as `gradprobe.network.layout.layouts` finds it.
         output_channels: The same for the output (for each, if there are several).
+        batch: Axis of the point's samples, if known.
         head: The trunk's own last layer, for ``"shared"``; ``"auto"`` shares it from 4096 classes on.
         activation: The last function of the trunk's output, if it limits the range of values: ``"sigmoid"``,
-            ``"log_sigmoid"``, ``"tanh"``, ``"softmax"`` or ``"log_softmax"``. The branch ends in it as well,
-            except ``"svm"``, which returns scores.
+            ``"log_sigmoid"``, ``"tanh"``, ``"softmax"``, ``"log_softmax"`` or ``"unit_length"``. The branch ends
+            in it as well, except ``"svm"``, which returns scores.
 
     Returns:
         A `Branch`, to be called ``branch(point, like=output)``; or what the function returned.
@@ -119,7 +121,7 @@ def build_branch(
     """
     check_branch(branch)
     if isinstance(branch, str):
-        built = _build_by_name(branch, point_shape, output_shape, (channels, output_channels), head)
+        built = _build_by_name(branch, point_shape, output_shape, (channels, output_channels, batch), head)
         for part in built.modules():
             if isinstance(part, ShapedBranch) and not isinstance(part, SVMBranch):
                 part.activation = activation
@@ -139,14 +141,18 @@ def check_branch(branch: Any) -> None:
 
 
 def _build_by_name(
-    name: str, point: Shape, output: OutputShape, axes: tuple[int | None, int | None], head: nn.Module | None
+    name: str,
+    point: Shape,
+    output: OutputShape,
+    axes: tuple[int | None, int | None, int | None],
+    head: nn.Module | None,
 ) -> Branch:
     if _is_list(output):
         return ListBranch([_build_by_name(name, point, shape, axes, head) for shape in output])
     shapes = point, cast("Shape", output)
     kind = _kind_for(*layouts("auto", *shapes, *axes), head) if name == "auto" else name
     extra: dict[str, Any] = {"head": head} if kind == "shared" else {}
-    return BRANCHES[kind](*shapes, channels=axes[0], output_channels=axes[1], **extra)
+    return BRANCHES[kind](*shapes, channels=axes[0], output_channels=axes[1], batch=axes[2], **extra)
 
 
 def _is_list(output: OutputShape) -> TypeGuard[tuple[Shape, ...]]:

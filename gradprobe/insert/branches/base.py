@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradprobe.insert.branches.layout import Shape, layouts, no_branch
+from gradprobe.network.layout import Shape, layouts, no_branch
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -18,6 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "softmax": partial(F.softmax, dim=1),
     "log_softmax": partial(F.log_softmax, dim=1),
+    "unit_length": partial(F.normalize, dim=1),
 }
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -46,8 +47,9 @@ class ShapedBranch(Branch):
     Args:
         point_shape: Recorded shape of the point.
         output_shape: Recorded shape of the network's output.
-        channels: Axis of the point's channels, if known (`gradprobe.insert.branches.layout.layouts`).
+        channels: Axis of the point's channels, if known (`gradprobe.network.layout.layouts`).
         output_channels: Axis of the output's channels, if known.
+        batch: Axis of the point's samples, if known.
 
     Raises:
         ValueError: If the shapes do not suit the branch; the message has both.
@@ -73,9 +75,10 @@ class ShapedBranch(Branch):
         *,
         channels: int | None = None,
         output_channels: int | None = None,
+        batch: int | None = None,
     ) -> None:
         super().__init__()
-        self.point, self.output = layouts(self.kind, point_shape, output_shape, channels, output_channels)
+        self.point, self.output = layouts(self.kind, point_shape, output_shape, channels, output_channels, batch)
 
     def forward(self, point: Tensor, like: Tensor | None = None) -> Tensor:
         """The prediction for a point, in the output's layout.

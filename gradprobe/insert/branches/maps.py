@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradprobe.insert.branches.base import ShapedBranch, contiguous_if_compiling, resized
-from gradprobe.insert.branches.layout import Shape, class_tokens, grid
+from gradprobe.network.layout import Shape, class_tokens, grid
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -25,7 +25,7 @@ class DenseBranch(ShapedBranch):
     Args:
         point_shape: ``(N, C, *S)``, S of one to three dimensions, or tokens ``(N, T, C)``.
         output_shape: ``(N, K, *R)``, or ``(N, *R)`` for one map; R of as many dimensions as S.
-        **axes: ``channels`` and ``output_channels``, if known.
+        **axes: ``channels``, ``output_channels`` and ``batch``, if known.
 
     Raises:
         ValueError: If these are not maps of the same number of dimensions, nor tokens that are such a grid.
@@ -70,7 +70,7 @@ class NativeBranch(DenseBranch):
     Args:
         point_shape: ``(N, C, *S)``, or tokens ``(N, T, C)``.
         output_shape: ``(N, K, *R)``.
-        **axes: ``channels`` and ``output_channels``, if known.
+        **axes: ``channels``, ``output_channels`` and ``batch``, if known.
 
     Example:
         >>> import torch

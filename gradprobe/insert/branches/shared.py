@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradprobe.insert.branches.base import ShapedBranch, contiguous_if_compiling, normalisation, pooled_to, resized
-from gradprobe.insert.branches.layout import Layout, Shape, class_tokens, no_branch
 from gradprobe.insert.branches.maps import as_map
+from gradprobe.network.layout import Layout, Shape, class_tokens, no_branch
 
 # Label sets are smaller and vocabularies larger. From here on a last layer of its own (every branch needs one)
 # has more weights than a transformer block (12 C^2) of up to C = 341 channels.
@@ -28,7 +28,7 @@ class SharedBranch(ShapedBranch):
         output_shape: ``(N, K)``, ``(N, T, K)`` or ``(N, K, *R)``.
         head: The trunk's last layer: `torch.nn.Linear`, or anything that has its ``in_features`` and
             ``out_features``, or a 1x1 convolution.
-        **axes: ``channels`` and ``output_channels``, if known.
+        **axes: ``channels``, ``output_channels`` and ``batch``, if known.
 
     Raises:
         ValueError: If the head is no such layer or does not make K numbers, or the shapes do not suit it.

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradprobe.insert.branches.base import ShapedBranch, averaged, normalisation, pooled_to
-from gradprobe.insert.branches.layout import Shape
+from gradprobe.network.layout import Shape
 
 
 class TokenBranch(ShapedBranch):
@@ -19,7 +19,7 @@ class TokenBranch(ShapedBranch):
     Args:
         point_shape: ``(N, T, C)``, or a map ``(N, C, *S)``.
         output_shape: ``(N, T, K)``, or ``(N, K)`` or ``(N,)`` for one prediction for each sequence.
-        **axes: ``channels`` and ``output_channels``, if known.
+        **axes: ``channels``, ``output_channels`` and ``batch``, if known.
 
     Raises:
         ValueError: If the point has no positions, or the output is no sequence.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradprobe.insert.branches.base import ShapedBranch, averaged, contiguous_if_compiling, pooled_to, resized
-from gradprobe.insert.branches.layout import Layout, Shape
+from gradprobe.network.layout import Layout, Shape
 
 MAX_FIRST_FC = 2**24  # weights; with more the first FC of the CNDS branch would outweigh most networks
 
@@ -23,7 +23,7 @@ class CNDSBranch(ShapedBranch):
     Args:
         point_shape: ``(N, C, H, W)``.
         output_shape: ``(N, classes)`` or ``(N,)``.
-        **axes: ``channels`` and ``output_channels``, if known.
+        **axes: ``channels``, ``output_channels`` and ``batch``, if known.
 
     Raises:
         ValueError: If the point is no image, or the output more than one vector.
@@ -63,7 +63,7 @@ class PooledBranch(ShapedBranch):
     Args:
         point_shape: ``(N, C)`` or ``(N, C, ...)``.
         output_shape: ``(N, K)``, ``(N,)``, or any other of which no linear layer needs more than 2^24 weights.
-        **axes: ``channels`` and ``output_channels``, if known.
+        **axes: ``channels``, ``output_channels`` and ``batch``, if known.
 
     Raises:
         ValueError: If the output has too many numbers.
@@ -100,7 +100,7 @@ class SVMBranch(ShapedBranch):
     Args:
         point_shape: ``(N, C)`` or ``(N, C, *S)`` with up to three dimensions in S.
         output_shape: ``(N, classes)`` or ``(N,)``.
-        **axes: ``channels`` and ``output_channels``, if known.
+        **axes: ``channels``, ``output_channels`` and ``batch``, if known.
 
     Raises:
         ValueError: If the point has more than three dimensions, or the output is more than one vector.

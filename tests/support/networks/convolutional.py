@@ -350,8 +350,13 @@ class Branches(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
-@network({"embed": "embed", "norm": "blocks.* norm"}, {"head": OUTPUT}, channels={"embed": 2, "norm": 2})
+@network(
+    {"embed": "embed", "blocks.1:input": "blocks.0.*", "norm": "blocks.1.* norm"},
+    {"head": OUTPUT},
+    channels={"embed": 2, "blocks.1:input": 2, "norm": 2},
+)
 def blocks_that_return_only_the_branch():
+    """The sum is made in the network's own forward: the next block receives what no module returns."""
     blocks = [nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4)) for _ in range(2)]
     return Branches(blocks), torch.randn(2, 6, 4)
 

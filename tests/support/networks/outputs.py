@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from support.networks.registry import NO_PATH, OUTPUT, Apply, conv, images, named, network
+from support.networks.registry import NO_PATH, NO_PREDICTION, OUTPUT, Apply, conv, images, named, network
 
 
 def checkpointed(reentrant):
@@ -67,7 +67,7 @@ def returns_a_dataclass():
     return returning(lambda y: ModelOutput(y.sum(), y))
 
 
-@network({"act": "lin"}, {"fc": OUTPUT})
+@network({}, {"lin": NO_PREDICTION, "fc": OUTPUT})
 def returns_its_loss():
     return returning(lambda y: y.square().mean())
 

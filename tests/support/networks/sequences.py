@@ -88,7 +88,7 @@ def message_passing():
     return net, (torch.randn(7, 3), (torch.rand(7, 7) > 0.5).float())
 
 
-@network({"words": "words", "layer": "positions layer.*"}, {"head": OUTPUT})
+@network({"words": "words", "layer:input": "positions", "layer": "layer.*"}, {"head": OUTPUT})
 def language_model():
     """Positions from arange are no input: all of it passes the words, and the sum is no module's output."""
 

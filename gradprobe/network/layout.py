@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 Shape = tuple[int, ...]
+
+
+class ShapeError(ValueError):
+    """No branch fits; ``why`` has the reason alone."""
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ def layouts(
     output_shape: Shape,
     channels: int | None = None,
     output_channels: int | None = None,
+    batch: int | None = None,
 ) -> tuple[Layout, Layout]:
     """The layouts of a point and of the network's output.
 
@@ -88,6 +98,7 @@ def layouts(
         output_shape: Recorded shape of the output.
         channels: Axis of the point's channels, if known.
         output_channels: Axis of the output's channels, if known.
+        batch: Axis of the point's samples, if known.
 
     Raises:
         ValueError: If there is no batch in common, no such axis, or the point has no channels.
@@ -100,10 +111,10 @@ def layouts(
     """
     why = _why_no_axis(point_shape, channels) or _why_no_axis(output_shape, output_channels)
     if len(point_shape) < 2 or not output_shape or why:
-        raise ValueError(no_branch(kind, point_shape, output_shape, why))
+        raise ShapeError(no_branch(kind, point_shape, output_shape, why), why or "too few axes")
     channels = channels if channels is None else channels % len(point_shape)
     output_channels = output_channels if output_channels is None else output_channels % len(output_shape)
-    batch, output_batch = _batches(kind, point_shape, output_shape, channels, output_channels)
+    batch, output_batch = _batches(kind, point_shape, output_shape, (channels, output_channels), batch)
     if channels is None:
         channels = _point_channels(point_shape, output_shape, output_channels, 1 in (batch, output_batch))
     point = Layout(point_shape, batch, channels)
@@ -121,7 +132,8 @@ def no_branch(kind: str, point_shape: Shape, output_shape: Shape, why: str = "")
     """
     return (
         f"no {kind!r} branch from a point of shape {point_shape} to an output of shape {output_shape}"
-        f"{f' ({why})' if why else ''}: pass branch=lambda point_shape, output_shape: <your nn.Module>"
+        f"{f' ({why})' if why else ''}: pass branch=lambda point_shape, output_shape: <your nn.Module>, "
+        "on the command line --branch module:callable"
     )
 
 
@@ -154,16 +166,51 @@ def _why_no_axis(shape: Shape, axis: int | None) -> str:
     return "" if fits else f"axis {axis} of {shape} cannot be the channels"
 
 
+def why_no_branch(
+    point_shape: Shape,
+    output_shape: Any,
+    channels: int | None = None,
+    output_channels: int | None = None,
+    batch: int | None = None,
+) -> str | None:
+    """Why no branch can be built from a point to an output, or None: `layouts` for each output of a list.
+
+    Args:
+        point_shape: Recorded shape of the point.
+        output_shape: Recorded shape of the output, or one for each where it is a list.
+        channels: Axis of the point's channels, if known.
+        output_channels: Axis of the output's channels, if known.
+        batch: Axis of the point's samples, if known.
+
+    Example:
+        >>> why_no_branch((2, 8, 5, 5), (2, 10)), why_no_branch((18, 4, 6), (2, 10))
+        (None, '18 against 2 along the batch')
+    """
+    shapes = output_shape if output_shape and isinstance(output_shape[0], tuple) else (output_shape,)
+    reasons = (_why_none(point_shape, shape, channels, output_channels, batch) for shape in shapes)
+    return next(filter(None, reasons), None)
+
+
+def _why_none(point: Shape, output: Shape, *axes: int | None) -> str | None:
+    try:
+        layouts("auto", point, output, *axes)
+    except ShapeError as error:
+        return error.why
+    return None
+
+
 def _batches(
-    kind: str, point: Shape, output: Shape, channels: int | None, output_channels: int | None
+    kind: str, point: Shape, output: Shape, channels: tuple[int | None, int | None], batch: int | None
 ) -> tuple[int, int]:
-    axes = (0, 1) if len(point) == 3 and channels != 1 else (0,)
-    output_axes = (0, 1) if len(output) == 3 and output_channels != 1 else (0,)
+    axes = (0, 1) if len(point) == 3 and channels[0] != 1 else (0,)
+    axes = axes if batch is None or batch == channels[0] else (batch,)
+    output_axes = (0, 1) if len(output) == 3 and channels[1] != 1 else (0,)
     for output_axis in output_axes:
         for axis in axes:
             if point[axis] == output[output_axis]:
                 return axis, output_axis
-    raise ValueError(no_branch(kind, point, output, f"{point[0]} against {output[0]} along the batch"))
+    why = f"{point[batch or 0]} against {output[0]} along the batch"
+    raise ShapeError(no_branch(kind, point, output, why), why)
 
 
 def _point_channels(point: Shape, output: Shape, output_channels: int | None, sequence_first: bool) -> int:
