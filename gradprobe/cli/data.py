@@ -10,8 +10,9 @@ import click
 import torch
 from torch import Tensor, nn
 
+from gradprobe.cli.names import find_part, near_names
 from gradprobe.cli.options import Options
-from gradprobe.cli.user_modules import first_defined, import_module, public_names, split_target
+from gradprobe.cli.user_modules import import_module, public_names, split_target
 from gradprobe.measure.batches import Source
 from gradprobe.network.layers import named_layers, no_such_name
 
@@ -22,7 +23,7 @@ class Data:
 
     Attributes:
         batches: The batches.
-        held_out: Batches to take the accuracy on, or None.
+        held_out: Batches to measure on, or None.
         source: Where they come from, in words.
         synthetic: Whether they are made up.
     """
@@ -40,18 +41,20 @@ def find_data(module: ModuleType, model: nn.Module, options: Options, where: str
         click.UsageError: If there are none, or they cannot be used as they are.
         TargetError: If a module that holds them raised.
     """
-    held_out = first_defined(module, ("held_out",))
+    held_out = find_part(module, "held_out")[1]
     if options.data is not None:
         data = _named_data(options.data, model, options)
         return replace(data, held_out=data.held_out or held_out)
-    name = next((name for name in ("batches", "loader") if getattr(module, name, None) is not None), None)
-    if name is not None:
-        return Data(getattr(module, name), held_out, f"{Path(where).name}:{name}")
+    name, batches = find_part(module, "batches")
+    if name:
+        return Data(batches, held_out, f"{Path(where).name}:{name}")
     if options.input_size is not None:
         return _synthetic(options.input_size, options)
+    meant = near_names(module, model, ["batches"])
+    hint = "".join(f". Is it `{other}`? Then call that `{name}`" for other, name in meant.items())
     raise click.UsageError(
         f"{where} has no data: define `batches` or `loader` in it, an iterable of (inputs, target), or pass "
-        "--data digits, --data FILE.npz, --data module:callable, or --input-size 3,224,224 --classes 10"
+        f"--data digits, --data FILE.npz, --data module:callable, or --input-size 3,224,224 --classes 10{hint}"
     )
 
 
@@ -67,7 +70,7 @@ def _named_data(name: str, model: nn.Module, options: Options) -> Data:
     batches = getattr(module, attribute, None)
     if batches is None:
         raise click.UsageError(f"--data {where}: {no_such_name('attribute', attribute, public_names(module))}")
-    return Data(batches, first_defined(module, ("held_out",)), name)
+    return Data(batches, find_part(module, "held_out")[1], name)
 
 
 def _digits(model: nn.Module, options: Options) -> Data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from gradprobe.record.history import GradientHistory
     from gradprobe.record.placement import Placement
     from gradprobe.runs.run import Run
+    from gradprobe.verdict.comparison import Comparison
 
 
 def saved_run(folder: Path) -> Run:
@@ -59,6 +61,9 @@ def prepare_target(name: str, options: Options) -> Target:
     seed_everything(options.seed)
     with prints_to_stderr():
         target = load_target(name, options)
+    if not options.quiet:
+        for remark in target.remarks:
+            click.echo(remark, err=True)
     lr = options.lr
     if lr is not None:
         if target.optimizer is not None:
@@ -82,13 +87,32 @@ def conditions(target: Target, options: Options) -> dict[str, Any]:
     return {"target": target.name, "data": target.data, "seed": options.seed, **made_up}
 
 
+_NOT_WITH_ARMS = ("policy", "repeat", "threshold", "of", "aggregate")
+_OWN = (*_NOT_WITH_ARMS, "target", "seeds", "out", "force", "form", "every_layer", "quiet", "fail_on")
+
+
+def with_other_arms(comparison: Comparison, target: str) -> Comparison:
+    """A comparison that placed no branch, with the command that compares other arms under the same conditions."""
+    context = click.get_current_context()
+    if comparison.supervised is not None or context.command.name != "compare":
+        return comparison
+    words = ["gradprobe", "compare", target]
+    for option in context.command.params:
+        if option.name in _OWN or option.name is None or not _is_on_command_line(option.name):
+            continue
+        value = context.params[option.name]
+        words += [option.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    words += ["--arms", "none,cnds,auto,kaiming,lsuv", "--seeds", str(max(3, context.params["seeds"]))]
+    return replace(comparison, conditions={**comparison.conditions, "other_arms": shlex.join(words)})
+
+
 def check_arms_options(options: Options) -> None:
     """Raise click.UsageError if options were given that do not go together with ``--arms``, or not without it."""
     if options.arms is None and (options.engine or options.jobs):
         option = "--engine" if options.engine else "--jobs"
         raise click.UsageError(f"{option} is for several arms: add --arms none,cnds,auto,kaiming,lsuv")
     if options.arms is not None:
-        for name in ("policy", "repeat", "threshold", "of", "aggregate"):
+        for name in _NOT_WITH_ARMS:
             if _is_on_command_line(name):
                 raise click.UsageError(
                     f"--{name} is for a single policy, and --arms names its own: cnds, repeated, relative, every, "

@@ -15,6 +15,7 @@ from gradprobe.runs.folder import RUNS
 
 # spelled out here, because --help must not wait for torch or pandas; a test holds them equal to the originals
 BRANCHES = ("auto", "cnds", "pooled", "dense", "native", "token", "shared", "svm")
+METRICS = ("accuracy", "dice", "mean_iou", "loss")
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -29,6 +30,7 @@ class Options:
     window: int = 50
     seeds: int = 1
     schedule: str = "cnds"
+    metric: str | None = None
     # how layers are flagged
     policy: str = "threshold"
     threshold: float | None = None
@@ -141,6 +143,12 @@ BRANCH = _group(
         help="First weight of the branches.",
     ),
     click.option("--repeat", is_flag=True, help="Apply the policy again with the branches in place."),
+)
+METRIC = click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    help="What is measured on held-out data.  [default: `metric` of TARGET, else accuracy where the output has a "
+    "score for each class, else loss]",
 )
 ARMS_OPTIONS = _group(
     click.option(

@@ -105,6 +105,8 @@ def show(history: GradientHistory, placement: Placement, comparison: Comparison 
         click.echo(formats.as_csv(history, placement), nl=False)
     else:
         console().print(tables.as_table(history, placement, comparison, every_layer=options.every_layer))
+        if comparison is not None and comparison.offer:
+            click.echo(comparison.offer)  # in one line, however long: it is to be copied
 
 
 def show_results(results: Sequence[Result], recording: RecordedScript, options: Options) -> None:

@@ -9,17 +9,21 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import click
+import torch
 from torch import Tensor, nn
 
 from gradprobe.cli.data import find_data
+from gradprobe.cli.names import find_part, is_loss, unused
 from gradprobe.cli.options import Options
-from gradprobe.cli.user_modules import first_defined, import_module, public_names, run_user, split_target
+from gradprobe.cli.user_modules import import_module, public_names, run_user, split_target
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.network.layers import no_such_name
 from gradprobe.network.losses import LossFunction
 from gradprobe.network.tensors import main_tensor
 from gradprobe.prove.held_out.accuracy import is_classified
+from gradprobe.prove.held_out.measure import MetricFunction, check_metric
+from gradprobe.prove.optimizers import as_factory
 
 EXPECTED = (
     "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "
@@ -38,9 +42,11 @@ class Target:
         batches: Where its batches come from.
         loss_fn: ``(output, target) -> scalar``.
         optimizer: ``model -> Optimizer``, or None for the default.
-        held_out: Batches to take the accuracy on, or None.
+        held_out: Batches to measure the main output on, or None.
         data: Where the data come from, in words.
         synthetic: Whether the data are made up.
+        metric: What is measured on the held-out batches: see `gradprobe.compare`.
+        remarks: What the file defines and nothing uses, a sentence each.
     """
 
     name: str
@@ -52,6 +58,8 @@ class Target:
     held_out: Source | None
     data: str
     synthetic: bool = False
+    metric: str | MetricFunction | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def load_target(spec: str, options: Options) -> Target:
@@ -72,26 +80,48 @@ def load_target(spec: str, options: Options) -> Target:
     build = None if isinstance(value, nn.Module) else _factory(value, name, where)
     model = build() if build else value
     data = find_data(module, model, options, where)
-    loss = first_defined(module, ("loss", "criterion"))
-    optimizer = first_defined(module, ("optimizer",))
-    _check_callable(loss, f"{where}: expected `loss` to be a function (output, target) -> scalar")
-    _check_callable(optimizer, f"{where}: expected `optimizer` to be a function model -> torch.optim.Optimizer")
+    (loss_name, loss), (_, metric) = find_part(module, "loss"), find_part(module, "metric")
+    if loss is not None and not callable(loss):
+        expected = f"expected `{loss_name}` to be a function (output, target) -> scalar"
+        raise click.UsageError(f"{where}: {expected}, got {_name(type(loss))}")
+    given = ["batches"] * (options.data is not None or options.input_size is not None)
+    given += ["optimizer"] * (options.lr is not None) + ["metric"] * (options.metric is not None)
     return Target(
         name=spec,
         model=model,
         build=build,
         batches=data.batches,
         loss_fn=loss or DefaultLoss(),
-        optimizer=optimizer,
+        optimizer=_optimizer(module, build or model, loss, where),
         held_out=data.held_out,
         data=data.source,
         synthetic=data.synthetic,
+        metric=_metric(options.metric or metric, where),
+        remarks=tuple(unused(module, value, where, given)),
     )
 
 
-def _check_callable(value: Any, expected: str) -> None:
-    if value is not None and not callable(value):
-        raise click.UsageError(f"{expected}, got {_name(type(value))}")
+def _optimizer(module: ModuleType, model: Any, loss: Any, where: str) -> OptimizerFactory | None:
+    """The target's optimizer as a function that builds it for a model."""
+    _, optimizer = find_part(module, "optimizer")
+    if optimizer is not None and not callable(optimizer) and not isinstance(optimizer, torch.optim.Optimizer):
+        expected = (
+            "expected `optimizer` to be a function model -> torch.optim.Optimizer, or an optimizer of the model"
+        )
+        raise click.UsageError(f"{where}: {expected}, got {_name(type(optimizer))}")
+    try:
+        return as_factory(optimizer, model, loss)
+    except ValueError as error:
+        raise click.UsageError(f"{where}: `optimizer`: {error}") from error
+
+
+def _metric(metric: Any, where: str) -> str | MetricFunction | None:
+    try:
+        check_metric(metric)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(f"{where}: {error}") from error
+    checked: str | MetricFunction | None = metric
+    return checked
 
 
 class DefaultLoss:
@@ -157,9 +187,7 @@ def _find_model(module: ModuleType, where: str) -> str:
             return name
     names = public_names(module)
     instances = {
-        name: value
-        for name, value in names.items()
-        if isinstance(value, nn.Module) and name not in ("loss", "criterion")
+        name: value for name, value in names.items() if isinstance(value, nn.Module) and not is_loss(name, value)
     }
     classes = {
         name: value

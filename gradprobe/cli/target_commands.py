@@ -20,6 +20,7 @@ from gradprobe.cli.options import (
     FAIL_ON,
     FORMAT,
     ITERATIONS,
+    METRIC,
     OUT,
     POLICY_OR_TRIALS,
     Options,
@@ -131,6 +132,7 @@ def _decide(
     show_default=True,
     help="How the weight of the branches falls over the training.",
 )
+@METRIC
 @ARMS_OPTIONS
 @POLICY_OR_TRIALS
 @BRANCH
@@ -144,6 +146,10 @@ def compare(target: str, **values: Any) -> None:
         inputs.check_arms_options(options)
         folder = inputs.run_folder(options, target, suffix="-compare")
         prepared = inputs.prepare_target(target, options)
+        if prepared.metric is not None and prepared.held_out is None:
+            raise click.UsageError(
+                f"{target}: a metric needs held-out data: define `held_out` in it, batches as well"
+            )
         if options.arms is None:
             _compare(prepared, folder, options)
         else:
@@ -173,6 +179,7 @@ def _compare(target: Target, folder: Path, options: Options) -> None:
                 **_training_arguments(target, options),
                 on_iteration=display,
             )
+            comparison = inputs.with_other_arms(comparison, target.name)
             history, placement = comparison.plain, comparison.placement
         except Interrupted as error:
             interrupted, history, placement = error, error.history, place(error.history, policy)
@@ -188,6 +195,7 @@ def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
         "seeds": range(options.seed, options.seed + options.seeds),
         "optimizer": target.optimizer,
         "held_out": target.held_out,
+        "metric": target.metric,
         "branch": options.branch,
         "weight": options.weight,
         "schedule": options.schedule,

@@ -15,8 +15,8 @@ class CopiedOptimizer:
     """Builds copies of an optimizer, for a model with or without branches.
 
     A copy has the class, the parameter groups, the state and the other attributes of the original, and holds the
-    same parameters. What a network has besides (the parameters of branches, of normalisation that was put in) gets a
-    group with the settings that the optimizer was built with. What the original leaves out stays out.
+    same parameters. What a network has besides (the parameters of branches, of normalisation that was put in) gets
+    a group with the settings that the optimizer was built with. What the original leaves out stays out.
 
     Args:
         optimizer: Of parameters of the model, and of the loss function if it has some; left as it is.
@@ -80,8 +80,8 @@ def as_factory(optimizer: Any, model: Any, loss_fn: Any = None) -> OptimizerFact
         return factory
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"expected a function from a model to its optimizer, because the model is built anew for each seed, got "
-            f"an optimizer of another one ({type(optimizer).__name__}): give the model itself, or such a function"
+            "expected a function from a model to its optimizer, as the model is built anew for each seed, got an "
+            f"optimizer of another one ({type(optimizer).__name__}): give the model itself, or such a function"
         )
     return CopiedOptimizer(optimizer, model, loss_fn)
 

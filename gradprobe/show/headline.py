@@ -95,6 +95,8 @@ def verdict(
     if not history.iterations:
         return Verdict("cannot tell", "Nothing was recorded, so there is no verdict.")
     health = _health(history, placement)
+    if comparison is not None:
+        health = replace(health, details=(*health.details, *str(comparison).splitlines()))
     if not placement.remedy:
         return health
     sentence = f"{health.sentence} Change the network first: {remedy_name(placement.remedy)}."

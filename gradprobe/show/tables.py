@@ -64,7 +64,7 @@ def as_table(
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
     parts.append(Text(str(placement), style="bold" if shown.flagged or placement.remedy else ""))
     if comparison is not None:
-        parts.append(Text(f"\n{comparison}", style="bold"))
+        parts.append(Text("\n" + "\n".join(comparison.sentences), style="bold"))
     return Group(*parts)
 
 

@@ -98,8 +98,19 @@ class Comparison:
     def _repr_html_(self) -> str:
         return comparison_html(self)
 
+    @property
+    def offer(self) -> str:
+        """What to run where no branch was placed, or empty: a command line, or a call."""
+        call = "gp.compare_arms(model, batches, loss_fn)"
+        return "" if self.supervised is not None else str(self.conditions.get("other_arms", call))
+
+    @property
+    def sentences(self) -> list[str]:
+        """What came of it: the gradient, the main output, and what limits the conclusion."""
+        return [*_gradient_sentences(self), *self.outcome.sentences]
+
     def __str__(self) -> str:
-        return "\n".join([*_gradient_sentences(self), *self.outcome.sentences])
+        return "\n".join([*self.sentences, *filter(None, [self.offer])])
 
 
 def _nothing(comparison: Comparison) -> str:
@@ -108,10 +119,9 @@ def _nothing(comparison: Comparison) -> str:
     rest = (
         f" The training ended after {counted(ended, 'iteration')}." if asked is not None and ended < asked else ""
     )
-    other = comparison.conditions.get("other_arms", "gp.compare_arms(model, batches, loss_fn)")
     return (
-        f"No branch was placed, so there is nothing to compare.{rest} Other initial weights, normalisation and "
-        f"branches by other rules are compared by: {other}"
+        f"No branch was placed, so there is nothing to compare.{rest} Other initial weights, and branches that "
+        "short trials decide on, can be compared all the same:"
     )
 
 

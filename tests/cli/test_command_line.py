@@ -52,10 +52,35 @@ USAGE = {
         "expected digits, FILE.npz or module:callable",
     ),
     "nonsense for a size": (NET, ["scan", "model.py", "--input-size", "3,a"], "whole numbers such as 3,224,224"),
-    "an optimizer instance": (
-        NET + BATCHES + "model = Net()\noptimizer = torch.optim.SGD(model.parameters(), 0.1)\n",
+    "an optimizer that is none": (
+        NET + BATCHES + "optimizer = 0.1\n",
         ["scan", "model.py"],
-        "expected `optimizer` to be a function",
+        "expected `optimizer` to be a function model -> torch.optim.Optimizer, or an optimizer of the model",
+    ),
+    "an optimizer of another model": (
+        NET + BATCHES + "model = Net()\noptimizer = torch.optim.SGD(Net().parameters(), 0.1)\n",
+        ["scan", "model.py"],
+        "of which 4 are none of the model's",
+    ),
+    "an optimizer of one model where each seed builds another": (
+        NET + BATCHES + "build_model = Net\noptimizer = torch.optim.SGD(Net().parameters(), 0.1)\n",
+        ["compare", "model.py"],
+        "the model is built anew for each seed",
+    ),
+    "a metric without held-out data": (
+        NET + BATCHES,
+        ["compare", "model.py", "--metric", "dice"],
+        "a metric needs held-out data: define `held_out`",
+    ),
+    "a metric of another name": (
+        NET + BATCHES + "held_out, metric = batches, 'dise'\n",
+        ["compare", "model.py"],
+        "did you mean 'dice'",
+    ),
+    "batches by another name": (
+        NET + BATCHES.replace("batches", "train_dl"),
+        ["scan", "model.py"],
+        "Is it `train_dl`? Then call that",
     ),
     "an infinite threshold": ("", ["scan", "model.py", "--threshold", "inf"], "expected a finite number, got inf"),
     "figures into a file": ("", ["plot", "absent", "--out", "model.py"], "is a file"),

@@ -146,3 +146,99 @@ def test_the_help_names_every_arm(gradprobe):
 
     text = gradprobe("compare", "--help").stdout
     assert all(name in text for name in (*NAMES, *ENGINES))
+
+
+QUICK = ("compare", "model.py", "--iterations", 6, "--window", 3, "--out", "run")
+EVERY = ("--policy", "every")
+OTHER_NAMES = (
+    "x = torch.randn(16, 3)\n"
+    "y = x.sum(1, keepdim=True).repeat(1, 2)\n"
+    "train_loader = [(x[:8], y[:8])]\n"
+    "val_loader = [(x[8:], y[8:])]\n"
+    "model = Net()\n"
+    "loss_fn = nn.L1Loss()\n"
+    "optimizer = torch.optim.Adam([{'params': model.parameters(), 'lr': 0.02}], lr=0.5)\n"
+)
+
+
+def test_the_usual_names_of_a_script_are_accepted(gradprobe):
+    write(NET + OTHER_NAMES)
+    result = gradprobe(*QUICK, *EVERY)
+    assert result.exit_code == 0, result.output
+    assert "not used" not in result.stderr
+    run = gp.load("run")
+    assert run.history.conditions["loss"] == "L1Loss (mean)"
+    assert run.history.conditions["optimizer"].startswith("Adam lr 0.02")
+    assert run.comparison.metric.title == "held-out loss"
+    assert "held-out loss" in " ".join(result.stdout.split())
+
+
+def test_a_metric_of_the_target_decides_or_the_one_that_is_named(gradprobe):
+    write(
+        NET
+        + OTHER_NAMES
+        + "def metric(output, target):\n    return (output - target).abs().max()\n"
+        + "metric.higher_is_better = False\n"
+    )
+    result = gradprobe(*QUICK, *EVERY, "--format", "json")
+    record = json.loads(result.stdout)["comparison"]
+    assert record["metric"] == {"name": "metric", "higher_is_better": False}
+    named = gradprobe(*QUICK, "--force", "--metric", "loss", "--arms", "every", "--format", "json")
+    assert json.loads(named.stdout)["metric"] == {"name": "loss", "higher_is_better": False}
+
+
+def test_a_metric_that_raises_is_told_before_anything_is_trained(gradprobe):
+    write(NET + OTHER_NAMES + "def metric(output, target):\n    return output.no_such\n")
+    result = gradprobe(*QUICK)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert errors == [
+        "Error: the metric metric failed on a held-out batch: AttributeError: 'Tensor' object has no attribute "
+        f"'no_such' (model.py, line {len((NET + OTHER_NAMES).splitlines()) + 4})"
+    ]
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("lossfn = nn.MSELoss()\n", "`lossfn` is not used; did you mean `loss_fn`?"),
+        ("bce = nn.BCELoss()\n", "`bce` is not used; did you mean `loss`?"),
+        ("def dice_loss(a, b):\n    return (a - b).mean()\n", "`dice_loss` is not used; did you mean `loss`?"),
+        ("heldout = batches\n", "`heldout` is not used; did you mean `held_out`?"),
+        ("test_dl = [(batches[0])]\n", "`test_dl` is not used; did you mean `test_loader`?"),
+        ("def optim(net):\n    return torch.optim.SGD(net.parameters(), 1)\n", "did you mean `optimizer`?"),
+        ("metrics = lambda y, t: 0\n", "`metrics` is not used; did you mean `metric`?"),
+        ("loss = nn.CrossEntropyLoss()\ncriterion = nn.MSELoss()\n", "`criterion` is not used, because `loss` is"),
+        # nothing of these is meant for anything
+        ("n_batches, batch_size, loss_weight, val_losses, test_x = 3, 4, 0.5, [], torch.ones(3)\n", None),
+        (
+            "def train():\n    pass\ndef test_it():\n    pass\n"
+            "def my_loss(a, b):\n    pass\nloss = lambda a, b: a.sum()\n",
+            None,
+        ),
+        ("from torch.nn.functional import l1_loss\nfrom torch import optim\n", None),
+    ],
+)
+def test_a_name_that_is_near_is_told(gradprobe, more, told):
+    write(NET + BATCHES + more)
+    result = gradprobe("scan", "model.py", "--iterations", 1, "--out", "run")
+    assert result.exit_code == 0, result.output
+    said = [line for line in result.stderr.splitlines() if "not used" in line]
+    assert len(said) == (told is not None)
+    assert told is None or told in said[0]
+
+
+def test_where_nothing_is_placed_the_arms_are_offered_and_the_command_works(gradprobe):
+    write(NET + BATCHES + "held_out = batches\n")
+    result = gradprobe(*QUICK, "--lr", 0.1, "--batch-size", 4)
+    assert result.exit_code == 0, result.output
+    assert gp.load("run").comparison.frame["iteration"].nunique() == 3
+    offered = result.stdout.splitlines()[-1]
+    assert offered == (
+        "gradprobe compare model.py --iterations 6 --window 3 --batch-size 4 --lr 0.1 "
+        "--arms none,cnds,auto,kaiming,lsuv --seeds 3"
+    )
+    again = gradprobe(*offered.split()[1:], "--out", "arms")
+    assert again.exit_code == 0, again.output
+    assert [arm.name for arm in gp.load("arms").arms.arms] == ["none", "cnds", "auto", "kaiming", "lsuv"]

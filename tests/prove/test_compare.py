@@ -188,3 +188,113 @@ def test_a_deep_plain_net_is_rescued_and_the_verdict_says_so():
     print(comparison)
     assert comparison.placement.points
     assert comparison.verdict == "helped"
+
+
+def regression(seed=0):
+    """Batches of a sum of four numbers, and held-out ones."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(160, 4, generator=generator)
+    pairs = list(zip(x.split(32), x.sum(1, keepdim=True).split(32), strict=True))
+    return pairs[:4], pairs[4:]
+
+
+def chain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def test_where_nothing_is_placed_the_training_ends_with_the_window():
+    batches, held_out = regression()
+    done = []
+    comparison = gp.compare(
+        chain,
+        batches,
+        nn.functional.mse_loss,
+        iterations=40,
+        window=5,
+        seeds=range(3),
+        held_out=held_out,
+        on_iteration=lambda progress: done.append(progress.seed),
+    )
+    assert done == [0] * 5
+    assert comparison.plain.iterations == 5
+    assert comparison.verdict == "nothing to compare"
+    assert "The training ended after 5 iterations." in str(comparison)
+    assert str(comparison).endswith("gp.compare_arms(model, batches, loss_fn)")
+    scanned = gp.scan(chain(), batches, nn.functional.mse_loss, 5, seed=0)
+    assert [layer.name for layer in comparison.plain.layers] == [layer.name for layer in scanned.layers]
+
+
+def test_the_held_out_loss_is_that_of_the_trained_network():
+    batches, held_out = regression()
+    seen = {}
+
+    def kept(model):
+        seen[len(seen)] = model
+        return torch.optim.SGD(model.parameters(), lr=0.05)
+
+    comparison = gp.compare(
+        chain(),
+        batches,
+        nn.functional.mse_loss,
+        policy=gp.EveryLayerPolicy(),
+        optimizer=kept,
+        iterations=10,
+        held_out=held_out,
+    )
+    assert comparison.conditions["metric"] == {
+        "name": "loss",
+        "higher_is_better": False,
+        "start": {"0": pytest.approx(nn.functional.mse_loss(chain()(held_out[0][0]), held_out[0][1]).item())},
+    }
+    # the plain arm by hand
+    net, (x, y) = chain(), held_out[0]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    by_hand = []
+    for iteration in range(10):
+        inputs, target = batches[iteration % 4]
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(inputs), target).backward()
+        optimizer.step()
+        by_hand.append(nn.functional.mse_loss(net(x), y).item())
+    frame = comparison.frame
+    assert frame[frame["arm"] == "plain"]["metric"].tolist() == pytest.approx(by_hand)
+    assert frame["accuracy"].isna().all()
+    assert "the held-out loss of the main output is" in str(comparison)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_metric_is_kept_with_its_name_and_direction_and_read_back(higher, tmp_path):
+    def score(output, target):
+        error = (output - target).abs().mean()
+        return -error if higher else error
+
+    score.higher_is_better = higher
+    batches, held_out = regression()
+    setting = {"iterations": 20, "window": 5, "held_out": held_out, "metric": score}
+    comparison = gp.compare(chain, batches, nn.functional.mse_loss, policy=gp.EveryLayerPolicy(), **setting)
+    arms = gp.compare_arms(chain, batches, nn.functional.mse_loss, ["every"], seeds=[0], **setting)
+    folder = gp.save(
+        tmp_path / "run", comparison.plain, comparison.placement, comparison, arms=arms, figures=False
+    )
+    again = gp.load(folder)
+    assert again.comparison == comparison
+    assert again.arms == arms
+    for one in (again.comparison, again.arms):
+        assert (one.metric.name, one.metric.higher_is_better) == ("score", higher)
+        assert "held-out score" in str(one)
+        assert ("(lower is better)" in str(one)) != higher
+        assert set(one.conditions["metric"]["start"]) == {"0"}
+    curve = arms.frame[arms.frame["arm"] == "none"]["metric"].dropna()
+    assert (curve.iloc[-1] > curve.iloc[0]) == higher, "it learns"
+    assert arms.choice.verdict != "harmed"
+
+
+def test_the_accuracy_stays_where_it_was():
+    batches, held_out = small()
+    comparison = gp.compare(deep(), batches, nn.functional.cross_entropy, iterations=4, held_out=held_out)
+    assert comparison.frame["accuracy"].equals(comparison.frame["metric"])
+    assert comparison.conditions["metric"]["name"] == "accuracy"
+    targets = torch.cat([target for _, target in held_out])
+    assert comparison.conditions["held_out"] == len(targets)
+    assert comparison.conditions["chance"] == targets.bincount().max().item() / len(targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import math
 from collections.abc import Callable
@@ -149,7 +150,7 @@ def metric_name(metric: MetricFunction) -> str:
 def _of_users(metric: Any, name: str) -> Meter:
     for compute in ("compute", "aggregate"):  # torchmetrics, MONAI
         if callable(getattr(metric, compute, None)) and callable(getattr(metric, "reset", None)):
-            return _Collecting(metric, name, compute)
+            return _Collecting(copy.deepcopy(metric), name, compute)  # the user's own may be in use
     return _Mean(metric, f"the metric {name}", "")
 
 
@@ -184,9 +185,7 @@ class _Collecting:
         _called(getattr(self._metric, "update", self._metric), output, target, self._name, "")
 
     def value(self) -> float:
-        value = _number(self._compute(), self._name)
-        self._metric.reset()
-        return value
+        return _number(self._compute(), self._name)
 
 
 def _called(function: MetricFunction, output: Any, target: Any, name: str, hint: str) -> Any:
