@@ -289,4 +289,4 @@ class _Silent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
-        return (None,) * ctx.count
+        return tuple(None for _ in range(ctx.count))

@@ -244,7 +244,8 @@ class DeepSupervisionLoss(nn.Module):
             return self.loss_fn(prediction, target), ()
         on = self._are_on(len(prediction.auxiliary))
         if torch.compiler.is_compiling() and any(on) and not self._compiles():
-            return _outside_the_graph(self, prediction, target, on)
+            outside: Callable[..., tuple[Tensor, tuple[Tensor, ...]]] = _outside_the_graph
+            return outside(self, prediction, target, on)
         return self._terms(prediction, target, on)
 
     def _terms(
@@ -315,7 +316,7 @@ class DeepSupervisionLoss(nn.Module):
         self.epoch = state["epoch"]
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _outside_the_graph(
     criterion: DeepSupervisionLoss, prediction: SupervisedOutput, target: Any, on: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -2,9 +2,9 @@
 
 A loss function is written for all that the trunk returns: boxes beside classes, a KL term, heads of its own. For a
 branch it is called with the branch's prediction in the place of the main tensor. The terms that do not depend on
-that prediction are in the main loss already, and are left out: counted again for each branch, they would be weighted
-by a factor that nobody chose. The terms are found in the graph of the loss, from its end backwards through sums,
-means and factors.
+that prediction are in the main loss already, and are left out: counted again for each branch, they would have a
+weight that nobody chose. The terms are found in the graph of the loss, from its end backwards through sums, means
+and factors.
 """
 
 from __future__ import annotations
@@ -188,9 +188,9 @@ def _refuse_mixed(own: list[_Term], parts: Mapping[int, str], parameters: Collec
         )
     if others.intersection(parameters):
         raise ValueError(
-            "loss_fn has trainable parameters of its own that it applies to the branches' predictions too, so that "
-            f"they would be trained on the branches as well: {WAY_OUT}; loss_fn itself to share it, or a list with "
-            "a loss for each branch, whose parameters go into the optimizer"
+            "loss_fn has trainable parameters of its own that it applies to the branches' predictions too, so "
+            f"that they would be trained on the branches as well: {WAY_OUT}; loss_fn itself to share it, or a list "
+            "with a loss for each branch, whose parameters go into the optimizer"
         )
 
 

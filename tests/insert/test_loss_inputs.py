@@ -54,6 +54,65 @@ def test_labels_of_any_size_and_bools_stay_exact():
     assert resized_target(labels > 0, torch.zeros(1, 3, 4)).tolist() == [[True, True, False, False]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("ignored", [None, 255, -100, -1])
+@pytest.mark.parametrize("channels", [(), (1,)])
+def test_labels_in_floats_are_labels(dtype, ignored, channels):
+    torch.manual_seed(0)
+    labels = 2.0 * torch.randint(2, (2, *channels, 7, 9))  # none of class 1
+    if ignored is not None:
+        labels[..., 2:5, :] = ignored
+    expected = F.interpolate(labels.reshape(2, 1, 7, 9), size=(3, 4), mode="nearest-exact")
+    made = resized_target(labels.to(dtype), torch.zeros(2, 3, 3, 4), torch.zeros(2, 3, 7, 9))
+    assert made.dtype == dtype
+    assert torch.equal(made.float(), expected.reshape(2, *channels, 3, 4))
+
+
+def test_one_hot_and_multi_label_maps_stay_so():
+    torch.manual_seed(0)
+    one_hot = F.one_hot(torch.randint(3, (2, 8, 8)), 3).movedim(3, 1).float()
+    made = resized_target(one_hot, torch.zeros(2, 3, 3, 3))
+    assert torch.equal(made, F.interpolate(one_hot, size=(3, 3), mode="nearest-exact"))
+    assert torch.equal(made.sum(1), torch.ones(2, 3, 3))
+    several = torch.randint(2, (2, 3, 8, 8)).float()
+    assert set(resized_target(several, torch.zeros(2, 3, 3, 3)).unique().tolist()) == {0, 1}
+    # smoothed labels are no labels any more: they still sum to 1
+    smoothed = 0.9 * one_hot + 0.1 / 3
+    torch.testing.assert_close(
+        resized_target(smoothed, torch.zeros(2, 3, 3, 3)), F.interpolate(smoothed, size=(3, 3), mode="bilinear")
+    )
+
+
+def test_whole_numbers_that_are_no_classes_are_values():
+    counts = torch.tensor([[[0.0, 4.0, 8.0, 2.0]]])
+    assert resized_target(counts, torch.zeros(1, 1, 2)).tolist() == [[[2.0, 5.0]]]
+
+
+class Target(NamedTuple):
+    labels: Any
+    weights: Any
+    names: Any
+
+
+def test_each_tensor_of_a_target_is_resized_as_what_it_is():
+    labels, weights = torch.arange(16).reshape(1, 4, 4), torch.rand(1, 4, 4)
+    main, small = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2)
+    made = resized_target(Target(labels, {"w": weights, "n": torch.ones(1, 3)}, "a"), small, main)
+    assert type(made) is Target
+    assert made.labels.tolist() == [[[5, 7], [13, 15]]]
+    torch.testing.assert_close(made.weights["w"], F.avg_pool2d(weights, 2))
+    assert made.weights["n"].tolist() == [[1, 1, 1]]
+    assert made.names == "a"
+
+
+def test_a_target_is_resized_in_a_compiled_step():
+    torch._dynamo.reset()
+    labels = 2.0 * torch.randint(2, (2, 1, 8, 8))
+    small = torch.zeros(2, 3, 4, 4)
+    compiled = torch.compile(resized_target, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(labels, small), resized_target(labels, small))
+
+
 def test_floats_without_channels_are_resized_linearly():
     depth = torch.arange(4.0).reshape(1, 4)
     assert resized_target(depth, torch.zeros(1, 1, 2)).tolist() == [[0.5, 2.5]]
@@ -68,6 +127,7 @@ def test_floats_without_channels_are_resized_linearly():
         ({"boxes": torch.zeros(2, 4)}, torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 4, 4)),
         (torch.zeros(2, 8, 8), [torch.zeros(2, 3, 2, 2)], None),
         (torch.zeros(2, 3, 3, 3, 3), torch.zeros(2, 1, 2, 2, 2, 2), None),
+        ((torch.zeros(2, 4), [torch.zeros(2, 4, 4)]), torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)),
     ],
 )
 def test_other_targets_are_left_as_they_are(target, prediction, main):
@@ -124,6 +184,7 @@ class Frozen:
         ),
         (transformers.BatchEncoding({"scores": SCORES}), transformers.BatchEncoding({"scores": MADE})),
         ("no tensor", MADE),
+        ({"a": SCORES, "b": [LOSS, SCORES[0]]}, {"a": MADE, "b": [LOSS, SCORES[0]]}),
     ],
 )
 def test_a_prediction_stands_in_for_the_main_tensor(output, expected):
