@@ -23,8 +23,9 @@ def resized_target(target: Any, prediction: Any, main: Tensor | None = None) -> 
     (``"nearest-exact"``), as in MONAI and in nnU-Net (Isensee et al. 2021): no label appears that was not there,
     and what is ignored stays so. Other floats are resized linearly. Floats are labels if all are whole numbers
     below K (below 2 if K is 1), but for one value to ignore. In a container each tensor is resized as what it is.
-    A target is returned as it is if it has that size, is no tensor, has no spatial dimensions (or more than three),
-    or if the main output does not match it either, since such a loss function brings the two together itself.
+    A target is returned as it is if it has that size, is no tensor, has no spatial dimensions (or more than
+    three), or if the main output does not match it either, since such a loss function brings the two together
+    itself.
 
     Args:
         target: ``(N, *S')`` or ``(N, C, *S')``, or a container with such.

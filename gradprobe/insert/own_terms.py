@@ -61,7 +61,7 @@ class _Summands(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _ADDING and torch.is_grad_enabled():
+        if name in _ADDING:
             changed = args[0] if name.endswith("_") and args else None
             for tensor in tensors((args, kwargs)):
                 if tensor.requires_grad:
@@ -189,8 +189,8 @@ def _refuse_mixed(own: list[_Term], parts: Mapping[int, str], parameters: Collec
     if others.intersection(parameters):
         raise ValueError(
             "loss_fn has trainable parameters of its own that it applies to the branches' predictions too, so "
-            f"that they would be trained on the branches as well: {WAY_OUT}; loss_fn itself to share it, or a list "
-            "with a loss for each branch, whose parameters go into the optimizer"
+            f"that they would be trained on the branches as well: {WAY_OUT}; loss_fn itself to share it, or a "
+            "list with a loss for each branch, whose parameters go into the optimizer"
         )
 
 

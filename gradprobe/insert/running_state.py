@@ -13,6 +13,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from gradprobe.network.losses import MISSING, Place, places
 from gradprobe.network.tensors import tensors
 
 Slot = tuple[int, Any]  # the index of a place, and a name in it
+# types whose values can change in place
+_ARRAYS = (Tensor, np.ndarray, torch.Generator, np.random.Generator, random.Random)
+_CHANGING = (*_ARRAYS, dict, list, tuple, deque, set)
 _LARGE = 1 << 24  # bytes of an array up to which a change in place is looked for
 
 
@@ -55,6 +59,7 @@ class RunningState:
         self._places: list[Place] | None = None
         self._first: dict[Slot, Any] = {}  # values before the first call, copied
         self._main: dict[Slot, Any] = {}  # values after the last call for the main output
+        self._marks: dict[Slot, Any] = {}  # of these
         self._branches: dict[int, dict[Slot, Any]] = {}
         self._running: set[Slot] = set()
 
@@ -65,7 +70,7 @@ class RunningState:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__(state["_function"])  # type: ignore[misc]
 
-    @property
+    @cached_property
     def parameters(self) -> frozenset[int]:
         """The ids of the trainable parameters that are the function's own: not those of a network that it uses."""
         if isinstance(self._function, nn.Module) and is_network(self._function):
@@ -88,7 +93,8 @@ class RunningState:
         marks = _marks(before)
         yield
         self._main = self._read()
-        for slot in _changed(marks, _marks(self._main)) - self._running:
+        self._marks = _marks(self._main)
+        for slot in _changed(marks, self._marks) - self._running:
             self._running.add(slot)
             if slot not in before:
                 self._first[slot] = MISSING
@@ -103,14 +109,13 @@ class RunningState:
         memo: dict[int, Any] = {}
         for slot in self._running - own.keys():
             own[slot] = _copy(self._first.get(slot, MISSING), memo)
-        marks = _marks(self._main)
         self._write(own)
         try:
             yield
         finally:
             now = self._read()
             # a branch may have changed what the main output never did
-            own.update((slot, now.get(slot, MISSING)) for slot in own.keys() | _changed(marks, _marks(now)))
+            own.update((slot, now.get(slot, MISSING)) for slot in own.keys() | _changed(self._marks, _marks(now)))
             self._write({slot: self._main.get(slot, MISSING) for slot in own})
             self._running |= own.keys()
 
@@ -149,27 +154,29 @@ def _marks(values: Mapping[Slot, Any]) -> dict[Slot, Any]:
 
 def _mark(value: Any) -> Any:
     """What is another if a value, or one in a container, was replaced or changed in place."""
+    if not isinstance(value, _CHANGING):
+        return value if isinstance(value, (int, float, str)) else id(value)
+    return id(value), _mark_of_contents(value)
+
+
+def _mark_of_contents(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return id(value), None if value.is_inference() else value._version
+        return None if value.is_inference() else value._version
     if isinstance(value, np.ndarray):
-        return id(value), value.tobytes() if value.nbytes <= _LARGE and value.dtype != object else None
+        return value.tobytes() if value.nbytes <= _LARGE and value.dtype != object else None
     if isinstance(value, torch.Generator):
-        return id(value), value.get_state().numpy().tobytes()
+        return value.get_state().numpy().tobytes()
     if isinstance(value, np.random.Generator):
-        return id(value), str(value.bit_generator.state)
+        return str(value.bit_generator.state)
     if isinstance(value, random.Random):
-        return id(value), value.getstate()
+        return value.getstate()
     if isinstance(value, dict):
-        return id(value), tuple((key, _mark(each)) for key, each in value.items())
-    if isinstance(value, (list, tuple, deque)):
-        return id(value), tuple(map(_mark, value))
-    if isinstance(value, set):
-        return id(value), frozenset(map(id, value))
-    return value if isinstance(value, (int, float, str, bool)) else id(value)
+        return tuple((key, _mark(each)) for key, each in value.items())
+    return frozenset(map(id, value)) if isinstance(value, set) else tuple(map(_mark, value))
 
 
 def _changes_in_place(value: Any) -> bool:
-    return not isinstance(_mark(value), (int, float, str))
+    return isinstance(value, _CHANGING)
 
 
 def _copies(values: Mapping[Slot, Any]) -> dict[Slot, Any]:

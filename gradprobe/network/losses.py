@@ -241,7 +241,8 @@ def _owner(function: Any) -> Any:
 
 def _places_of(value: Any) -> Iterator[Place]:
     if isinstance(value, nn.Module):
-        yield _ModuleNames(vars(value))
+        if not _is_of_library(type(value)):
+            yield _ModuleNames(vars(value))
         yield _Names(value._buffers)
         yield _Names(value._parameters)
     elif isinstance(value, partial):
