@@ -46,8 +46,8 @@ class Part:
 
 def _ratio(one: str, other: str) -> float:
     """Difflib's ratio without underscores; 0 where the first letters differ."""
-    pair = [name.lower().replace("_", "") for name in (one, other)]
-    return SequenceMatcher(None, *pair).ratio() if pair[0][:1] == pair[1][:1] else 0.0
+    first, second = (name.lower().replace("_", "") for name in (one, other))
+    return SequenceMatcher(None, first, second).ratio() if first[:1] == second[:1] else 0.0
 
 
 def _is_batches(value: Any) -> bool:

@@ -172,3 +172,21 @@ def test_the_command_line_knows_every_metric():
     from gradprobe.cli import options
 
     assert set(options.METRICS) == set(METRICS)
+
+
+def test_a_loss_with_a_running_state_is_left_as_it_was():
+    class Running(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+            self.register_buffer("mean", torch.zeros(()))
+
+        def forward(self, output, target):
+            self.calls += 1
+            self.mean += output.mean()
+            return (output - target).square().mean() + self.mean
+
+    loss = Running()
+    held_out = HeldOut.checked([(torch.ones(2, 1), torch.zeros(2, 1))] * 2, None, loss)
+    assert [held_out.measure(nn.Identity()).value for _ in range(2)] == [2, 2]
+    assert (loss.calls, float(loss.mean)) == (0, 0)

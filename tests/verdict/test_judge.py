@@ -1,5 +1,6 @@
 """Whether a branch helped: the verdict is what the curves say."""
 
+import json
 import math
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 import gradprobe as gp
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.points import Point
+from gradprobe.show.formats import as_json
+from gradprobe.show.page import render
 from gradprobe.verdict.comparison import Comparison, learning_frame
 from gradprobe.verdict.metric import Metric
 
@@ -178,3 +181,18 @@ def test_the_gradient_is_that_of_the_whole_window():
         plain, history([13e-9] * 7 + [3e-10] * 5), shown.placement, shown.frame, {"iterations": 100}
     )
     assert "It is higher in 7 of them and lower in the others." in str(comparison)
+
+
+def test_the_figure_the_page_and_the_json_name_the_metric(tmp_path):
+    comparison = by_metric([rising(0.5)] * 2, [rising(0.7)] * 2, higher=False, start=1.0)
+    ax = gp.plot_learning(comparison, value="metric")
+    assert ax.get_title(loc="left") == "Held-out score (lower is better), main output"
+    assert ax.get_ylabel() == "held-out score (lower is better)"
+    with pytest.raises(ValueError, match=r"expected one of \['loss', 'metric'\], got 'accuracy'"):
+        gp.plot_learning(comparison, value="accuracy")
+    page = render(comparison.plain, comparison.placement, comparison)
+    assert "held-out score (lower is better)" in page
+    record = json.loads(as_json(comparison.plain, comparison.placement, comparison))
+    assert record["comparison"]["metric"] == {"name": "score", "higher_is_better": False}
+    folder = gp.save(tmp_path / "run", comparison.plain, comparison.placement, comparison, figures=False)
+    assert gp.load(folder).comparison == comparison

@@ -163,8 +163,7 @@ class _Mean:
         self._samples = 0
 
     def add(self, output: Any, target: Any) -> None:
-        module = isinstance(self._function, nn.Module)
-        with preserved(self._function) if module else contextlib.nullcontext():  # type: ignore[arg-type]
+        with preserved(nn.Module(), self._function):  # a loss may have a running state
             value = _called(self._function, output, target, self._name, self._hint)
         samples = _samples(output, target)
         self._sum += samples * _number(value, self._name)
