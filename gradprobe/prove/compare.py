@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from gradprobe.decide.policies import Policy, as_policy, place
 from gradprobe.insert.branches import BranchFactory
+from gradprobe.insert.loss import BranchLoss
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import Interrupted, OnIteration, with_conditions
@@ -40,21 +41,19 @@ def compare(
     iterations: int = 300,
     window: int = 50,
     seeds: Sequence[int] = (0,),
-    optimizer: OptimizerFactory | Optimizer | None = None,
+    optimizer: OptimizerFactory | torch.optim.Optimizer | None = None,
     held_out: Source | None = None,
     metric: str | MetricFunction | None = None,
     branch: str | BranchFactory = "auto",
     weight: float = 0.3,
     schedule: str = "cnds",
+    branch_loss: BranchLoss = None,
     conditions: Mapping[str, Any] | None = None,
     on_iteration: OnIteration | None = None,
 ) -> Comparison:
-    """Train with and without deep supervision and say whether it helped.
+    """Train with and without deep supervision, from equal weights on equal batches, and say whether it helped.
 
-    Both arms have the same initial weights, the same batches and the same random numbers: every iteration is
-    seeded anew, so that a branch which draws (dropout) does not shift what the trunk draws. The schedule sees the
-    training as 60 equal slices, the paper's number of epochs. A model that is given as an instance is
-    bit-identical afterwards. Where no branch is placed the training ends with the window.
+    A model that is an instance is bit-identical afterwards. Without a branch the training ends with the window.
 
     Args:
         model: A module, or a function that builds one: then each seed has its own initial weights.
@@ -66,33 +65,30 @@ def compare(
         iterations: Length of each training.
         window: Iterations whose gradients are recorded.
         seeds: One training of both arms for each.
-        optimizer: ``model -> Optimizer``, or an optimizer of the model: each training has a copy of it. SGD with
-            lr 0.01 by default.
+        optimizer: ``model -> Optimizer``, or one of the model, which is copied; SGD with lr 0.01 by default.
         held_out: Batches on which the main output is measured, which then decides instead of the training loss.
-        metric: What is measured on them. ``"accuracy"`` by default where the output has a score for each class,
-            else ``"loss"``; ``"dice"`` or ``"mean_iou"``; a function ``(output, target) -> number`` of one batch
-            (lower is better if its attribute ``higher_is_better`` is False); or a metric of torchmetrics or MONAI.
+        metric: ``"accuracy"`` (by default where the output has a score for each class), ``"loss"`` (else),
+            ``"dice"``, ``"mean_iou"``, or ``(output, target) -> number`` (its ``higher_is_better`` counts).
         branch: See `gradprobe.supervise`.
         weight: ``a_0`` of the joint loss.
-        schedule: Of the joint loss.
+        schedule: Of the joint loss; it sees the training as 60 equal slices, the paper's number of epochs.
+        branch_loss: Of the branches, see `gradprobe.DeepSupervisionLoss`.
         conditions: Facts to keep with the record.
         on_iteration: Called after each iteration, with a `gradprobe.measure.scan.TrainingProgress`.
 
     Raises:
-        TypeError: As `gradprobe.scan`, and if the placement, the policy or the seeds are of a wrong type.
-        ValueError: As `gradprobe.scan`, and if a length, seed, schedule, weight or branch is out of range.
+        TypeError: As `gradprobe.scan`, and if an argument is of a wrong type.
+        ValueError: As `gradprobe.scan`, and if an argument is out of range, or the metric cannot be measured.
         Interrupted: Ctrl-C; carries the gradients of the plain training as far as they were recorded.
 
     Example:
-        >>> import torch
-        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+        >>> net, batches = nn.Linear(4, 2), [(torch.randn(16, 4), torch.randint(2, (16,)))]
         >>> compare(net, batches, nn.functional.cross_entropy, iterations=5).verdict
         'nothing to compare'
     """
-    trainings, supervision = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule)
+    lengths, joint = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule, branch_loss)
     measured, factory = HeldOut.checked(held_out, metric, loss_fn), as_factory(optimizer, model, loss_fn)
-    plan = Plan.checked(batches, loss_fn, trainings, supervision, factory, measured, conditions, on_iteration)
+    plan = Plan.checked(batches, loss_fn, lengths, joint, factory, measured, conditions, on_iteration)
     return _compared(plan, model, _Decision.checked(placement, policy, repeat))
 
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from gradprobe.decide.policies import named_policy, place
 from gradprobe.insert.branches import BranchFactory
+from gradprobe.insert.loss import BranchLoss
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import Interrupted
@@ -57,6 +58,7 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
     branch: str | BranchFactory = "auto",
     weight: float = 0.3,
     schedule: str = "cnds",
+    branch_loss: BranchLoss = None,
     engine: str = "serial",
     jobs: int | None = None,
     conditions: Mapping[str, Any] | None = None,
@@ -64,17 +66,15 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
 ) -> ArmsComparison:
     """Train a network with several arms and say which one to use, and how sure that is.
 
-    All arms of a seed have the same initial weights (before a remedy changes them), the same batches and the same
-    random numbers. Each training has one thread of torch: on a processor, all engines agree bit for bit. A policy
-    decides once, on the first seed. An arm that does the same as another is not trained again. What
-    fails is tried once more; if it fails again the result says why. The rest is as in `gradprobe.compare`.
+    All arms of a seed have the same initial weights (before a remedy changes them), batches and random numbers.
+    Each training has one thread of torch: on a processor, all engines agree bit for bit. A policy decides once, on
+    the first seed. What fails is tried once more. The rest is as in `gradprobe.compare`.
 
     Args:
         batches: See `gradprobe.scan`. Another process can be sent a list, a loader or a function.
-        arms: ``"none"`` (which is always there); the policies ``"cnds"`` (the rule of 1e-7), ``"repeated"`` (that
-            rule again with the branches in place), ``"relative"``, ``"every"`` (a branch at every point) and
-            ``"auto"`` (`gradprobe.place_by_trials`: where it advises a remedy, it trains with that); and the
-            remedies ``"kaiming"``, ``"lsuv"`` and ``"normalised"`` of `gradprobe.remedies`.
+        arms: ``"none"`` (always there); the policies ``"cnds"`` (1e-7), ``"repeated"`` (again with the branches in
+            place), ``"relative"``, ``"every"`` (a branch at every point), ``"auto"`` (`gradprobe.place_by_trials`,
+            and the remedy that it advises); the remedies ``"kaiming"``, ``"lsuv"``, ``"normalised"``.
         engine: ``"serial"``: one training after the other, here. ``"processes"``: several at a time, each in a
             process of its own. ``"ray"``: on the Ray cluster that is running, or that of ``RAY_ADDRESS``.
         jobs: How many at a time: one for each core by default, on Ray as many as the cluster takes.
@@ -88,16 +88,15 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
         ConnectionError: If no Ray cluster is running.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> batches = [(torch.randn(16, 4), torch.randint(2, (16,)))]
+        >>> net, batches = nn.Linear(4, 2), [(torch.randn(16, 4), torch.randint(2, (16,)))]
         >>> result = compare_arms(net, batches, nn.functional.cross_entropy, ["cnds"], iterations=5, seeds=[0])
         >>> result.best, [arm.did for arm in result.arms]
         ('none', ['as it is', 'no branch: same as none'])
     """
     names = chosen_arms(arms)
-    trainings, supervision = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule)
+    lengths, joint = Trainings(iterations, window, seeds), Supervision(branch, weight, schedule, branch_loss)
     measured, factory = HeldOut.checked(held_out, metric, loss_fn), as_factory(optimizer, model, loss_fn)
-    plan = Plan.checked(batches, loss_fn, trainings, supervision, factory, measured, conditions)
+    plan = Plan.checked(batches, loss_fn, lengths, joint, factory, measured, conditions)
     gpus = float(any(parameter.is_cuda for parameter in build(model, seeds[0]).parameters()))
     try:
         with open_engine(engine, jobs, gpus) as running:
