@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradprobe.insert.loss_inputs import OnTensor, loss_key, mapped, stand_in
+from gradprobe.insert.loss_inputs import loss_key, mapped, stand_in
 from gradprobe.insert.model_loss import OWN_LOSSES, branch_loss, is_own, matching_losses
 from gradprobe.insert.own_terms import WAY_OUT, OwnTerms, own_terms
 from gradprobe.insert.running_state import RunningState
@@ -116,7 +116,7 @@ class BranchLosses:
 
     def _of_function(self, index: int, loss_fn: LossFunction, output: Any, predicted: Any, target: Any) -> Tensor:
         if torch.compiler.is_compiling():
-            return call_for_branch(loss_fn, output, predicted, target, lambda tensor, name: tensor.detach())
+            return loss_fn(stand_in(output, predicted, lambda tensor, name: tensor.detach()), target)
         state = self._state_for(loss_fn)
         with state.of_branch(index):
             terms = terms_of_branch(loss_fn, output, predicted, target, state.parameters)
@@ -191,38 +191,6 @@ def _finite(predicted: Any) -> Tensor:
     return torch.stack([tensor.detach().float().sum().isfinite() for tensor in tensors(predicted)]).all()
 
 
-def call_for_branch(loss_fn: LossFunction, output: Any, predicted: Any, target: Any, other: OnTensor) -> Tensor:
-    """Call a function that was written for the trunk's output with a branch's prediction in its place.
-
-    Args:
-        loss_fn: The function.
-        output: The trunk's output.
-        predicted: What the branch returned.
-        target: For this branch.
-        other: What to put for each other tensor of the output.
-
-    Raises:
-        TypeError: If the function needs the loss that the model computed itself, since a branch has none.
-
-    Example:
-        >>> loss_fn = lambda output, target: (output["scores"] - target).square().mean()
-        >>> output, predicted = {"scores": torch.ones(3)}, torch.zeros(3)
-        >>> call_for_branch(loss_fn, output, predicted, torch.full((3,), 2.0), lambda tensor, name: tensor)
-        tensor(4.)
-    """
-    like = stand_in(output, predicted, other)
-    if loss_key(output) is None:
-        return loss_fn(like, target)
-    try:
-        return loss_fn(like, target)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise TypeError(
-            f"loss_fn failed for a branch, which has no loss computed by the model "
-            f"({type(error).__name__}: {error}): have loss_fn return the model's loss as it is (divide or add to "
-            f"the joint loss instead), compute the loss from the output, or {WAY_OUT}"
-        ) from error
-
-
 def terms_of_branch(
     loss_fn: LossFunction, output: Any, predicted: Any, target: Any, parameters: Collection[int] = ()
 ) -> OwnTerms:
@@ -237,7 +205,7 @@ def terms_of_branch(
 
     Raises:
         ValueError: If a term needs another part of the output as well, or a parameter of the function.
-        TypeError: As `call_for_branch`.
+        TypeError: If the function needs the loss that the model computed itself, since a branch has none.
 
     Example:
         >>> loss_fn = lambda output, target: output["scores"].sum() + output["mu"].square().sum()
@@ -246,9 +214,36 @@ def terms_of_branch(
         >>> terms.loss.item(), terms.left_out
         (6.0, ("output['mu']",))
     """
+    compute = partial(_terms_of_branch, loss_fn, output, predicted, target, parameters)
+    if loss_key(output) is None:
+        return compute()
+    try:
+        return compute()
+    except (AttributeError, KeyError, TypeError) as error:
+        # it may only add the model's own loss to its own
+        terms = compute(with_loss=True)
+        if terms.depends:
+            return terms
+        raise TypeError(
+            f"loss_fn failed for a branch, which has no loss computed by the model "
+            f"({type(error).__name__}: {error}): have loss_fn return the model's loss as it is (divide or add to "
+            f"the joint loss instead), compute the loss from the output, or {WAY_OUT}"
+        ) from error
+
+
+def _terms_of_branch(
+    loss_fn: LossFunction,
+    output: Any,
+    predicted: Any,
+    target: Any,
+    parameters: Collection[int],
+    with_loss: bool = False,
+) -> OwnTerms:
+    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors(predicted))
+    if any(tensor.is_inference() for tensor in tensors(predicted)):
+        return OwnTerms(loss_fn(stand_in(output, predicted), target), True, ())
     names: dict[int, str] = {}
     leaves: list[Tensor] = []  # kept, so that no id is given twice
-    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors(predicted))
 
     def leaf(tensor: Tensor, name: str) -> Tensor:
         if not (tensor.requires_grad if trained else tensor.is_floating_point()):
@@ -257,17 +252,17 @@ def terms_of_branch(
         names[id(leaves[-1])] = name
         return leaves[-1]
 
-    if trained:
-        compute = partial(call_for_branch, loss_fn, output, predicted, target, leaf)
-        return own_terms(compute, list(tensors(predicted)), names, parameters)
-    if any(tensor.is_inference() for tensor in tensors(predicted)):
-        return OwnTerms(loss_fn(stand_in(output, predicted), target), True, ())
-    # the same value as in a step that trains
-    predicted = mapped(predicted, leaf)
+    # without gradients the same value as with them: then what is trained is not known, so nothing is refused
+    predicted = predicted if trained else mapped(predicted, leaf)
     with torch.enable_grad():
-        compute = partial(call_for_branch, loss_fn, output, predicted, target, leaf)
-        terms = own_terms(compute, list(tensors(predicted)), names, refuse=False)
-    return OwnTerms(terms.loss.detach(), True, terms.left_out)
+        terms = own_terms(
+            lambda: loss_fn(stand_in(output, predicted, leaf, with_loss), target),
+            list(tensors(predicted)),
+            names,
+            parameters,
+            refuse=trained,
+        )
+    return terms if trained else terms._replace(loss=terms.loss.detach())
 
 
 def silent(predicted: Any) -> Tensor:

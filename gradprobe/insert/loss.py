@@ -17,6 +17,7 @@ from gradprobe.network.tensors import main_tensor
 from gradprobe.record.points import Point
 
 MapTarget = Callable[[Any, Any, int], Any]
+BranchLoss = LossFunction | Sequence[LossFunction] | None
 
 WEIGHTS = ("equal", "halving", "depth")
 
@@ -159,7 +160,7 @@ class DeepSupervisionLoss(nn.Module):
         points: Sequence[Point] | None = None,
         map_target: MapTarget | None = None,
         drop_after: int | None = None,
-        branch_loss: LossFunction | Sequence[LossFunction] | None = None,
+        branch_loss: BranchLoss = None,
     ) -> None:
         super().__init__()
         check_schedule(weight, schedule, total, drop_after)
@@ -191,6 +192,7 @@ class DeepSupervisionLoss(nn.Module):
     @property
     def __name__(self) -> str:  # for `loss_name`
         left_out = f" (without {', '.join(sorted(self._branches.left_out))})" if self._branches.left_out else ""
+        left_out = " (by branch_loss)" if self._branches.given is not None else left_out
         return f"{loss_name(self.loss_fn)} + {self.initial:g} x branches{left_out}"
 
     @property
@@ -232,7 +234,6 @@ class DeepSupervisionLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The weight, and which loss the branches have."""
-        self._branches.tell_empty()
         empty = {index: int(count) for index, count in self._branches.empty.items() if count > 0}
         have = f", branches: {self.branches_have}" if self.branches_have else ""
         said = f", batches in which the target of a branch was empty: {empty}" if empty else ""

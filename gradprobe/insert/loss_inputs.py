@@ -77,7 +77,9 @@ def _nearest(target: Tensor, size: Sequence[int]) -> Tensor:
     return target
 
 
-def stand_in(output: Any, prediction: Any, other: OnTensor = lambda tensor, name: tensor) -> Any:
+def stand_in(
+    output: Any, prediction: Any, other: OnTensor = lambda tensor, name: tensor, with_loss: bool = False
+) -> Any:
     """A copy of the trunk's output with what a branch predicts in it, and without the model's own loss.
 
     A prediction that is a tensor replaces the main tensor. One that is a mapping replaces the parts that have its
@@ -88,6 +90,7 @@ def stand_in(output: Any, prediction: Any, other: OnTensor = lambda tensor, name
         output: What the trunk returned.
         prediction: What a branch returned.
         other: What to put for each other tensor of the output.
+        with_loss: Whether the model's own loss is one of these.
 
     Example:
         >>> stand_in({"loss": torch.tensor(0.5), "scores": torch.ones(2, 3)}, torch.zeros(1))
@@ -112,7 +115,8 @@ def stand_in(output: Any, prediction: Any, other: OnTensor = lambda tensor, name
             return prediction
         return tensor if id(tensor) in of_branch else other(tensor, name)
 
-    return _without_loss(mapped(output, on_tensor))
+    made = mapped(output, on_tensor)
+    return made if with_loss else _without_loss(made)
 
 
 def mapped(value: Any, on_tensor: OnTensor, name: str = "output") -> Any:

@@ -20,7 +20,7 @@ _SEED_STRIDE = 1_000_003  # more than a training has iterations, so that no two 
 
 
 @contextlib.contextmanager
-def in_training(model: nn.Module, loss_fn: LossFunction | None = None) -> Iterator[None]:
+def in_training(model: nn.Module, losses: Any = None) -> Iterator[None]:
     """Call ``train()`` only if the model's root is in eval mode; afterwards model and loss are as they were.
 
     Example:
@@ -31,7 +31,7 @@ def in_training(model: nn.Module, loss_fn: LossFunction | None = None) -> Iterat
         >>> net.training, bool(net.weight.any())
         (False, True)
     """
-    with preserved(model, loss_fn):
+    with preserved(model, losses):
         if not model.training:
             model.train()
         yield

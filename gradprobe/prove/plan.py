@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gradprobe.insert.branches import BranchFactory, check_branch
-from gradprobe.insert.loss import DeepSupervisionLoss
+from gradprobe.insert.loss import BranchLoss, DeepSupervisionLoss
 from gradprobe.measure.batches import Batches, Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import OnIteration
@@ -45,11 +45,17 @@ class Supervision:
         branch: See `gradprobe.supervise`.
         weight: ``a_0`` of the joint loss.
         schedule: Of the joint loss.
+        branch_loss: See `gradprobe.DeepSupervisionLoss`.
     """
 
     branch: str | BranchFactory
     weight: float
     schedule: str = "constant"
+    branch_loss: BranchLoss = None
+
+    def criterion(self, loss_fn: LossFunction, total: int = EPOCHS) -> DeepSupervisionLoss:
+        """The joint loss of one training."""
+        return DeepSupervisionLoss(loss_fn, self.weight, self.schedule, total, branch_loss=self.branch_loss)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,12 @@ class Plan:
 
     def criterion(self) -> DeepSupervisionLoss:
         """The joint loss of one training."""
-        return DeepSupervisionLoss(self.loss_fn, self.supervision.weight, self.supervision.schedule, EPOCHS)
+        return self.supervision.criterion(self.loss_fn)
+
+    @property
+    def losses(self) -> tuple[Any, ...]:
+        """The user's loss functions, which a training puts back as they were."""
+        return self.loss_fn, self.supervision.branch_loss
 
     def facts(self) -> dict[str, Any]:
         """What the result of a comparison depends on, as plain JSON types."""

@@ -8,7 +8,6 @@ from torch import nn
 
 from gradprobe.decide.policies import Policy, place
 from gradprobe.insert.branches import BranchFactory
-from gradprobe.insert.loss import DeepSupervisionLoss
 from gradprobe.insert.supervise import supervise
 from gradprobe.measure.batches import Batches, Source
 from gradprobe.measure.loop import OptimizerFactory, in_training
@@ -95,14 +94,14 @@ def decide_repeatedly(
 
 def _scan_supervised(plan: Plan, model: nn.Module, seed: int, placement: Placement) -> GradientHistory:
     """Scan the trunk with the placement's branches and the joint loss; the trunk is left as it was."""
-    with in_training(model, plan.loss_fn):
+    with in_training(model, plan.losses):
         seed_everything(seed)
         net = supervise(model, placement, branch=plan.supervision.branch)
         return train_and_record(
             model,
             net,
             plan.batches,
-            DeepSupervisionLoss(plan.loss_fn, plan.supervision.weight, "constant"),
+            replace(plan.supervision, schedule="constant").criterion(plan.loss_fn),
             arm="repeated",
             iterations=plan.trainings.window,
             optimizer=plan.optimizer,

@@ -122,7 +122,7 @@ def prepared(plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANGED
         seed: Of the training's random numbers.
         change: What is done to the network first.
     """
-    with in_training(model, plan.loss_fn), plan.batches.rewound():
+    with in_training(model, plan.losses), plan.batches.rewound():
         seed_everything(seed)
         if change.remedy is not None:
             apply(change.remedy, model, plan.batches)

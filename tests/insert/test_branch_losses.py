@@ -130,6 +130,11 @@ SETUPS = {
         lambda o, y: (lambda loss: loss + loss**2 + l1(o[1]))(ce(o[0])),
         lambda scores: ce(scores) + ce(scores) ** 2,
     ),
+    "a loss of the model's own beside": (
+        lambda c, b, e, h: {"loss": 0.1 * b.square().mean(), "scores": c},
+        lambda o, y: ce(o["scores"]) + o["loss"],
+        ce,
+    ),
     "hidden states": (
         lambda c, b, e, h: Output(c, b, (h, c)),
         lambda o, y: ce(o.scores) + 0.01 * o.hidden[0].square().sum(),
@@ -590,3 +595,47 @@ def test_without_waiting_for_a_device_an_empty_target_sends_no_gradient():
     assert small.grad.abs().sum() == 0
     with pytest.warns(UserWarning, match="branch of index 1"):
         losses.tell_empty()
+
+
+class Scribbled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.e1 = nn.Sequential(nn.Conv2d(1, 6, 3, 2, padding=1), nn.ReLU())
+        self.e2 = nn.Sequential(nn.Conv2d(6, 6, 3, 4, padding=1), nn.ReLU())
+        self.head = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        return F.interpolate(self.head(self.e2(self.e1(x))), size=x.shape[2:], mode="bilinear")
+
+
+def test_a_comparison_goes_on_where_a_target_is_empty():
+    torch.manual_seed(0)
+    net, batches = Scribbled(), [(torch.randn(2, 1, 16, 16), strokes())]
+    loss_fn = nn.CrossEntropyLoss(ignore_index=255)
+    placement = gp.place(gp.scan(net, batches, loss_fn, iterations=2), gp.EveryLayerPolicy())
+    with pytest.warns(UserWarning, match="no label left"):
+        result = gp.compare(net, batches, loss_fn, iterations=4, placement=placement, branch="native")
+    assert result.frame["loss"].notna().all()
+
+
+def test_a_comparison_takes_a_loss_for_the_branches():
+    wrap, _, _ = SETUPS["dict"]
+    net = Net(wrap)
+
+    def loss_fn(output, target):
+        return ce(output["scores"]) * (1 + output["boxes"].square().mean())
+
+    class Counting:
+        calls = 0
+
+        def __call__(self, scores, target):
+            self.calls += 1
+            seen.append(self.calls)
+            return ce(scores)
+
+    batches, seen, branch_loss = [(inputs(), LABELS)], [], Counting()
+    placement = gp.place(gp.scan(net, batches, loss_fn, iterations=2), gp.EveryLayerPolicy())
+    result = gp.compare(net, batches, loss_fn, iterations=3, placement=placement, branch_loss=branch_loss)
+    assert seen == [1] * len(placement.points) + [2] * len(placement.points) + [3] * len(placement.points)
+    assert branch_loss.calls == 0
+    assert result.supervised.conditions["loss"] == "loss_fn + 0.3 x branches (by branch_loss)"
