@@ -85,7 +85,7 @@ def checked_value(value: str, metric: Metric) -> str:
     Raises:
         ValueError: If no learning curve shows it.
     """
-    allowed = [*VALUES, *(["accuracy"] if metric in (ACCURACY, TRAINING_LOSS) else [])]
+    allowed = ["loss", "accuracy", "metric"] if metric in (ACCURACY, TRAINING_LOSS) else list(VALUES)
     if value not in allowed:
         raise ValueError(f"expected one of {allowed}, got {value!r}")
     return "metric" if value == "accuracy" else value
@@ -98,8 +98,8 @@ def chance(conditions: Mapping[str, Any], metric: Metric, value: str) -> float |
 
 def value_title(value: str, metric: Metric) -> str:
     """A value in words; a metric with its direction where that does not go without saying."""
-    shown = metric.described if metric.held_out else "held-out metric"
-    return "training loss" if value == "loss" else shown
+    measured = metric if metric.held_out else ACCURACY
+    return "training loss" if value == "loss" else measured.described
 
 
 def draw_curves(
