@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradprobe.record.points import is_input, module_of
+
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
     """Up to ``count`` of the items, evenly over their order."""
@@ -79,7 +81,9 @@ def gradient_reaches_input(
         for module in model.modules():
             if isinstance(module, nn.Embedding):
                 module.register_forward_hook(lambda _, __, output: first_gradient(output, source))
-    if cut is not None:
+    if cut is not None and is_input(cut):
+        model.get_submodule(module_of(cut)).register_forward_pre_hook(without_gradient, with_kwargs=True)
+    elif cut is not None:
         model.get_submodule(cut).register_forward_hook(lambda _, __, output: constant(output))
     loss = loss_of(model, inputs) * 2.0**60
     if not loss.requires_grad:
@@ -103,6 +107,13 @@ def first_gradient(tensor: Tensor, source: list[Tensor]) -> Tensor:
         return tensor
     source.append(tensor.detach().clone().requires_grad_())
     return source[0] * 1  # a network may begin with an in-place operation, which a leaf does not allow
+
+
+def without_gradient(module: nn.Module, args: Any, kwargs: Any) -> None:
+    """Let no gradient through the tensors that a module is called with, wherever else they are used."""
+    for tensor in tensors([args, kwargs]):
+        if tensor.requires_grad:
+            tensor.register_hook(torch.zeros_like)
 
 
 def constant(output: Any) -> Any:

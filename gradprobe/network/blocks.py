@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import takewhile
 
 from torch import nn
+from torch.autograd.graph import Node
 
 from gradprobe.network.cuts import DOZEN, Graph
 from gradprobe.network.layers import is_inside
@@ -37,7 +38,12 @@ def inside_blocks(graph: TraceGraph, ends: Ends, chain: Sequence[int]) -> set[in
         for call in holders[end]
     }
     blocks = {type(calls[0].module) for calls in holders.values() if calls and not inside[calls[0].name]}
-    like_blocks = [call for calls in holders.values() for call in calls if type(call.module) in blocks]
+    like_blocks = [
+        call
+        for calls in holders.values()
+        for call in calls
+        if type(call.module) in blocks and not _holds_its_like(call.module)
+    ]
     return {cut for call in like_blocks for cut in inside[call.name]}
 
 
@@ -46,8 +52,30 @@ def _may_be_block(graph: TraceGraph, call: Call) -> bool:
     return several and not is_input(call.name) and not isinstance(call.module, _CONTAINERS)
 
 
+def _holds_its_like(module: nn.Module) -> bool:
+    """Whether a module holds one of its own class: the levels of a U-Net may be one inside the other."""
+    return any(type(inner) is type(module) for inner in module.modules() if inner is not module)
+
+
 def _any_inside(outer: str, calls: Sequence[Call]) -> bool:
     return any(call.name != outer and is_inside(outer, call.name) for call in calls)
+
+
+def inside_exchanges(graph: TraceGraph, flow: Graph, ends: Ends, nodes: Set[int]) -> set[int]:
+    """Those of some nodes that lie in modules which take several streams and return several (HRNet, CrossViT).
+
+    Such a module is left whole, however unequal its streams are: none of them is a skip around the others.
+    """
+    exchanges = [
+        call.name
+        for call in graph.trace.calls
+        if min(len(_numbers(graph, each) & flow.keys()) for each in (call.inputs, call.outputs)) > 1
+    ]
+    return {node for node in nodes & ends.keys() if any(_any_inside(name, ends[node]) for name in exchanges)}
+
+
+def _numbers(graph: TraceGraph, nodes: Sequence[Node]) -> set[int]:
+    return {graph.number[node] for node in nodes if node in graph.number}
 
 
 def is_between_blocks(graph: TraceGraph, call: Call) -> bool:
@@ -70,7 +98,7 @@ def two_back(graph: TraceGraph, flow: Graph, ends: Set[int]) -> set[int]:
     """
     beside, before = _one_beside(flow), dict[int, int]()
     for call in graph.trace.calls:
-        taken = sorted({graph.number[node] for node in call.inputs if node in graph.number} & flow.keys())
+        taken = sorted(_numbers(graph, call.inputs) & flow.keys())
         if len(taken) == 2 and ends >= set(taken) and beside.get(taken[1]) == taken[0]:
             before[taken[1]] = taken[0]
     rows: dict[int, list[int]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from torch import nn
 
-from gradprobe.network.blocks import inside_blocks, is_between_blocks, two_back
+from gradprobe.network.blocks import inside_blocks, inside_exchanges, is_between_blocks, two_back
 from gradprobe.network.cuts import SOURCE, Graph, cuts, flow_graph, separates, without_long_skips
 from gradprobe.network.layers import NORMALISATIONS, is_inside
 from gradprobe.network.trace import Call
@@ -52,8 +52,11 @@ class InputPaths:
     def _chain(self, whole: Graph) -> list[int]:
         """The nodes that can be supervised, in order."""
         last = max((node for node in self.flow if self.graph.layers[node]), default=SOURCE)
-        bypassed = set() if self.flow is whole else self.graph.bypassed(whole)
-        passed = set(cuts(self.flow)) - bypassed | two_back(self.graph, whole, self.ends.keys())
+        passed = set(cuts(self.flow))
+        if self.flow is not whole:
+            freed = passed - set(cuts(whole))
+            passed -= self.graph.bypassed(whole) | inside_exchanges(self.graph, whole, self.ends, freed)
+        passed |= two_back(self.graph, whole, self.ends.keys())
         chain = [cut for cut in sorted(passed & self.ends.keys()) if cut < last and not self._incomplete(cut)]
         chain = [cut for cut in chain if self._returned_or_between_blocks(cut, passed)]
         within = inside_blocks(self.graph, self.ends, chain)
@@ -95,7 +98,8 @@ class InputPaths:
         for call in self.graph.trace.calls:
             if self.graph.call_count[call.name] > 1 or not call.suits_branch or call.returns_input:
                 continue
-            uses = _uses_outside(joined, nodes, {self.graph.number[node] for node in call.outputs})
+            outputs = call.outputs[:1] if is_input(call.name) else call.outputs
+            uses = _uses_outside(joined, nodes, {self.graph.number[node] for node in outputs})
             end = self._joint(joined, nodes, known_cuts, uses) if len(uses) > 1 else next(iter(uses), None)
             if end is not None:
                 self.ends[end].append(call)

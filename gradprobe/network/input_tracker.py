@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
@@ -95,7 +95,9 @@ class InputTracker(TorchFunctionMode):
         every = list(tensors(arguments))
         with_inputs = [(tensor, self._inputs_in(tensor)) for tensor in every if not tensor.requires_grad]
         parameters_only = all(tensor.is_leaf for tensor in every if tensor.requires_grad)
-        uses = [InputUse(_holds_numbers(tensor), inputs) for tensor, inputs in with_inputs if inputs]
+        # what indices choose out of a table of parameters are numbers of the input, in a frozen embedding as well
+        chosen = parameters_only and any(isinstance(tensor, nn.Parameter) for tensor in every)
+        uses = [InputUse(chosen or _holds_numbers(tensor), inputs) for tensor, inputs in with_inputs if inputs]
         return [use for use in uses if use.as_numbers or parameters_only]
 
     def _follow(self, uses: Sequence[InputUse], result: Any) -> None:

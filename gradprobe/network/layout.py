@@ -120,6 +120,7 @@ def layouts(
     point = Layout(point_shape, batch, channels)
     if output_channels is None:
         output_channels = _output_channels(point, output_shape)
+        output_channels = 2 if output_channels == output_batch else output_channels
     return point, Layout(output_shape, output_batch, output_channels)
 
 
@@ -205,6 +206,7 @@ def _batches(
     axes = (0, 1) if len(point) == 3 and channels[0] != 1 else (0,)
     axes = axes if batch is None or batch == channels[0] else (batch,)
     output_axes = (0, 1) if len(output) == 3 and channels[1] != 1 else (0,)
+    output_axes = output_axes[::-1] if axes == (1,) and len(point) == 3 else output_axes  # sequence-first as well
     for output_axis in output_axes:
         for axis in axes:
             if point[axis] == output[output_axis]:

@@ -17,7 +17,7 @@ from gradprobe.network.trace import Seen, Trace
 _ADDITIONS = ("AddBackward", "SubBackward", "MulBackward")
 _CONCATENATION = "CatBackward0"
 _UPSAMPLING = ("Upsample", "PixelShuffle")
-_LAYERS_OF_A_SKIP = 3  # a projection with its normalisation, keys and values; with more it is a stream
+_LAYERS_OF_A_SKIP = 2  # keys and values, or a projection with its normalisation; with more it is a stream
 _NUMBERS_PER_NODE = 2  # its own, and one that is kept free for a joint
 
 
@@ -118,8 +118,10 @@ class TraceGraph:
         """Whether a region with a shortcut around it is a block: always, unless the shortcut is concatenated.
 
         Then it is one if its layers are (nearly) all of one module's; the bottom of a U-Net has no module of its
-        own.
+        own. A region that leads to a lower resolution and up again is such a bottom.
         """
+        if self._comes_back(nodes[1:]):
+            return False
         if joins.isdisjoint(self.concatenations):
             return True
         names = {self.layer_at[node] for node in nodes[1:] if node in self.layer_at}
@@ -135,26 +137,31 @@ class TraceGraph:
         lost = region.keys() - kept.keys()
         if longest_path(region, lost, self.layers) <= _LAYERS_OF_A_SKIP:
             return False
-        size = min((self.positions[node] for node in lost if node in self.positions), default=0)
         after_lost = set(lost)
         for node in region:
             if node in after_lost:
                 after_lost.update(region[node])
-        below = [node for node in kept if self.positions.get(node, size) < size]
-        back = [node for node in kept if self.positions.get(node, 0) >= size and node not in after_lost]
-        return not (below and back and max(back) > min(below))
+        size = min((self.positions[node] for node in lost if node in self.positions), default=0)
+        return not self._comes_back([node for node in kept if node not in after_lost], size)
+
+    def _comes_back(self, nodes: Iterable[int], size: int = 0) -> bool:
+        """Whether a way of nodes leads to a lower resolution and up again: to so many positions, or its end's."""
+        sizes = [self.positions[node] for node in sorted(nodes) if node in self.positions]
+        size = size or (sizes[-1] if sizes else 0)
+        below = next((place for place, each in enumerate(sizes) if each < size), len(sizes))
+        return any(each >= size for each in sizes[below:])
 
     def bypassed(self, flow: Graph) -> set[int]:
         """The nodes in branches of blocks: no branch can be put there, whatever skips are taken away.
 
         The branch of a block has no more than a dozen layers, or all its layers are in one module that is no large
-        part of the network.
+        part of the network. One that leads to a lower resolution and up again is a level of a U-Net.
         """
         inside: set[int] = set()
         for join, branch in bypassed_branches(flow):
             own = longest_path(flow, branch, self.layers)
             small = own <= DOZEN or self._in_one_module(branch)
-            if own and small and self.is_block([join, *sorted(branch)], {join}):
+            if own and small and not self._comes_back(branch) and self.is_block([join, *sorted(branch)], {join}):
                 inside |= branch
         return inside
 
@@ -249,12 +256,12 @@ def _common_prefix(names: Iterable[str]) -> str:
 
 
 def _positions(seen: Seen) -> int:
-    """How many positions a tensor has: without its samples and channels."""
+    """How many positions a tensor has, those of all samples: its numbers without the channels."""
     shape = seen.shape or ()
-    if len(shape) < 3:
+    if len(shape) < 2:
         return 1
     channels = seen.channels if seen.channels is not None else (2 if len(shape) == 3 else 1)
-    return math.prod(shape) // max(1, shape[seen.batch or 0] * shape[channels])
+    return math.prod(shape) // max(1, shape[channels])
 
 
 def _numbered(roots: Iterable[Node], foreign: Set[Node]) -> tuple[dict[Node, int], dict[int, list[int]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.networks.registry import NETWORKS, OUTPUT, Apply, built, expected_to_fail, matching
+from support.networks.registry import NETWORKS, OUTPUT, Apply, built, matching
 from torch import nn
 
 import gradprobe as gp
@@ -12,13 +12,8 @@ from gradprobe.network.layers import named_layers, named_modules
 from gradprobe.network.tensors import tensors
 from gradprobe.record.points import is_input, module_of
 
-INNERMOST = "the innermost skip is added like a residual block's shortcut: the lowest stage is no point"
 
-
-BY_HAND = [expected_to_fail(name, reason=INNERMOST) if name == "unet_additive" else name for name in NETWORKS]
-
-
-@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_points_are_those_by_hand(name):
     expected = NETWORKS[name]
     model, inputs = built(name)

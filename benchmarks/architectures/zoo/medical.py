@@ -86,8 +86,7 @@ _ARCHITECTURES = [
         bag_of_patches,
         normal(4, 3, 3, 16, 16),
         FIVE,
-        # the batch of its points is one of patches: whose they are, only the user knows
-        branch=lambda point, output: PatchesOfABag(point[1], output),
+        # the batch in its backbone is one of patches: whose they are shows where the attention receives them
     ),
     medical(
         "AutoEncoder",
@@ -172,7 +171,7 @@ _PLACES: dict[str, Places] = {
         (r"layer[1-4]\.\d\.(conv\d|se_layer|project).*",),
     ),
     # the attention scores the patches and is multiplied with them: it is bypassed
-    "MILModel": ((r"net\.1", r"net\.3"), (r"attention.*", "myfc", r"net\.[02]")),
+    "MILModel": ((r"attention:input",), (r"attention(\..*)?", "myfc", r"net.*")),
     "AutoEncoder": (
         (
             *each(r"encode\.encode_@", 0, 3),
