@@ -62,15 +62,15 @@ def _any_inside(outer: str, calls: Sequence[Call]) -> bool:
 
 
 def inside_exchanges(graph: TraceGraph, flow: Graph, ends: Ends, nodes: Set[int]) -> set[int]:
-    """Those of some nodes that lie in modules which take several streams and return several (HRNet, CrossViT).
+    """Those of some nodes that lie in modules which take several streams and return as many (HRNet, CrossViT).
 
     Such a module is left whole, however unequal its streams are: none of them is a skip around the others.
     """
-    exchanges = [
-        call.name
+    streams = {
+        call.name: [len(_numbers(graph, each) & flow.keys()) for each in (call.inputs, call.outputs)]
         for call in graph.trace.calls
-        if min(len(_numbers(graph, each) & flow.keys()) for each in (call.inputs, call.outputs)) > 1
-    ]
+    }
+    exchanges = [name for name, (taken, returned) in streams.items() if taken == returned > 1]
     return {node for node in nodes & ends.keys() if any(_any_inside(name, ends[node]) for name in exchanges)}
 
 

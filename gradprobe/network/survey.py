@@ -220,7 +220,8 @@ class Survey:
         returned = [call for call in self._calls if not is_input(call.name)]
         like_output = [call for call in returned if call.shape == shape]
         channels = like_output[-1].seen.channels if like_output and like_output[-1].seen else None
-        calls = [call.choose(partial(_refusal, shape, channels)) for call in self._calls]
+        refusal = partial(_refusal, shape, channels, self._samples_first(shape))
+        calls = [call.choose(refusal) for call in self._calls]
         graph = TraceGraph(self._trace(order, calls, bool(shape)))
         points = find_points(graph)
         batch = self._sizes.batch(self._arguments or (), self._result)
@@ -238,6 +239,11 @@ class Survey:
             self._facts,
             self._loose_parameters(),
         )
+
+    def _samples_first(self, output: Any) -> bool:
+        """Whether the samples are on axis 0: of an input, and no layer has them elsewhere."""
+        first = {tensor.size(0) for tensor in tensors(list(self._arguments or ())) if tensor.dim()}
+        return not self._axes.time_first and bool(output) and output[0] in first
 
     def _loose_parameters(self) -> tuple[LooseParameter, ...]:
         """Only where the network itself was called is it known where its graph begins."""
@@ -313,11 +319,12 @@ def _points_by_hand(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Po
     return points
 
 
-def _refusal(output: Any, output_channels: int | None, seen: Seen) -> str | None:
+def _refusal(output: Any, output_channels: int | None, samples_first: bool, seen: Seen) -> str | None:
     """Why no branch can be built from a tensor to the network's output, or None."""
     if not output:
         return "the network returns no prediction"
-    return why_no_branch(seen.shape or (), output, seen.channels, output_channels, seen.batch)
+    batch = 0 if seen.batch is None and samples_first else seen.batch
+    return why_no_branch(seen.shape or (), output, seen.channels, output_channels, batch)
 
 
 def _depth_order(names: Sequence[str], finished: Sequence[str], called: bool) -> tuple[str, ...]:

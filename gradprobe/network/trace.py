@@ -44,6 +44,9 @@ class Seen(NamedTuple):
 class Axes:
     """Which axes are those of channels and samples: for each shape as in the last layer that returned it.
 
+    Attributes:
+        time_first: Whether a layer was seen whose samples are on axis 1.
+
     Example:
         >>> import torch
         >>> axes, x = Axes(), torch.ones(7, 2, 4, requires_grad=True)
@@ -56,6 +59,7 @@ class Axes:
     def __init__(self) -> None:
         self._channels: dict[Shape, int] = {}
         self._batch: dict[Shape, int] = {}
+        self.time_first = False
 
     def note(self, module: nn.Module, returned: Tensor) -> None:
         """Note what a module returned."""
@@ -66,6 +70,7 @@ class Axes:
             self._channels[shape] = rank - 1
         if rank == 3 and isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
             self._batch[shape] = 0 if module.batch_first else 1
+            self.time_first |= not module.batch_first
 
     def seen(self, tensor: Tensor) -> Seen:
         """A tensor with the axes that are known of its shape."""

@@ -8,6 +8,7 @@ from benchmarks.architectures.zoo.architecture import Architecture
 from benchmarks.architectures.zoo.dense import DENSE
 from benchmarks.architectures.zoo.feedforward import FEEDFORWARD
 from benchmarks.architectures.zoo.image_classifiers import IMAGE_CLASSIFIERS
+from benchmarks.architectures.zoo.image_collections import IMAGE_COLLECTIONS
 from benchmarks.architectures.zoo.medical import MEDICAL
 from benchmarks.architectures.zoo.medical_segmentation import MEDICAL_SEGMENTATION
 from benchmarks.architectures.zoo.multimodal import MULTIMODAL
@@ -19,5 +20,5 @@ __all__ = ["ZOO", "Architecture"]
 
 _FROM_TRANSFORMERS = [*TEXT_MODELS, *IMAGE_CLASSIFIERS, *DENSE, *MULTIMODAL]
 _FROM_MONAI = [*MEDICAL, *MEDICAL_SEGMENTATION]
-_OF_TORCH_ALONE = [*FEEDFORWARD, *STREAMS, *SEQUENCES]
+_OF_TORCH_ALONE = [*FEEDFORWARD, *IMAGE_COLLECTIONS, *STREAMS, *SEQUENCES]
 ZOO = {each.name: each for each in [*_FROM_TRANSFORMERS, *_FROM_MONAI, *_OF_TORCH_ALONE]}
