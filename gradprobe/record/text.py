@@ -53,8 +53,9 @@ def layer_span(names: Sequence[str], order: Sequence[str], shown: Callable[[str]
 def shorten(name: str, width: int) -> str:
     r"""Shorten a layer name so that the layer can still be told from others; the root is ``(root)``.
 
-    Leading parts are cut to their first letter and their number, from the left, as far as it takes; then letters
-    of the last part are left out, all but three if need be; if that is not enough the rest is cut in the middle.
+    Leading parts are cut to the first letters of their words and their numbers, from the left, as far as it takes;
+    then letters of the last part are left out, all but three if need be; if that is not enough the rest is cut in
+    the middle.
     What cannot be printed (a line break, an escape) becomes ``\ufffd``.
 
     Example:
@@ -62,6 +63,8 @@ def shorten(name: str, width: int) -> str:
         'e.l.11.a.output.dense'
         >>> shorten("features.denseblock4.denselayer16.norm1", 20)
         'f.d4.d16.norm1'
+        >>> shorten("blocks.0.attention.proj_l", 20), shorten("blocks_token_only.0.attention.proj_l", 20)
+        ('b.0.attention.proj_l', 'bto.0.a.proj_l')
         >>> shorten("resnet.encoder.stages.0.layers.2.layer.1.normalization", 24)
         'r.e.s.0.l.2.l.1.normali…'
     """
@@ -70,14 +73,18 @@ def shorten(name: str, width: int) -> str:
     for i, part in enumerate(parts[:-1]):
         if len(".".join(parts)) <= width:
             break
-        number = part[len(part.rstrip("0123456789")) :]
-        parts[i] = part if part == number else part[:1] + number
+        parts[i] = "".join(map(_first_letter, part.split("_")))
     short = ".".join(parts)
     if len(short) <= width:
         return short
     room = width - len(short) + len(parts[-1])  # for the last part
     tail = max(0, room // 6 * 2 - 2) if room >= 4 and len(parts) > 1 else (width - 1) // 2
     return f"{short[: width - 1 - tail]}…{short[len(short) - tail :]}"
+
+
+def _first_letter(word: str) -> str:
+    """The first letter of a word and the number after it; a word that begins with a digit stays whole."""
+    return word if word[:1].isdigit() else word[:1] + word[len(word.rstrip("0123456789")) :]
 
 
 def middle(name: str, width: int) -> str:

@@ -40,14 +40,17 @@ def points_tree(points: Points, kinds: Mapping[str, str], *, every_module: bool 
 def _lines(points: Points, kinds: Mapping[str, str]) -> dict[str, Text]:
     """The line of each module to show: the layers, the points, and the modules that hold these."""
     point_of = {name: point.name for point in points for name in point.layers}
-    shapes = {point.name: point.shape for point in points}
-    named = {*point_of, *shapes, *points.unserved}
+    at_module = {point.module: point for point in points if not point.is_input}
+    at_input = {point.module: point for point in points if point.is_input}
+    named = {*point_of, *at_module, *at_input, *points.unserved}
     shown = named | {name.rsplit(".", count)[0] for name in named for count in range(name.count(".") + 1)}
     lines = {}
     for name in (name for name in kinds if name in shown):
         text = lines[name] = Text(f"{name.rpartition('.')[2] or '(root)'} {kinds[name]}")
-        if name in shapes:
-            text.append(f" \N{BLACK CIRCLE} {shapes[name]}", style="bold green")
+        if name in at_input:
+            text.append(f" \N{WHITE CIRCLE} its input {at_input[name].shape}", style="bold green")
+        if name in at_module:
+            text.append(f" \N{BLACK CIRCLE} {at_module[name].shape}", style="bold green")
         if name in points.unserved:
             text.append(f" no point: {points.unserved[name]}", style="dim")
         elif name in point_of and not f"{name}.".startswith(f"{point_of[name]}."):
