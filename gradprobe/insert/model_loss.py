@@ -25,7 +25,10 @@ IGNORED = -100
 TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
 # what summing in another order may change; of two candidates this close both are kept for the next batch
 ROUNDING = 1e-5
-WAY_OUT = "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output"
+WAY_OUT = (
+    "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output, or branch_loss=, "
+    "one for the branches alone"
+)
 
 
 def own_loss(output: Any, target: Any) -> Tensor:

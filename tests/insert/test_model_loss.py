@@ -214,7 +214,9 @@ def test_a_loss_that_no_function_gives_is_refused(smoothed):
     output = {"loss": F.cross_entropy(scores, labels, **smoothed), "scores": scores}
     with pytest.raises(ValueError, match="pass loss_fn="):
         constant(None)(SupervisedOutput(output, (scores,)), labels)
-    # the trunk alone, and a plain loss_fn, work
+    # the trunk alone, a plain loss_fn, and a loss for the branches work
+    joint = constant(None, branch_loss=F.cross_entropy, weight=1.0)(SupervisedOutput(output, (scores,)), labels)
+    assert joint == output["loss"] + F.cross_entropy(scores, labels)
     assert constant(None)(output, labels) is output["loss"]
     constant(lambda output, labels: F.cross_entropy(output["scores"], labels))(
         SupervisedOutput(output, (scores,)), labels
