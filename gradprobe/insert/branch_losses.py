@@ -82,7 +82,8 @@ class BranchLosses:
             main: The loss of the main output.
 
         Raises:
-            ValueError: If a term needs what the branch does not predict, or none needs what it does.
+            ValueError: If a term needs what the branch does not predict, or none needs what it does; if there is
+                no loss for this branch.
             TypeError: If the function needs the loss that the model computed itself, since a branch has none.
         """
         compute = self._function_for(index, loss_fn, output, targets, main)
@@ -105,6 +106,11 @@ class BranchLosses:
 
     def _of_given(self, index: int, predicted: Any, target: Any) -> Tensor:
         if isinstance(self.given, Sequence):
+            if index >= len(self.given):
+                raise ValueError(
+                    f"expected branch_loss= to have a loss for each branch, got {len(self.given)} and a branch of "
+                    f"index {index}"
+                )
             return self.given[index](predicted, target)
         assert self.given is not None
         if torch.compiler.is_compiling():

@@ -26,8 +26,8 @@ TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
 # what summing in another order may change; of two candidates this close both are kept for the next batch
 ROUNDING = 1e-5
 WAY_OUT = (
-    "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output, or branch_loss=, "
-    "one for the branches alone"
+    "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output, or "
+    "branch_loss=, one for the branches alone"
 )
 
 

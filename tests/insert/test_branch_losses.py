@@ -519,6 +519,14 @@ def test_a_loss_with_parameters_of_its_own_is_refused_with_the_way_out(kind):
     assert constant(module, weight=0.5, branch_loss=module)(net(x), y).requires_grad
 
 
+def test_a_loss_for_each_branch_is_one_for_each():
+    made = SupervisedOutput(torch.ones(2), (torch.ones(2), torch.ones(2)))
+    with pytest.raises(ValueError, match="a loss for each branch, got 1"):
+        constant(branch_loss=[F.mse_loss])(made, torch.zeros(2))
+    with pytest.raises(TypeError, match="branch_loss to be callable, got str"):
+        constant(branch_loss="mse")
+
+
 def test_a_scan_trains_a_losss_parameters_and_puts_them_back():
     module, seen = Uncertain(), []
     batches = [(torch.randn(8, 6), torch.randint(3, (8,)))]
