@@ -193,7 +193,7 @@ def test_a_metric_that_raises_is_told_before_anything_is_trained(gradprobe):
     assert result.exit_code == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert errors == [
-        "Error: the metric metric failed on a held-out batch: AttributeError: 'Tensor' object has no attribute "
+        "Error: the metric `metric` failed on a held-out batch: AttributeError: 'Tensor' object has no attribute "
         f"'no_such' (model.py, line {len((NET + OTHER_NAMES).splitlines()) + 4})"
     ]
     assert not Path("run").exists()

@@ -135,7 +135,7 @@ def raising(output, target):
         ([(torch.ones(2, 1), torch.ones(2, 1))], "dise", "no metric is called 'dise'; did you mean 'dice'"),
         ([(torch.ones(2, 1), torch.ones(2, 1))], 3, "a name or a function .* got int"),
         ([(torch.ones(2, 1), torch.ones(2, 1))], nn.L1Loss, "got the class L1Loss"),
-        ([(torch.ones(2, 1), torch.ones(2, 1))], raising, "the metric raising failed .*KeyError: 'dice' .*line"),
+        ([(torch.ones(2, 1), torch.ones(2, 1))], raising, "the metric `raising` failed .*KeyError: 'dice' .*line"),
         ([(torch.ones(2, 1), torch.ones(2, 1))], lambda y, t: y, r"one number, got a tensor of shape \(2, 1\)"),
         ([(torch.ones(2, 1), torch.ones(2, 1))], lambda y, t: "x", "one number, got str"),
         (

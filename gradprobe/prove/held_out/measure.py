@@ -151,7 +151,7 @@ def _of_users(metric: Any, name: str) -> Meter:
     for compute in ("compute", "aggregate"):  # torchmetrics, MONAI
         if callable(getattr(metric, compute, None)) and callable(getattr(metric, "reset", None)):
             return _Collecting(copy.deepcopy(metric), name, compute)  # the user's own may be in use
-    return _Mean(metric, f"the metric {name}", "")
+    return _Mean(metric, f"the metric `{name}`", "")
 
 
 class _Mean:
@@ -177,7 +177,7 @@ class _Collecting:
     """A metric that collects batches itself: ``update`` or a call for each, then ``compute`` or ``aggregate``."""
 
     def __init__(self, metric: Any, name: str, compute: str) -> None:
-        self._metric, self._name, self._compute = metric, f"the metric {name}", getattr(metric, compute)
+        self._metric, self._name, self._compute = metric, f"the metric `{name}`", getattr(metric, compute)
         metric.reset()
 
     def add(self, output: Any, target: Any) -> None:
