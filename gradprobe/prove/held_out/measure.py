@@ -110,9 +110,7 @@ class HeldOut:
             classes = scores is not None and is_classified(scores, labels_of(target))
             metric = "accuracy" if classes else "loss"
         if metric == "loss":
-            return HELD_OUT_LOSS, _Mean(
-                self.loss_fn, "the loss", " (the model is in eval mode there; metric= can be something else)"
-            )
+            return HELD_OUT_LOSS, _Mean(self.loss_fn, "the loss", _IN_EVAL)
         if isinstance(metric, str):
             return ACCURACY if metric == "accuracy" else Metric(metric), METERS[metric]()
         higher = getattr(metric, "higher_is_better", None)
