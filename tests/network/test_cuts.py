@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradprobe.network.cuts import DOZEN, SOURCE, cuts, flow_graph, separates, without_long_skips
+from gradprobe.network.cuts import (
+    DOZEN,
+    SOURCE,
+    bypassed_branches,
+    cuts,
+    flow_graph,
+    longest_path,
+    separates,
+    without_long_skips,
+)
 
 
 @st.composite
@@ -84,6 +93,31 @@ def test_cuts_are_the_nodes_without_which_the_sink_is_not_reached(graph):
         if node != SOURCE and (node == sink or not nx.has_path(left, SOURCE, sink)):
             expected.append(node)
     assert cuts(graph) == expected
+
+
+@given(flow_graphs())
+def test_what_is_in_a_bypassed_branch_is_no_cut_and_leads_only_to_its_join(graph):
+    for join, branch in bypassed_branches(graph):
+        assert branch.isdisjoint(cuts(graph))
+        assert {after for node in branch for after in graph[node]} <= branch | {join}
+
+
+@given(flow_graphs())
+def test_what_leads_only_to_a_join_is_in_a_bypassed_branch(graph):
+    found = {node for _, branch in bypassed_branches(graph) for node in branch}
+    for node, successors in graph.items():
+        joins = len(successors) == 1 and sum(successors[0] in after for after in graph.values()) > 1
+        assert node in found or node == SOURCE or not joins
+
+
+@given(flow_graphs(), st.data())
+def test_the_longest_path_is_that_of_the_drawn_graph(graph, data):
+    nodes = data.draw(st.sets(st.sampled_from(sorted(graph)))) if graph else set()
+    layers = {node: data.draw(st.integers(0, 3)) for node in nodes}
+    whole = drawn(graph).subgraph(nodes)
+    paths = [path for one in nodes for other in nodes for path in nx.all_simple_paths(whole, one, other)]
+    counts = [sum(layers[node] for node in path) for path in [*paths, *([node] for node in nodes)]]
+    assert longest_path(graph, nodes, layers) == max(counts, default=0)
 
 
 @given(flow_graphs())
