@@ -25,7 +25,7 @@ from gradprobe.measure.presence import (
     settled,
     still_there,
 )
-from gradprobe.measure.shares import Question, answers, are_multiples
+from gradprobe.measure.shares import Question, answers, are_multiples, is_zero
 
 _ENOUGH = 2  # uneventful iterations, after which gradients are no longer looked at in advance
 
@@ -52,6 +52,7 @@ class PassesInGrad:
         self._standing: dict[str, Look] = {}
         self._is_immediate = True
         self._uneventful = 0  # iterations in a row in which nothing had been done to gradients before the step
+        self._had_pass = False
         self.passes: list[Pass] = []
         self.ambiguous: set[str] = set()
         self.untold: set[str] = set()
@@ -95,6 +96,7 @@ class PassesInGrad:
         """A pass begins: gradients may have been cleared or replaced since the one before."""
         if run.outer is None:
             self.check()
+        self._had_pass = True
         self.passes.append(run)
 
     def ended(self, run: Pass, *, running: bool = True) -> None:
@@ -219,8 +221,10 @@ class PassesInGrad:
         if change == "replaced":
             if name in self.untold:
                 return True
-            candidates = dict.fromkeys(run for run in self.passes if name in run.into or name in run.made_for)
-            return len(candidates) + len(self._transformed(name)) > 1
+            candidates = [run for run in self.passes if name in run.into or name in run.made_for]
+            if len(candidates) + len(self._transformed(name)) > 1:
+                return True
+            return is_zero(now.values) and not all(is_zero(run.share(name)) for run in candidates)
         if name in self.untold or not (now.presence.known() or [True])[now.place]:
             return False
         return bool(self._outside(name) or (change == "touched" and self._transformed(name)))
@@ -335,11 +339,11 @@ class PassesInGrad:
 
     def closed(self, untrained: Iterable[str], running: Iterable[Pass]) -> None:
         """An iteration has ended: let go of the passes that cannot get into any layer's ``.grad`` any more."""
-        self._uneventful += 1
+        self._uneventful, self._had_pass = self._uneventful + self._had_pass, False
         names, kept = set(untrained), set(running)
         for run in self.passes:
             run.forget(names)
-        self.passes = [run for run in self.passes if run.candidates or run in kept]
+        self.passes = [run for run in self.passes if run.candidates or run.root.candidates or run in kept]
 
     def clear(self) -> None:
         """Forget everything."""

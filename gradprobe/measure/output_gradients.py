@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.amp import LossScale
 from gradprobe.measure.in_grad import PassesInGrad
-from gradprobe.measure.outputs import Output, Outputs, chosen_rows
+from gradprobe.measure.outputs import Output, Outputs
 from gradprobe.measure.passes import Pass, accumulates
 from gradprobe.measure.presence import Gate, Presence, is_open, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
@@ -222,22 +222,25 @@ class OutputGradients:
         for run in self.contents.passes:
             chosen[run] = {name: run.into[name] for name in names if name in run.into and name in told}
             if chosen[run]:
+                run.is_counting = True
                 self._counted.setdefault(run, []).extend(chosen[run].values())
         self._undecided |= {*names} - trained | self.contents.unused(trained)
-        taken = self._taken(chosen, scale)
+        taken = self._taken(chosen, scale, trained)
         self._outputs.forget(trained)
         self.contents.stepped(trained)
         return taken
 
-    def close(self, untrained: Iterable[str]) -> list[ReducedGradients]:
+    def close(self, not_held: Set[str]) -> list[ReducedGradients]:
         """End the iteration: the gradients of layers that no pass makes a gradient for, as the others' of it.
 
         Args:
-            untrained: Layers that no optimizer holds.
+            not_held: Layers that no optimizer holds.
         """
-        names = self._undecided.union(untrained)
+        names = self._undecided | not_held
+        # the others are trained by now: the next step of their optimizer decides
+        done = names - (self.contents.pending - not_held)
         if self.contents.ambiguous:  # so it cannot be told of these either
-            self.contents.ambiguous |= {name for name in names if self.contents.was_reached(name)}
+            self.contents.ambiguous |= set(filter(self.contents.was_reached, names))
             names = set()
         counted = {run: joint(gates) for run, gates in self._counted.items()}
         self._count_micro_batches(counted)
@@ -250,12 +253,10 @@ class OutputGradients:
                 gate = counted.get(run.root)
             if gate is not None:
                 chosen[run] = dict.fromkeys(names, gate)
-        taken = self._taken(chosen, None)
-        names -= self.contents.pending  # trained by now: the next step of their optimizer decides
-        self._outputs.forget(names)
-        self._counted.clear()
-        self._undecided.clear()
-        self.contents.closed(names, self._running.values())
+        taken = self._taken(chosen, None, done)
+        self._outputs.forget(done, {run for run in self.contents.passes if run.root not in counted})
+        self._counted, self._undecided = {}, set()
+        self.contents.closed(done, self._running.values())
         self._note_reasons()
         self._iteration += 1
         return taken
@@ -263,21 +264,16 @@ class OutputGradients:
     def _count_micro_batches(self, counted: Iterable[Pass]) -> None:
         new = {run.root for run in counted if not run.counted}
         for run in counted:
-            run.counted = True
+            run.counted, run.is_counting = True, False
         self.micro_batches = max(self.micro_batches, len(new))
 
-    def _taken(self, chosen: Mapping[Pass, Mapping[str, Gate]], scale: Tensor | None) -> list[ReducedGradients]:
-        bad = {name for run, names in chosen.items() for name in run.spoiled & names.keys()} | self.contents.broken
-        taken: list[ReducedGradients] = []
-        for inside in (False, True):
-            # outputs inside a derivative that is a part of the loss are looked at only where there are no others
-            bad |= {key[0] for part in taken for key in part.keys if key is not None}
-            for run, gates in chosen.items():
-                wanted = {name: gate for name, gate in gates.items() if name not in bad}
-                rows = run.rows_inside if inside else run.rows
-                taken += chosen_rows(rows, wanted, run.scale if run.scale is not None else scale)
-            taken += self._outputs.added_up(chosen, bad, scale, inside=inside)
-        return taken
+    def _taken(
+        self, chosen: Mapping[Pass, Mapping[str, Gate]], scale: Tensor | None, done: Set[str]
+    ) -> list[ReducedGradients]:
+        parted = {name for run, names in chosen.items() for name in names if run.is_parted(name, chosen)}
+        self.contents.ambiguous |= parted
+        spoiled = {name for run, names in chosen.items() for name in run.spoiled & names.keys()}
+        return self._outputs.taken(chosen, parted | spoiled | self.contents.broken, scale, done)
 
     def _note_reasons(self) -> None:
         for name in sorted(self.contents.ambiguous & self.shapes.keys()):  # if anything has arrived there

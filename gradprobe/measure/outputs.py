@@ -84,27 +84,49 @@ class Outputs:
             if not output.kept:
                 del self._kept[output]
 
-    def forget(self, names: Set[str] | None) -> None:
-        """Let go of what is kept of these layers, or of all."""
+    def forget(self, names: Set[str] | None, but: Set[Pass] = frozenset()) -> None:
+        """Let go of what is kept of these layers, or of all; not of passes that the next iteration may count."""
         for output in list(self._kept):
             if names is None or output.key[0] in names:
-                output.kept.clear()
-                del self._kept[output]
+                output.kept = [(run, tensor) for run, tensor in output.kept if run in but]
+                if not output.kept:
+                    del self._kept[output]
         if not self._kept:
             self._recomputed.clear()
             self._calls.clear()
 
-    def added_up(
-        self, chosen: Mapping[Pass, Mapping[str, Gate]], bad: Set[str], scale: Tensor | None, *, inside: bool
+    def taken(
+        self, chosen: Mapping[Pass, Mapping[str, Gate]], bad: Set[str], scale: Tensor | None, done: Set[str]
     ) -> list[ReducedGradients]:
-        """The rows of the sums over passes.
+        """The rows of the passes that count.
 
         Args:
             chosen: The passes that count, each with the layers that it counts for.
             bad: Layers that are left out.
             scale: What gradients of passes without a scale of their own are divided by.
-            inside: Whether those of outputs that were computed inside a transform of torch.func.
+            done: Layers that are forgotten next, so that a row is all that is left of them.
         """
+        taken: list[ReducedGradients] = []
+        for inside in (False, True):
+            # outputs inside a derivative that is a part of the loss are looked at only where there are no others
+            bad = bad | {key[0] for part in taken for key in part.keys if key is not None}
+            for run, gates in chosen.items():
+                wanted = {name: gate for name, gate in gates.items() if name not in bad}
+                rows = run.rows_inside if inside else run.rows
+                taken += _chosen_rows(rows, wanted, run.scale if run.scale is not None else scale)
+            taken += self._added_up(chosen, bad, scale, done, inside=inside)
+        return taken
+
+    def _added_up(
+        self,
+        chosen: Mapping[Pass, Mapping[str, Gate]],
+        bad: Set[str],
+        scale: Tensor | None,
+        done: Set[str],
+        *,
+        inside: bool,
+    ) -> list[ReducedGradients]:
+        """The rows of the sums over passes."""
         taken = []
         for output in self._kept:
             name = output.key[0]
@@ -118,13 +140,16 @@ class Outputs:
             rows = Accumulator(self._reducer, self._refused)
             rows.add_now(output.key, total)
             reduced = [row if divisor is None else row._replace(divisor=divisor) for row in rows.take()]
-            taken += chosen_rows(reduced, {name: joint(gate for *_, gate in parts)}, scale)
-            # they count again if they are not cleared before the next step
-            (last.rows_inside if inside else last.rows).extend(reduced)
+            taken += _chosen_rows(reduced, {name: joint(gate for *_, gate in parts)}, scale)
+            if name in done:  # they count again if they are not cleared before the next step
+                (last.rows_inside if inside else last.rows).extend(reduced)
+                together = {run for run, *_ in parts}
+                for run in together if len(together) > 1 else ():
+                    run.together.setdefault(name, set()).update(together)
         return taken
 
 
-def chosen_rows(
+def _chosen_rows(
     rows: Iterable[ReducedGradients], layers: Mapping[str, Gate], scale: Tensor | None
 ) -> list[ReducedGradients]:
     """The rows of some layers, each with a gate, to be divided by a scale."""

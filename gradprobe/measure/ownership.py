@@ -25,7 +25,7 @@ class Ownership:
         >>> ownership = Ownership(net)
         >>> ownership.add(optimizer)
         >>> ownership.not_held(LayerWeights({"0": net[0], "1": net[1]}))
-        ['0']
+        {'0'}
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -70,9 +70,9 @@ class Ownership:
             for parameter in self._parameters()
         )
 
-    def not_held(self, layers: LayerWeights) -> list[str]:
+    def not_held(self, layers: LayerWeights) -> set[str]:
         """The layers none of whose parameters an optimizer holds."""
         held = None if self._all_held else self.held
         if held is None:
-            return []
-        return [name for name in layers if not any(id(parameter) in held for parameter in layers.all(name))]
+            return set()
+        return {name for name in layers if not any(id(parameter) in held for parameter in layers.all(name))}

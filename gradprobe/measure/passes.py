@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -33,6 +33,8 @@ class Pass:
         accumulates: Whether it puts gradients into parameters.
         own_scale: What its loss was multiplied by, if a gradient scaler did so.
         counted: Whether an iteration has counted it as one of its backward passes.
+        is_counting: Whether the iteration that has not ended yet counts it.
+        together: For layers the passes, itself among them, that only the row of their sum is left of.
         spoiled: Layers of whose outputs' gradients some could not be measured.
         is_over: Whether it has ended.
         trained: Whether it arrived at a layer that is trained.
@@ -57,7 +59,8 @@ class Pass:
         self.creates_graph = torch.is_grad_enabled()
         self.accumulates = False
         self.own_scale: Tensor | None = None
-        self.counted = False
+        self.counted = self.is_counting = False
+        self.together: dict[str, set[Pass]] = {}
         self.spoiled: set[str] = set()
         self.is_over = False
         self.trained = False
@@ -97,9 +100,13 @@ class Pass:
     @property
     def may_count(self) -> bool:
         """Whether it made a gradient for a layer, or may do so; through frozen layers alone: as the outer one."""
-        if self.made_for or not self.is_over:
+        if self.made_for or self.is_counting or not self.is_over:
             return True
         return self.outer is not None and not self.trained and self.outer.may_count
+
+    def is_parted(self, name: str, chosen: Mapping[Pass, Container[str]]) -> bool:
+        """Whether it counts for a layer, but not all of the passes that it was added up with there."""
+        return any(name not in chosen.get(other, ()) for other in self.together.get(name, ()))
 
     def may_be_in(self, name: str) -> bool:
         """Whether it may be in the ``.grad`` of a layer."""

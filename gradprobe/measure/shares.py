@@ -101,15 +101,18 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
         {'fc': None}
     """
     parts = {name: _parts(question) for name, question in questions.items()}
-    votes: dict[One, set[bool]] = {}
-    for part in parts.values():
+    # what was cleared in one layer and stayed in another is put back, or not, in the one alone
+    votes: dict[tuple[One, bool], set[bool]] = {}
+    for name, part in parts.items():
         for one, counts in (part or {}).items():
             if counts is not None:
-                votes.setdefault(one, set()).add(counts)
+                votes.setdefault((one, one in questions[name].inside), set()).add(counts)
     result: dict[str, set[One] | None] = {}
     for name, part in parts.items():
-        counting = {one: _agreed(counts, votes.get(one, set())) for one, counts in (part or {}).items()}
         inside = questions[name].inside
+        counting = {
+            one: _agreed(counts, votes.get((one, one in inside), set())) for one, counts in (part or {}).items()
+        }
         certain = {one: True if counts is None and one in inside else counts for one, counts in counting.items()}
         told = part is not None and None not in certain.values()
         result[name] = {one for one, counts in certain.items() if counts} if told else None
@@ -123,10 +126,10 @@ def _agreed(counts: bool | None, votes: set[bool]) -> bool | None:
 def _parts(question: Question[One]) -> dict[One, bool | None] | None:
     """For each pass whether it is in a layer's gradient, None if it shows nothing; None if it cannot be told."""
     shares, inside = question.shares, question.inside
+    if is_zero(question.now):  # what has come to zero itself shows nothing
+        return None if question.unseen else {one: None if is_zero(share) else False for one, share in shares.items()}
     if _is_multiple(question.now, question.before):
-        if question.untold:
-            return None
-        return {one: True if one in inside else _shows_that_it_is_not(shares[one], question) for one in shares}
+        return None if question.untold else _parts_of_multiple(question)
     found = _made_of_each(question.now, list(shares.values()))
     if found is None:
         others = question.unseen or question.untold or any(one not in inside for one in shares)
@@ -136,13 +139,25 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
     return dict(zip(shares, found, strict=True))
 
 
-def _shows_that_it_is_not(share: Sequence[Tensor], question: Question[One]) -> bool | None:
-    """False for a pass that is not in a gradient which is a multiple of what it was; None if it shows nothing.
+def _parts_of_multiple(question: Question[One]) -> dict[One, bool | None]:
+    """The same for a gradient that is a multiple of what it was.
 
-    What is zero, or a multiple of the same itself, could have been added to it.
+    What is a multiple of it itself may have been added to it, or stand in its place; zeros may have been added.
     """
-    is_zero = not any(bool(part.any()) for part in share)
-    return None if is_zero or _is_multiple(share, question.before) else False
+    is_same = all(torch.equal(one, other) for one, other in zip(question.now, question.before, strict=True))
+    others = {one: share for one, share in question.shares.items() if one not in question.inside}
+    alike = {one for one, share in others.items() if not is_same and _is_multiple(share, question.before)}
+    zero = {one for one, share in others.items() if is_zero(share)}
+    stays = None if alike else True
+    return {
+        one: stays if one in question.inside else None if one in alike | zero else False
+        for one in question.shares
+    }
+
+
+def is_zero(gradients: Sequence[Tensor]) -> bool:
+    """Whether nothing but zeros is in gradients."""
+    return not any(bool(one.any()) for one in gradients)
 
 
 def _is_multiple(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:

@@ -37,6 +37,7 @@ class Counting:
 
     strict: frozenset[int]
     all_since: frozenset[int]  # all since the last step that went into the weights: a hand has been at them
+    uncleared: frozenset[int]  # with those whose clearing does not show: they had come to zero, or noise followed
 
 
 class Oracle(Machine):
@@ -52,6 +53,8 @@ class Oracle(Machine):
         self.taps, self.passes = [], []
         self.inside, self.since = defaultdict(set), defaultdict(set)  # by parameter
         self.by_hand = set()
+        self.zeros = set()  # passes and parameters that they made a gradient of zeros for
+        self.uncleared, self.cleared_last = defaultdict(set), defaultdict(set)
         self.last_step = [0 for _ in self.optimizers]
         self.weights, self.counting, self.has_stepped = {}, {}, [set() for _ in self.models]
         self.iterations = [[] for _ in self.models]
@@ -98,6 +101,8 @@ class Oracle(Machine):
         for parameter, gradient in zip(wanted, weights, strict=True):
             if gradient is not None:
                 self.since[parameter].add(number)
+                if not gradient.any():
+                    self.zeros.add((number, parameter))
         return number
 
     def leads_to(self, tap, parameters):
@@ -126,7 +131,11 @@ class Oracle(Machine):
 
     def cleared(self, parameters):
         for parameter in parameters:
-            self.inside[parameter].clear()
+            if stood := self.inside[parameter]:
+                does_not_show = parameter.grad is not None and all((n, parameter) in self.zeros for n in stood)
+                self.uncleared[parameter] = set(stood) if does_not_show else set()
+                self.cleared_last[parameter] = set(stood)
+            self.inside[parameter] = set()
             self.by_hand.discard(parameter)
 
     def put_by_hand(self, parameter, numbers, adding=False):
@@ -136,6 +145,9 @@ class Oracle(Machine):
 
     def clip(self, held, kind):
         super().clip(held, kind)
+        for parameter in held if kind == "noise added" else ():
+            if not self.inside[parameter]:
+                self.uncleared[parameter] |= self.cleared_last[parameter]
         if kind in ("p.grad = p.grad * .5", "noise added"):
             self.by_hand.update(held)
 
@@ -176,7 +188,7 @@ class Oracle(Machine):
         value = statistics(gradients) if gradients else None
         mixed = {frozenset(self.inside[p]) for p in own}
         self.counting[model, name] = (
-            Counting(inside, after(since)),
+            Counting(inside, after(since), inside.union(*(self.uncleared[p] for p in main))),
             value,
             is_idle,
             [] if len(mixed) == 1 else sorted(mixed, key=sorted),
@@ -197,7 +209,7 @@ class Oracle(Machine):
             trained = [
                 p for p in module.parameters(recurse=False) if id(p) in holding and self.is_trained(model, p)
             ]
-            counting, value, is_idle, mixed = read.get(name, (Counting(*[frozenset()] * 2), None, False, []))
+            counting, value, is_idle, mixed = read.get(name, (Counting(*[frozenset()] * 3), None, False, []))
             rows[name, "output"] = self.row(
                 model, name, counting if trained else union, union if is_idle else None, mixed
             )
@@ -230,7 +242,7 @@ class Oracle(Machine):
         return statistics(gradients) if gradients else None
 
 
-WAYS = ("strict", "all_since")
+WAYS = ("strict", "all_since", "uncleared")
 
 
 def statistics(gradients):
