@@ -115,6 +115,7 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
         }
         certain = {one: True if counts is None and one in inside else counts for one, counts in counting.items()}
         told = part is not None and None not in certain.values()
+        told = told and (any(certain.values()) or is_zero(questions[name].now))
         result[name] = {one for one, counts in certain.items() if counts} if told else None
     return result
 
