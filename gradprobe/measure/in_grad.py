@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Set
 from torch import Tensor, nn
 
 from gradprobe.measure.layer_weights import LayerWeights
-from gradprobe.measure.passes import Pass
+from gradprobe.measure.passes import Pass, Passes
 from gradprobe.measure.presence import (
     Change,
     Gate,
@@ -25,7 +25,7 @@ from gradprobe.measure.presence import (
     settled,
     still_there,
 )
-from gradprobe.measure.shares import Question, answers, are_multiples, is_zero
+from gradprobe.measure.shares import Question, answers, are_multiples, is_multiple, is_zero
 
 _ENOUGH = 2  # uneventful iterations, after which gradients are no longer looked at in advance
 
@@ -53,7 +53,7 @@ class PassesInGrad:
         self._is_immediate = True
         self._uneventful = 0  # iterations in a row in which nothing had been done to gradients before the step
         self._had_pass = False
-        self.passes: list[Pass] = []
+        self.passes = Passes()
         self.ambiguous: set[str] = set()
         self.untold: set[str] = set()
         self.asked: list[tuple[str, tuple[Presence, int]]] = []
@@ -134,6 +134,7 @@ class PassesInGrad:
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
+        is_amid = names is None
         if names is None:
             names = dict.fromkeys(name for run in self.passes for name in run.candidates)
             names |= dict.fromkeys(self.untold)
@@ -155,9 +156,9 @@ class PassesInGrad:
                 self._uneventful = 0
             if change != "none" or self._is_wary or self._has_several(name):
                 changed[name] = change, self.weights.gradients(name, parameter)
-        self._judge(changed)
+        self._judge(changed, is_amid=is_amid)
 
-    def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]]) -> None:
+    def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]], *, is_amid: bool) -> None:
         """Gradients were changed in place, or put there by hand: what are they made of, or are they zeros?"""
         if not changed:
             return
@@ -165,9 +166,14 @@ class PassesInGrad:
         unclear = [name for name, (change, _) in changed.items() if self._is_unclear(name, change, now[name])]
         clear = [name for name in changed if name not in set(unclear)]
         replaced = [name for name in clear if changed[name][0] == "replaced"]
-        put = [name for name in replaced if self._sources(name)]
+        put = [name for name in replaced if self.passes.sources(name)]
+        if is_amid:  # the pass that has just begun may have added to it before it came to the first output
+            for name in [name for name in put if not self._is_of_its_source(name, now[name])]:
+                put.remove(name)
+                clear.remove(name)
+                self._give_up(name)
         for name, found in zip(put, still_there([now[name] for name in put], None), strict=True):
-            self._fill(name, dict.fromkeys(self._sources(name), (found,)))
+            self._fill(name, dict.fromkeys(self.passes.sources(name), (found,)))
         for kind in ("replaced", "touched", "none"):  # what was cleared at once was cleared in the same way
             same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
             before = [self._standing.get(name) for name in same]
@@ -200,20 +206,6 @@ class PassesInGrad:
             return name not in runs[0].reached or name not in runs[0].into
         return len(runs) > 1 and self._is_wary
 
-    def _outside(self, name: str) -> list[Pass]:
-        """The passes that made a gradient for a layer since its last step which is not in ``.grad`` now."""
-        return [run for run in self._made(name) if run.into.get(name) != ()]
-
-    def _made(self, name: str) -> list[Pass]:
-        made = [run for run in self.passes if name in run.made_for]
-        # of a gradient that is itself differentiated, as that of an inner loop is, the loss is another one
-        return [run for run in made if not run.creates_graph or run.accumulates] or made
-
-    def _transformed(self, name: str) -> list[Pass]:
-        """The passes of torch.func since the last step: the innermost derivatives are not of them."""
-        found = [run for run in self.passes if name in run.reached and run.level and run.outer is None]
-        return [run for run in found if run.level == min(run.level for run in found)]
-
     def _is_unclear(self, name: str, change: Change, now: Look) -> bool:
         """Whether several passes may be in what stands there now."""
         if not is_immediate(now.elements.device):
@@ -222,28 +214,24 @@ class PassesInGrad:
             if name in self.untold:
                 return True
             candidates = [run for run in self.passes if name in run.into or name in run.made_for]
-            if len(candidates) + len(self._transformed(name)) > 1:
+            if len(candidates) + len(self.passes.transformed(name)) > 1:
                 return True
             return is_zero(now.values) and not all(is_zero(run.share(name)) for run in candidates)
         if name in self.untold or not (now.presence.known() or [True])[now.place]:
             return False
-        return bool(self._outside(name) or (change == "touched" and self._transformed(name)))
+        return bool(self.passes.outside(name) or (change == "touched" and self.passes.transformed(name)))
 
     def _is_mixed(self, name: str, change: Change) -> bool:
         """The same where the numbers cannot be asked: whether derivatives of different kinds may be in it."""
         several = [run for run in self.passes if name in run.into or name in run.made_for]
         kinds = {run.accumulates for run in several}
         if change == "replaced":
-            return len(kinds) + len(self._transformed(name)) > 1
-        return bool(self._outside(name) or self._transformed(name))
+            return len(kinds) + len(self.passes.transformed(name)) > 1
+        return bool(self.passes.outside(name) or self.passes.transformed(name))
 
-    def _sources(self, name: str) -> list[Pass]:
-        """Of what a gradient is made that was put there by hand: of what passes have made since the last step."""
-        made, transformed = self._made(name), self._transformed(name)
-        if made or transformed:
-            return made or (transformed if len(transformed) == 1 else [])
-        # FSDP takes the gradients of weights that it has gathered, and puts their shards there after the pass
-        return [run for run in self.passes if name in run.unused & run.reached and run.accumulates]
+    def _is_of_its_source(self, name: str, now: Look) -> bool:
+        share = self.passes.sources(name)[0].share(name)
+        return not share or not is_immediate(now.elements.device) or is_multiple(now.values, share)
 
     def _explain(self, now: Mapping[str, Look], put_there: Set[str]) -> None:
         """Tell by the numbers which passes are in gradients that several may be in, some of them put there."""
@@ -256,7 +244,9 @@ class PassesInGrad:
     def _keep_multiple(self, name: str, now: Look, change: Change) -> None:
         """Without the numbers: what stood there counts if what stands there now is a multiple of it."""
         before = self._standing.get(name)
-        added = any(not run.accumulates for run in self._outside(name))  # it may have been, which shows the same
+        added = any(
+            not run.accumulates for run in self.passes.outside(name)
+        )  # it may have been, which shows the same
         inside = any(name in run.into for run in self.passes)
         if change == "replaced" or added or not inside or before is None or before.lengths != now.lengths:
             self._give_up(name)
@@ -271,16 +261,16 @@ class PassesInGrad:
         return Question(
             now.values,
             [] if before is None else before.values,
-            {run: run.share(name) for run in dict.fromkeys(inside + self._made(name))},
+            {run: run.share(name) for run in dict.fromkeys(inside + self.passes.made(name))},
             set(inside),
-            bool(self._transformed(name)),
+            bool(self.passes.transformed(name)),
             name in self.untold,
         )
 
     def _give_up(self, name: str, *, is_new: bool = False) -> None:
-        transformed = self._transformed(name)
+        transformed = self.passes.transformed(name)
         is_empty = is_new or not any(name in run.into for run in self.passes)
-        if len(transformed) == 1 and not self._made(name) and is_empty:
+        if len(transformed) == 1 and not self.passes.made(name) and is_empty:
             self._fill(name, dict.fromkeys(transformed, ()))
             return
         self._take_out(name)
@@ -306,12 +296,13 @@ class PassesInGrad:
         if any(run.into for run in self.passes) or any(name in self._standing for name in names):
             return
         for name in names:
-            self._fill(name, dict.fromkeys(self._sources(name), ()))
+            self._fill(name, dict.fromkeys(self.passes.sources(name), ()))
 
     def stepped(self, names: Iterable[str]) -> None:
         """The optimizer of these layers is about to step, and what it uses has been taken."""
         names = set(names)
         for run in self.passes:
+            run.is_newer = False
             run.forget(names)
         for name in names:
             parameter = self._looked_at(name)
@@ -342,8 +333,9 @@ class PassesInGrad:
         self._uneventful, self._had_pass = self._uneventful + self._had_pass, False
         names, kept = set(untrained), set(running)
         for run in self.passes:
-            run.forget(names)
-        self.passes = [run for run in self.passes if run.candidates or run.root.candidates or run in kept]
+            if not run.root.is_newer:
+                run.forget(names)
+        self.passes[:] = [run for run in self.passes if run.candidates or run.root.candidates or run in kept]
 
     def clear(self) -> None:
         """Forget everything."""

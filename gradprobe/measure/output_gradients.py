@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ AMBIGUOUS = "it cannot be told of which of several derivatives its weights' grad
 NESTED = (
     "computed anew inside a custom backward pass, as adjoint methods do: the loss' gradient does not go through it"
 )
+_PLAINLY = nullcontext()
 
 
 class OutputGradients:
@@ -98,8 +100,7 @@ class OutputGradients:
         if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             # what a transform of torch.func sees of it is one thing, what the pass of the loss sees another
             with torch._C._DisableFuncTorch():
-                inner = _unwrapped(tensor)
-                if inner.requires_grad:
+                if (inner := _unwrapped(tensor)).requires_grad:
                     self._register(base_of_full_view(inner), Output(key, is_inner=True))
 
     def _register(self, tensor: Tensor, output: Output) -> None:
@@ -151,17 +152,17 @@ class OutputGradients:
             self._ignored = True
             return
         run = self._current(torch._C._current_graph_task_id())
-        self.contents.arrived(run, output.key[0])
-        try:
-            self._collect(run, output, gradient)
-        except Exception as error:  # of this layer alone: what is known of the passes is whole
-            self.broke(output.key, error)
+        with torch._C._DisableFuncTorch() if run.level else _PLAINLY:
+            self.contents.arrived(run, output.key[0])
+            try:
+                self._collect(run, output, gradient)
+            except Exception as error:  # of this layer alone: what is known of the passes is whole
+                self.broke(output.key, error)
 
     def _collect(self, run: Pass, output: Output, gradient: Tensor) -> None:
         self.shapes.setdefault(output.key[0], output.shape)
         if run.level:
-            with torch._C._DisableFuncTorch():
-                run.collected.add_now(output.key, _unwrapped(gradient))
+            run.collected.add_now(output.key, _unwrapped(gradient))
         elif run.keeps_graph or output.kept:
             self._outputs.keep(output, run, gradient)
         else:
@@ -173,8 +174,9 @@ class OutputGradients:
             outer = next(reversed(self._running.values()), None)
             accumulators = (Accumulator(self._reducer, self._refused) for _ in range(2))
             run = self._running[task] = Pass(task, outer, *accumulators)
-            self.contents.began(run)
-            end = GuardedHook(lambda: self._end(run), self.failed)
+            with torch._C._DisableFuncTorch():
+                self.contents.began(run)
+            end = GuardedHook(partial(self._end, run), self.failed)
             # a gradient waits no longer than its pass: afterwards torch may add to it in place
             torch.autograd.Variable._execution_engine.queue_callback(end)
         return run
@@ -183,11 +185,13 @@ class OutputGradients:
         if self._running.pop(run.task, None) is None:
             return
         run.own_scale = self._scale.of_pass(run.task)
-        run.flush()
-        self.contents.ended(run, running=running)
-        if run.outer is None and not run.accumulates and not run.level and running:
-            run.accumulates = accumulates(self._model)
-        self._outputs.fold()
+        # inside a transform of torch.func, what is computed here would be a part of it
+        with torch._C._DisableFuncTorch(), torch.no_grad():
+            run.flush()
+            self.contents.ended(run, running=running)
+            if run.outer is None and not run.accumulates and not run.level and running:
+                run.accumulates = accumulates(self._model)
+            self._outputs.fold()
 
     # what counts
 
@@ -254,7 +258,7 @@ class OutputGradients:
             if gate is not None:
                 chosen[run] = dict.fromkeys(names, gate)
         taken = self._taken(chosen, None, done)
-        self._outputs.forget(done, {run for run in self.contents.passes if run.root not in counted})
+        self._outputs.forget(done, {run for run in self.contents.passes if run.root.is_newer})
         self._counted, self._undecided = {}, set()
         self.contents.closed(done, self._running.values())
         self._note_reasons()

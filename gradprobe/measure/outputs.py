@@ -48,7 +48,8 @@ def _share_fate(one: Pass, other: Pass) -> bool:
     """Whether two passes are in the ``.grad`` of the same layers, for certain, and have the same scale."""
     gates = (*one.into.values(), *other.into.values())
     alike = one.into.keys() == other.into.keys() and one.scale is other.scale
-    return alike and bool(gates) and not any(gates)
+    by_hand = any(run.made_for - run.into.keys() for run in (one, other))  # one of them may be put there alone
+    return alike and bool(gates) and not any(gates) and not by_hand
 
 
 class Outputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from gradprobe.measure.accumulator import Accumulator, ReducedGradients
 from gradprobe.measure.layer_weights import LayerWeights
 from gradprobe.measure.presence import Gate, GradientState, Look, look
 from gradprobe.network.hooks import Attached, GuardedHook
+
+_NEAR = 100  # nodes between a layer's output and its weights, those of a parametrization among them
 
 
 class Pass:
@@ -25,7 +28,7 @@ class Pass:
         rows_inside: The same of what was collected inside.
         reached: Layers that it arrived at since their optimizer's last step.
         made_for: Those of them for whose weights it made a gradient, in ``.grad`` or handed to the caller.
-        unused: Layers that are trained and that it arrived at, but whose weights it makes no gradient for.
+        unused: Layers that are trained and that it arrived at, but whose weights the outputs do not come from.
         into: Layers whose ``.grad`` has its gradient now, each with a gate that is open if it is still there.
         level: How many of torch.func's transforms it runs in; 0 outside.
         keeps_graph: Whether another pass may go through the same outputs.
@@ -34,6 +37,7 @@ class Pass:
         own_scale: What its loss was multiplied by, if a gradient scaler did so.
         counted: Whether an iteration has counted it as one of its backward passes.
         is_counting: Whether the iteration that has not ended yet counts it.
+        is_newer: Whether no optimizer has stepped since it began.
         together: For layers the passes, itself among them, that only the row of their sum is left of.
         spoiled: Layers of whose outputs' gradients some could not be measured.
         is_over: Whether it has ended.
@@ -60,6 +64,7 @@ class Pass:
         self.accumulates = False
         self.own_scale: Tensor | None = None
         self.counted = self.is_counting = False
+        self.is_newer = True
         self.together: dict[str, set[Pass]] = {}
         self.spoiled: set[str] = set()
         self.is_over = False
@@ -69,6 +74,7 @@ class Pass:
         self._returned: dict[str, dict[int, Tensor]] = {}
         self._accumulates_first: bool | None = None
         self._before: dict[str, tuple[nn.Parameter, GradientState | None]] = {}
+        self._nodes: dict[str, Any] = {}  # of the graph, where it arrived
         self._done: set[str] = set()
 
     @property
@@ -78,12 +84,13 @@ class Pass:
 
     def close(self) -> None:
         """It is over."""
-        self.unused = set(self._before)
+        self.unused = {name for name, (one, _) in self._before.items() if not _leads_to(self._nodes[name], one)}
         gradients = {name: [of[place] for place in sorted(of)] for name, of in self._returned.items() if of}
         seen = look(list(gradients.values()))
         self.shares |= {name: (now, None) for name, now in zip(gradients, seen, strict=True)}
         self._returned.clear()
         self._before.clear()
+        self._nodes.clear()
         self._hooks.remove()
         self.is_over = True
 
@@ -119,6 +126,7 @@ class Pass:
             return
         self.trained = True
         self._before[name] = parameter, None if parameter.grad is None else GradientState(parameter)
+        self._nodes[name] = torch._C._current_autograd_node()
         if self._accumulates_first is None and not self.level:
             self._accumulates_first = _role(parameter) == "accumulated"
         if self._accumulates_first is False:
@@ -180,6 +188,33 @@ class Pass:
         self.made_for.difference_update(names)
 
 
+class Passes(list[Pass]):
+    """The passes that may be in some layer's ``.grad``, or get there by hand, in the order in which they began."""
+
+    def made(self, name: str) -> list[Pass]:
+        """Those that made a gradient for a layer since its optimizer's last step."""
+        made = [run for run in self if name in run.made_for]
+        # of a gradient that is itself differentiated, as that of an inner loop is, the loss is another one
+        return [run for run in made if not run.creates_graph or run.accumulates] or made
+
+    def outside(self, name: str) -> list[Pass]:
+        """Those of them whose gradient is not for certain in ``.grad`` now."""
+        return [run for run in self.made(name) if run.into.get(name) != ()]
+
+    def transformed(self, name: str) -> list[Pass]:
+        """The passes of torch.func since the last step: the innermost derivatives are not of them."""
+        found = [run for run in self if name in run.reached and run.level and run.outer is None]
+        return [run for run in found if run.level == min(run.level for run in found)]
+
+    def sources(self, name: str) -> list[Pass]:
+        """Of what a gradient is made that was put there by hand: of what passes have made since the last step."""
+        made, transformed = self.made(name), self.transformed(name)
+        if made or transformed:
+            return made or (transformed if len(transformed) == 1 else [])
+        # FSDP takes the gradients of weights that it has gathered, and puts their shards there after the pass
+        return [run for run in self if name in run.unused & run.reached and run.accumulates]
+
+
 def _role(parameter: nn.Parameter) -> str:
     """What the running pass does with a parameter's gradient: accumulated, returned (to autograd.grad) or none."""
     try:
@@ -187,6 +222,19 @@ def _role(parameter: nn.Parameter) -> str:
         return "accumulated" if torch._C._will_engine_execute_node(node) else "none"
     except RuntimeError:  # a leaf that is an input of autograd.grad
         return "returned" if torch._C._current_graph_task_id() != -1 else "none"
+
+
+def _leads_to(node: Any, parameter: nn.Parameter) -> bool:
+    """Whether a node comes from a parameter: then a pass that makes no gradient for it left it out."""
+    near, seen = [node], set[Any]()
+    while near and len(seen) < _NEAR:
+        node = near.pop(0)
+        if node is not None and node not in seen:
+            if getattr(node, "variable", None) is parameter:
+                return True
+            seen.add(node)
+            near += [next_node for next_node, _ in node.next_functions]
+    return False
 
 
 def accumulates(model: nn.Module) -> bool:

@@ -128,8 +128,10 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
     """For each pass whether it is in a layer's gradient, None if it shows nothing; None if it cannot be told."""
     shares, inside = question.shares, question.inside
     if is_zero(question.now):  # what has come to zero itself shows nothing
-        return None if question.unseen else {one: None if is_zero(share) else False for one, share in shares.items()}
-    if _is_multiple(question.now, question.before):
+        return (
+            None if question.unseen else {one: None if is_zero(share) else False for one, share in shares.items()}
+        )
+    if is_multiple(question.now, question.before):
         return None if question.untold else _parts_of_multiple(question)
     found = _made_of_each(question.now, list(shares.values()))
     if found is None:
@@ -147,12 +149,11 @@ def _parts_of_multiple(question: Question[One]) -> dict[One, bool | None]:
     """
     is_same = all(torch.equal(one, other) for one, other in zip(question.now, question.before, strict=True))
     others = {one: share for one, share in question.shares.items() if one not in question.inside}
-    alike = {one for one, share in others.items() if not is_same and _is_multiple(share, question.before)}
+    alike = {one for one, share in others.items() if not is_same and is_multiple(share, question.before)}
     zero = {one for one, share in others.items() if is_zero(share)}
     stays = None if alike else True
     return {
-        one: stays if one in question.inside else None if one in alike | zero else False
-        for one in question.shares
+        one: stays if one in question.inside else None if one in alike | zero else False for one in question.shares
     }
 
 
@@ -161,7 +162,7 @@ def is_zero(gradients: Sequence[Tensor]) -> bool:
     return not any(bool(one.any()) for one in gradients)
 
 
-def _is_multiple(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+def is_multiple(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
     """Whether gradients are what stood there before, or a multiple of it, as after clipping by the norm."""
     if [one.shape for one in now] != [one.shape for one in before]:
         return False
