@@ -84,6 +84,7 @@ class Pass:
 
     def close(self) -> None:
         """It is over."""
+        self._hooks.remove()
         self.unused = {name for name, (one, _) in self._before.items() if not _leads_to(self._nodes[name], one)}
         gradients = {name: [of[place] for place in sorted(of)] for name, of in self._returned.items() if of}
         seen = look(list(gradients.values()))
@@ -91,7 +92,6 @@ class Pass:
         self._returned.clear()
         self._before.clear()
         self._nodes.clear()
-        self._hooks.remove()
         self.is_over = True
 
     @property
