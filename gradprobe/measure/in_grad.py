@@ -339,6 +339,8 @@ class PassesInGrad:
 
     def clear(self) -> None:
         """Forget everything."""
+        for run in self.passes:
+            run.let_go()
         self.passes.clear()
         self._after.clear()
         self._standing.clear()

@@ -82,16 +82,20 @@ class Pass:
         """The outermost pass that this one runs inside of: itself, mostly."""
         return self if self.outer is None else self.outer.root
 
+    def let_go(self) -> None:
+        """Take its hooks off, and let go of the graph."""
+        self._hooks.remove()
+        self._nodes.clear()
+
     def close(self) -> None:
         """It is over."""
-        self._hooks.remove()
         self.unused = {name for name, (one, _) in self._before.items() if not _leads_to(self._nodes[name], one)}
         gradients = {name: [of[place] for place in sorted(of)] for name, of in self._returned.items() if of}
         seen = look(list(gradients.values()))
         self.shares |= {name: (now, None) for name, now in zip(gradients, seen, strict=True)}
         self._returned.clear()
         self._before.clear()
-        self._nodes.clear()
+        self.let_go()
         self.is_over = True
 
     @property
