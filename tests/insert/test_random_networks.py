@@ -18,7 +18,7 @@ from gradprobe.network.layers import named_layers
 from gradprobe.network.tensors import as_arguments, tensors
 from gradprobe.record.points import is_input, module_of
 
-COUNT = int(os.environ.get("GRADPROBE_RANDOM_NETWORKS", "60"))
+COUNT = int(os.environ.get("GRADPROBE_RANDOM_NETWORKS", "40"))
 FIRST = int(os.environ.get("GRADPROBE_RANDOM_SEED", "0"))
 AT_ONCE = 20
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

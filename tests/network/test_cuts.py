@@ -110,7 +110,7 @@ def test_what_leads_only_to_a_join_is_in_a_bypassed_branch(graph):
         assert node in found or node == SOURCE or not joins
 
 
-@given(flow_graphs(), st.data())
+@given(flow_graphs(most=6), st.data())
 def test_the_longest_path_is_that_of_the_drawn_graph(graph, data):
     nodes = data.draw(st.sets(st.sampled_from(sorted(graph)))) if graph else set()
     layers = {node: data.draw(st.integers(0, 3)) for node in nodes}
