@@ -232,7 +232,7 @@ class Survey:
             frozenset(name for name in points.unserved if graph.makes_output(name)),
             shape,
             channels,
-            next((call.name for call in reversed(like_output) if call.name in layers), None),
+            next((name for name in reversed(_makers(graph, like_output)) if name in layers), None),
             output_activation(self._result, channels),
             batch,
             OutputAxes.of(batch and batch.size, [(call.name, call.shape) for call in returned if call.shape]),
@@ -303,6 +303,12 @@ def survey(model: nn.Module, inputs: Any) -> Topology:
         finally:
             survey.detach()
             hooks.remove()
+
+
+def _makers(graph: TraceGraph, calls: Sequence[Call]) -> list[str]:
+    """Of calls of the output's shape, those that make it: another head may have that shape as well."""
+    names = [call.name for call in calls]
+    return [name for name in names if graph.makes_output(name)] or names
 
 
 def _points_by_hand(order: Sequence[str], calls: Sequence[Call]) -> dict[str, Point]:
