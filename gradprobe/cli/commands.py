@@ -15,8 +15,9 @@ def main() -> None:
     """Find the layers that the gradient does not reach, place deep supervision there, see whether it helps.
 
     TARGET is model.py, model.py:attr or package.module:attr. It may define `model` or `build_model()`, `batches`
-    (or `loader`, `train_loader`, `dataloader`), `loss` (or `loss_fn`, `criterion`), `optimizer` (a function of the
-    model, or one of its parameters), `held_out` (or `val_loader`) and `metric(output, target)`.
+    (or `loader`, `train_loader`, `dataloader`), `loss` (or `loss_fn`, `criterion`), `branch_loss` (the same of
+    what a branch returns), `optimizer` (a function of the model, or one of its parameters), `held_out` (or
+    `val_loader`) and `metric(output, target)`.
 
     Exit codes: 0 done, 1 the target failed, 2 usage, 3 found what --fail-on names.
     """

@@ -164,4 +164,5 @@ def place_by_trials(
         seed=options.seed,
         history=history,
         on_iteration=None if display is None else display.trial,
+        branch_loss=target.branch_loss,
     )

@@ -89,6 +89,7 @@ PARTS = {
     ),
     "loss": Part(("loss", "criterion", "loss_fn"), lambda value: _takes(value, 2)),
     "optimizer": Part(("optimizer",), _is_optimizer, frozenset({"opt", "optim"})),
+    "branch_loss": Part(("branch_loss",), lambda value: _takes(value, 2)),
     "metric": Part(("metric",), lambda value: _takes(value, 2), frozenset({"metrics"})),
 }
 

@@ -41,6 +41,7 @@ class Target:
         build: Builds another one with new initial weights, or None where the target is an instance.
         batches: Where its batches come from.
         loss_fn: ``(output, target) -> scalar``.
+        branch_loss: The same of what a branch returns, or None: see `gradprobe.DeepSupervisionLoss`.
         optimizer: ``model -> Optimizer``, or None for the default.
         held_out: Batches to measure the main output on, or None.
         data: Where the data come from, in words.
@@ -59,6 +60,7 @@ class Target:
     data: str
     synthetic: bool = False
     metric: str | MetricFunction | None = None
+    branch_loss: LossFunction | None = None
     remarks: tuple[str, ...] = ()
 
 
@@ -80,10 +82,8 @@ def load_target(spec: str, options: Options) -> Target:
     build = None if isinstance(value, nn.Module) else _factory(value, name, where)
     model = build() if build else value
     data = find_data(module, model, options, where)
-    (loss_name, loss), (_, metric) = find_part(module, "loss"), find_part(module, "metric")
-    if loss is not None and not callable(loss):
-        expected = f"expected `{loss_name}` to be a function (output, target) -> scalar"
-        raise click.UsageError(f"{where}: {expected}, got {_name(type(loss))}")
+    loss, branch_loss = _loss(module, "loss", where), _loss(module, "branch_loss", where)
+    _, metric = find_part(module, "metric")
     given = ["batches"] * (options.data is not None or options.input_size is not None)
     given += ["optimizer"] * (options.lr is not None) + ["metric"] * (options.metric is not None)
     return Target(
@@ -97,8 +97,18 @@ def load_target(spec: str, options: Options) -> Target:
         data=data.source,
         synthetic=data.synthetic,
         metric=_metric(options.metric or metric, where),
+        branch_loss=branch_loss,
         remarks=tuple(unused(module, value, where, given)),
     )
+
+
+def _loss(module: ModuleType, part: str, where: str) -> LossFunction | None:
+    name, loss = find_part(module, part)
+    if loss is not None and not callable(loss):
+        expected = f"expected `{name}` to be a function (output, target) -> scalar"
+        raise click.UsageError(f"{where}: {expected}, got {_name(type(loss))}")
+    checked: LossFunction | None = loss
+    return checked
 
 
 def _optimizer(module: ModuleType, model: Any, loss: Any, where: str) -> OptimizerFactory | None:

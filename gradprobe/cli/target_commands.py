@@ -197,6 +197,7 @@ def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
         "held_out": target.held_out,
         "metric": target.metric,
         "branch": options.branch,
+        "branch_loss": target.branch_loss,
         "weight": options.weight,
         "schedule": options.schedule,
         "conditions": inputs.conditions(target, options),

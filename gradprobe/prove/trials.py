@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from gradprobe.insert.branches import BranchFactory
+from gradprobe.insert.loss import BranchLoss
 from gradprobe.measure.batches import Batches, Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.measure.scan import Interrupted, as_floats, scan
@@ -90,6 +91,7 @@ def place_by_trials(
     seed: int = 0,
     history: GradientHistory | None = None,
     on_iteration: OnTrial | None = None,
+    branch_loss: BranchLoss = None,
 ) -> Placement:
     """Decide by short trainings, at the cost of at most ten windows: the policy ``auto``.
 
@@ -111,6 +113,7 @@ def place_by_trials(
         seed: Seeds each trial alike.
         history: The record without branches, if it was taken already.
         on_iteration: Called with the name of a trial, the iterations done and their total.
+        branch_loss: Of the branches, see `gradprobe.DeepSupervisionLoss`.
 
     Raises:
         TypeError: As `gradprobe.scan`.
@@ -129,7 +132,7 @@ def place_by_trials(
     source, trainings = Batches(batches), Trainings(iterations, iterations, (seed,))
     with source.rewound():
         first = history or scan(model, source.once, loss_fn, 1, optimizer=optimizer, seed=seed)
-    plan = Plan(source, loss_fn, trainings, Supervision(branch, weight), optimizer)
+    plan = Plan(source, loss_fn, trainings, Supervision(branch, weight, branch_loss=branch_loss), optimizer)
     return decide_by_trials(plan, model, seed, first, remedies, on_iteration)
 
 

@@ -57,6 +57,11 @@ USAGE = {
         ["scan", "model.py"],
         "expected `optimizer` to be a function model -> torch.optim.Optimizer, or an optimizer of the model",
     ),
+    "a loss of branches that is none": (
+        NET + BATCHES + "branch_loss = 0.1\n",
+        ["scan", "model.py"],
+        "expected `branch_loss` to be a function (output, target) -> scalar, got float",
+    ),
     "an optimizer of another model": (
         NET + BATCHES + "model = Net()\noptimizer = torch.optim.SGD(Net().parameters(), 0.1)\n",
         ["scan", "model.py"],

@@ -187,6 +187,14 @@ def test_a_metric_of_the_target_decides_or_the_one_that_is_named(gradprobe):
     assert json.loads(named.stdout)["metric"] == {"name": "loss", "higher_is_better": False}
 
 
+def test_the_branches_have_the_loss_that_the_target_gives_them(gradprobe):
+    write(NET + OTHER_NAMES + "def branch_loss(output, target):\n    return (output - target).square().mean()\n")
+    result = gradprobe(*QUICK, *EVERY)
+    assert result.exit_code == 0, result.output
+    assert "not used" not in result.stderr
+    assert "branch_loss" in gp.load("run").comparison.supervised.conditions["loss"]
+
+
 def test_a_metric_that_raises_is_told_before_anything_is_trained(gradprobe):
     write(NET + OTHER_NAMES + "def metric(output, target):\n    return output.no_such\n")
     result = gradprobe(*QUICK)
