@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.networks.aggregation import Res2Net, aggregation
 from support.networks.registry import Apply, conv
 from torch import nn
 
 import gradprobe as gp
 from gradprobe.network.survey import survey
+from gradprobe.network.trace_graph import TraceGraph
 
 
 def names(model, inputs):
@@ -64,6 +66,51 @@ def test_of_two_streams_of_any_depth_the_stages_are_the_points(depths):
     assert names(Apply(forward, stages=stages, **layers), torch.randn(2, 6, 3)) == [
         f"stages.{k}" for k in range(3)
     ]
+
+
+def goes_around(model, inputs, block, name):
+    """Whether a gradient arrives at what a block gets although the output of a module in it is detached."""
+    entered, returned = [], []
+
+    def enter(module, args):
+        entered.append(args[0].detach().requires_grad_())
+        return entered[0].clone(), *args[1:]
+
+    handles = [
+        model.get_submodule(block).register_forward_pre_hook(enter),
+        model.get_submodule(block).register_forward_hook(lambda module, args, output: returned.append(output)),
+        model.get_submodule(name).register_forward_hook(lambda module, args, output: output.detach()),
+    ]
+    model(inputs)
+    for handle in handles:
+        handle.remove()
+    if not returned[0].requires_grad:
+        return False
+    return torch.autograd.grad(returned[0].square().sum(), entered, allow_unused=True)[0] is not None
+
+
+def bypassed_points(model, inputs):
+    """The points inside a block, or inside a tree of two blocks and their root, that it has a way around."""
+    blocks = [
+        name
+        for name, each in model.named_modules()
+        if isinstance(each, Res2Net) or getattr(each, "levels", 0) == 1
+    ]
+    found = names(model, inputs)
+    assert len(found) >= 5
+    inside = [(block, name) for name in found for block in blocks if name.startswith(f"{block}.")]
+    return [name for block, name in inside if goes_around(model, inputs, block, name)]
+
+
+@pytest.mark.parametrize("levels", [(2,), (1, 2), (1, 2, 3, 1), (1, 3, 4)])
+def test_no_point_of_a_tree_of_levels_is_in_a_branch_that_its_root_or_a_block_goes_around(levels):
+    assert bypassed_points(aggregation(levels), torch.randn(2, 3, 32, 32)) == []
+
+
+def test_around_what_is_bypassed_is_needed_for_them(monkeypatch):
+    """The tree's own skip, taken away as a long one, leaves the second block as the only way to the root."""
+    monkeypatch.setattr(TraceGraph, "bypassed", lambda graph, flow: set())
+    assert bypassed_points(aggregation((1, 2, 3, 1)), torch.randn(2, 3, 32, 32)) != []
 
 
 class NormAct(nn.BatchNorm2d):
