@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from monai.networks import nets
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.architectures.zoo.architecture import Architecture, Places, with_places
@@ -17,18 +17,6 @@ from benchmarks.architectures.zoo.patterns import RESNET_BLOCKS, UNITS, each
 medical = partial(Architecture, library="monai")
 SLICE, SLICE_TARGET = normal(2, 1, 32, 32), integers(2, 2, 32, 32)
 medical_classifier = partial(medical, inputs=IMAGES["pixel_values"], target=FIVE)
-
-
-class PatchesOfABag(nn.Module):
-    """A user's own branch: the average over the patches of each bag, then one linear layer."""
-
-    def __init__(self, features: int, output_shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.bags = output_shape[0]
-        self.fc = nn.Linear(features, output_shape[1])
-
-    def forward(self, point: Tensor) -> Tensor:
-        return self.fc(point.unflatten(0, (self.bags, -1)).flatten(3).mean((1, 3)))
 
 
 def bag_of_patches() -> nn.Module:
