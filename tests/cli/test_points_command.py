@@ -74,6 +74,8 @@ def test_points_for_a_program(gradprobe):
         "depth": 3,
         "layers": ["blocks.0.up", "blocks.0.down"],
         "channels": None,
+        "tensor": 0,
+        "batch": None,
     }
     assert list(record["unserved"]) == ["gone", "fc"]
     rows = pd.read_csv(io.StringIO(gradprobe("points", target, "--format", "csv").stdout), keep_default_na=False)
