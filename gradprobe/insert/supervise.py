@@ -242,7 +242,8 @@ def _build_branches(model: nn.Module, placement: Placement, branch: str | Branch
     if placement.points and not placement.output_shape:
         raise ValueError(
             "the network returns no prediction that a branch could make as well (its loss, or something else for "
-            "each sample): supervise the part of it that predicts"
+            "each sample): supervise a part of it, by a loss of your own on what its branches predict "
+            "(branch_loss=; see the recipe on detectors)"
         )
     modules = dict(model.named_modules())
     branches: dict[str, nn.Module] = {}

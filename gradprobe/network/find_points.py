@@ -21,8 +21,9 @@ from gradprobe.record.points import Points, is_input, module_of
 
 _NOT_ELEMENTWISE = ("MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU")
 _NO_PREDICTION = (
-    "the network returns no prediction but its loss, or something else for each sample: supervise the part of it "
-    "that predicts (gp.supervise(model.part, ...)), by a loss on what that part returns"
+    "the network returns no prediction but its loss, or something else for each sample: supervise a part of it, "
+    "gp.supervise({part}, ...), by a loss of your own on what its branches predict (branch_loss=; see the recipe "
+    "on detectors)"
 )
 _REENTRANT = "CheckpointFunctionBackward"
 Uses = Mapping[int, Sequence[int]]
@@ -245,10 +246,23 @@ def _why_no_point(graph: TraceGraph, name: str) -> str:
         other = any(not graph.ancestors(graph.number[node]).isdisjoint(outputs) for node in graph.trace.results)
         return "it leads to another output only" if other else "no path from its output to the network's output"
     if not graph.trace.predicts:
-        return _NO_PREDICTION
+        return _NO_PREDICTION.format(part=_part_with(graph, name))
     if call.refusal:
         return f"no branch can be built from its output of shape {call.shape} ({call.refusal}), and none after it"
     return "no module after it returns what every path to the output passes"
+
+
+def _part_with(graph: TraceGraph, name: str) -> str:
+    """The outermost part that holds a layer and others, and returns a tensor: as a user would write it."""
+    parts = [name.rsplit(".", count)[0] for count in range(name.count("."), 0, -1)]
+    found = (
+        part for part in parts if graph.layers_inside(part) > 1 and _returns_tensor(graph.first_call.get(part))
+    )
+    return next((f"model.{part}" for part in found), "model.part")
+
+
+def _returns_tensor(call: Call | None) -> bool:
+    return call is not None and len(call.shape or ()) > 1
 
 
 def _elementwise(module: nn.Module) -> bool:

@@ -274,7 +274,7 @@ def test_a_network_that_returns_no_prediction_has_no_points_and_says_what_has(re
     net = Apply(lambda self, x: returned(self.box(self.body(x))), body=nn.Linear(3, 4), box=nn.Linear(4, 4))
     points = gp.points(net, torch.randn(2, 3))
     assert tuple(points) == ()
-    assert "supervise the part of it that predicts" in points.unserved["body"]
+    assert "supervise a part of it, gp.supervise(model.part, ...)" in points.unserved["body"]
     with pytest.raises(ValueError, match=r"at 'body'|returns no prediction"):
         gp.supervise(net, ["body"], inputs=torch.randn(2, 3))
 
@@ -291,3 +291,30 @@ def test_an_output_of_unit_length_is_recognised(axis, shape):
 def test_a_quotient_is_no_unit_length():
     net = Apply(lambda self, x: self.layer(x) / 2, layer=nn.Linear(6, 6))
     assert survey(net, torch.randn(4, 6)).activation is None
+
+
+def detector():
+    """Losses in training, a dict for each image in evaluation, as torchvision's detectors."""
+
+    def forward(self, images, targets=None):
+        made = self.body(torch.stack(images))
+        scores, boxes = self.classes(made.mean((2, 3))), self.boxes(made.mean((2, 3)))
+        if self.training:
+            return {"classes": nn.functional.cross_entropy(scores, targets), "boxes": boxes.abs().mean()}
+        return [{"boxes": box[None], "scores": score} for box, score in zip(boxes, scores, strict=True)]
+
+    body = nn.Sequential(*(nn.Sequential(conv(3 if k == 0 else 8, 8), nn.ReLU()) for k in range(3)))
+    return Apply(forward, body=body, classes=nn.Linear(8, 2), boxes=nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_of_a_detector_points_name_the_part_and_the_loss_and_its_batch_is_the_images(training):
+    images = [torch.randn(3, 8, 8) for _ in range(4)]
+    inputs, model = (images, torch.tensor([0, 1, 0, 1])), detector().train(training)
+    assert survey(model, inputs).batch_size == 4
+    points = gp.points(model, inputs)
+    assert tuple(points) == ()
+    for why in (points.unserved[f"body.{k}.0"] for k in range(3)):
+        assert "gp.supervise(model.body, ...)" in why
+        assert "branch_loss=" in why
+    assert [point.name for point in gp.points(model.body, torch.stack(images))] == ["0", "1"]

@@ -15,8 +15,9 @@ NOTHING_AFTER = "no module after it returns what every path to the output passes
 NO_GRADIENT = "its output requires no gradient: frozen with everything before it, or under no_grad"
 UNCALLED = "never called as a module"
 NO_PREDICTION = (
-    "the network returns no prediction but its loss, or something else for each sample: supervise the part of it "
-    "that predicts (gp.supervise(model.part, ...)), by a loss on what that part returns"
+    "the network returns no prediction but its loss, or something else for each sample: supervise a part of it, "
+    "gp.supervise(model.part, ...), by a loss of your own on what its branches predict (branch_loss=; see "
+    "the recipe on detectors)"
 )
 REUSED = "reused: called {} times in one forward"
 NO_PATH = "it leads to another output only"
