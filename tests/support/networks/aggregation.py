@@ -37,30 +37,32 @@ class Res2Net(nn.Module):
 class Root(nn.Module):
     """Joins what comes before it."""
 
-    def __init__(self, inside, width):
+    def __init__(self, inside, width, shortcut):
         super().__init__()
+        self.shortcut = shortcut
         self.conv, self.bn, self.relu = conv(inside, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
 
     def forward(self, children):
-        return self.relu(self.bn(self.conv(torch.cat(children, 1))))
+        made = self.bn(self.conv(torch.cat(children, 1)))
+        return self.relu(made + children[0] if self.shortcut else made)
 
 
 class Tree(nn.Module):
     """Deep layer aggregation (Yu et al. 2018), as timm's DlaTree: the root concatenates what was before it."""
 
-    def __init__(self, levels, inside, width, stride=1, level_root=False, root=0):
+    def __init__(self, levels, inside, width, stride=1, level_root=False, root=0, shortcut=False):
         super().__init__()
         root = (root or 2 * width) + inside * level_root
         self.downsample = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
         self.project = nn.Identity()
         if levels > 1:
-            self.tree1 = Tree(levels - 1, inside, width, stride)
-            self.tree2 = Tree(levels - 1, width, width, root=root + width)
+            self.tree1 = Tree(levels - 1, inside, width, stride, shortcut=shortcut)
+            self.tree2 = Tree(levels - 1, width, width, root=root + width, shortcut=shortcut)
         else:
             self.tree1, self.tree2 = Res2Net(inside, width, stride), Res2Net(width, width)
             if inside != width:
                 self.project = nn.Sequential(conv(inside, width, 1), nn.BatchNorm2d(width))
-            self.root = Root(root, width)
+            self.root = Root(root, width, shortcut)
         self.levels, self.level_root = levels, level_root
 
     def forward(self, x, shortcut=None, children=()):
@@ -72,12 +74,15 @@ class Tree(nn.Module):
         return self.root([self.tree2(first), first, *children])
 
 
-def aggregation(levels):
-    """A DLA: its stem, the trees of the given levels, each at half the resolution of the one before, its head."""
+def aggregation(levels, shortcut=False):
+    """A DLA: its stem, the trees of the given levels, each at half the resolution of the one before, its head.
+
+    With a shortcut the root of each tree adds what its second block returns, as in timm's dla102.
+    """
     torch.manual_seed(0)
     widths = range(4, 5 + len(levels))
     trees = [
-        Tree(depth, width, width + 1, 2, level_root=number > 0)
+        Tree(depth, width, width + 1, 2, level_root=number > 0, shortcut=shortcut)
         for number, (depth, width) in enumerate(zip(levels, widths, strict=False))
     ]
     stem = nn.Sequential(conv(3, 4, 7), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
