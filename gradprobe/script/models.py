@@ -28,6 +28,10 @@ def owners(optimizer: Optimizer) -> tuple[list[nn.Module], int]:
         >>> models, left = owners(torch.optim.SGD(net[1].parameters()))
         >>> models[0] is net, left
         (True, 0)
+        >>> other = nn.Linear(2, 2)
+        >>> models, _ = owners(torch.optim.SGD([*other.parameters(), *net.parameters()]))
+        >>> [models[0] is other, models[1] is net]
+        [True, True]
     """
     wanted = parameter_ids(optimizer)
     held = {module: ids(module) for module in _outermost()}
@@ -38,6 +42,10 @@ def owners(optimizer: Optimizer) -> tuple[list[nn.Module], int]:
             break
         models.append(best)
         wanted -= held.pop(best)
+    # in the optimizer's order: that of the garbage collector is another one in each process
+    order = {id(p): None for group in optimizer.param_groups for p in group["params"]}
+    places = {one: place for place, one in enumerate(order)}
+    models.sort(key=lambda model: min(places.get(one, len(places)) for one in ids(model)))
     return models, len(wanted)
 
 

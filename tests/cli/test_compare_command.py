@@ -52,7 +52,12 @@ def test_the_demo_shows_what_the_paper_says(gradprobe_drawing):
     assert flagged == tuple(f"conv{i + 1}" for i in range(len(flagged)))
     assert len(flagged) >= 2
     assert [point.name for point in run.placement.points] == [f"relu{len(flagged)}"]
-    assert (run.comparison.gradient["ratio"] >= 10).all()
+    # figure 3 of the paper: the gradient is larger at first, and no longer once the network has begun to learn
+    means = [
+        history.frame.query("of == 'output' and iteration < 10").groupby("layer")["mean_abs"].median()
+        for history in (run.comparison.supervised, run.comparison.plain)
+    ]
+    assert all(means[0][name] >= 10 * means[1][name] for name in flagged)
     assert Path("run/comparison.png").is_file()
 
 
