@@ -111,16 +111,19 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
     for name, part in parts.items():
         inside = questions[name].inside
         counting = {
-            one: _agreed(counts, votes.get((one, one in inside), set())) for one, counts in (part or {}).items()
+            one: _agreed(counts, votes.get((one, one in inside), set()), one in inside)
+            for one, counts in (part or {}).items()
         }
-        certain = {one: True if counts is None and one in inside else counts for one, counts in counting.items()}
-        told = part is not None and None not in certain.values()
-        told = told and (any(certain.values()) or is_zero(questions[name].now))
-        result[name] = {one for one, counts in certain.items() if counts} if told else None
+        told = part is not None and None not in counting.values()
+        told = told and (any(counting.values()) or is_zero(questions[name].now))
+        result[name] = {one for one, counts in counting.items() if counts} if told else None
     return result
 
 
-def _agreed(counts: bool | None, votes: set[bool]) -> bool | None:
+def _agreed(counts: bool | None, votes: set[bool], was_inside: bool) -> bool | None:
+    """What the other layers say of a pass that shows nothing here; where none says anything, it stays."""
+    if counts is None and not votes:
+        return True if was_inside else None
     return next(iter(votes)) if counts is None and len(votes) == 1 else counts
 
 
