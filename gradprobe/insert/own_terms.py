@@ -105,7 +105,7 @@ def own_terms(
         _refuse_mixed(own, parts, parameters)
     if len(own) == len(terms):
         return OwnTerms(loss, True, ())
-    left_out = {parts.get(leaf, "what is no part of the output") for term in terms for leaf in term.others}
+    left_out = {parts.get(leaf, "something outside the output") for term in terms for leaf in term.others}
     kept = _sum_of([term.edge for term in own], loss, summands.values)
     return OwnTerms(kept, bool(own), tuple(sorted(left_out)))
 
@@ -149,7 +149,7 @@ def _inputs(edge: Edge) -> list[Edge]:
 
 
 def _all_known(edge: Edge, inputs: list[Edge], values: Mapping[Edge, Tensor]) -> bool:
-    # with a constant among them it is no sum of its inputs
+    # with a constant among its inputs it is more than their sum
     return 1 < len(inputs) == len(edge[0].next_functions) and all(each in values for each in inputs)
 
 

@@ -1,4 +1,4 @@
-"""What a script's author is told: the lines to add, and what to do if something was not recorded. No torch."""
+"""What the author of a script is told: the lines to add, and what to do where nothing was recorded. No torch."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_a_penalty_on_weights_or_of_experts_counts_once():
     made = by_hand(inputs())
     (loss_of(by_hand)(made.output, None) + 0.5 * sum(map(ce, made.auxiliary))).backward()
     assert_same_gradients(net, by_hand)
-    assert "what is no part of the output" in criterion.branches_have
+    assert "something outside the output" in criterion.branches_have
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class HeldOut:
 
         Raises:
             TypeError: If the batches or the metric are of a wrong type.
-            ValueError: If there is no metric of that name, or nothing to measure it on.
+            ValueError: If no metric has that name, or if there are no data to measure it on.
         """
         check_metric(metric)
         if source is None:
