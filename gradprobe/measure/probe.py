@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 
 from gradprobe.measure.accumulator import Accumulator, Key
 from gradprobe.measure.amp import LossScale, ScalerListener
+from gradprobe.measure.evidence.collect import EvidenceCollector
 from gradprobe.measure.output_gradients import OutputGradients, OutputHook
 from gradprobe.measure.ownership import Ownership
 from gradprobe.measure.preview import Preview
 from gradprobe.measure.ranks import RankGroup
 from gradprobe.measure.reduction import Reducer
-from gradprobe.measure.to_history import HookedLayers, conditions_of, unmeasured_rows
+from gradprobe.measure.to_history import HookedLayers, conditions_of, elements_by_layer, unmeasured_rows
 from gradprobe.measure.unreached import late_layers
 from gradprobe.measure.weight_gradients import WeightGradients
 from gradprobe.measure.window import Window
@@ -113,6 +114,7 @@ class GradientProbe:
         hooks = {name: OutputHook(self._outputs, name) for name in modules}
         self._layers = HookedLayers(modules, weights, hooks, self.of, refused)
         self._keys = self._layers.keys()
+        self._evidence = EvidenceCollector(model, modules, weights, is_on=stats == "all")
         self._ownership = Ownership(model)
         self._window = Window(WeightGradients(modules, weights), Accumulator(reducer, refused))
         self._table = self._window.table(self._keys)
@@ -182,6 +184,7 @@ class GradientProbe:
             topology.output_channels,
             topology.head,
             topology.activation,
+            self._evidence.result(elements_by_layer(self._keys, sums)),
         )
 
     def _all_conditions(self, topology: Topology) -> dict[str, Any]:
@@ -226,6 +229,7 @@ class GradientProbe:
             self._hooks.add(optimizer.register_step_pre_hook(GuardedHook(self._before_step, self._failed)))
             self._hooks.add(optimizer.register_step_post_hook(GuardedHook(self._after_step, self._failed)))
         self._hooks.add(ScalerListener(self._scale))
+        self._evidence.attach(self._hooks)
 
     def _let_go(self) -> None:
         self._end()
@@ -244,6 +248,7 @@ class GradientProbe:
         """Take the gradients as they stand, of the layers of an optimizer that is about to step, or of all."""
         held = None if optimizer is None else self._held_by(optimizer)
         scale = None if optimizer is None else self._scale.of_optimizer(optimizer)
+        self._evidence.before_step(optimizer, self._scale)
         if "weight" in self.of:
             self._window.read_weights(
                 held, self._scale.divisor(optimizer, self._window.all_in, self._outputs.scale_in)
@@ -257,6 +262,7 @@ class GradientProbe:
     def _close(self) -> None:
         self._window.add_outputs(self._outputs.close(self._ownership.not_held(self._outputs.contents.weights)))
         self._window.close(self._outputs.averaged)
+        self._evidence.closed()
         self._stepped.clear()
         self.recorded += 1
         if self.recorded == 1:
@@ -309,6 +315,7 @@ class GradientProbe:
         self._outputs.pause()
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._evidence.after_step(optimizer)
         if not self._attached:
             self._registry = optimizer._optimizer_step_post_hooks
             try:

@@ -15,7 +15,7 @@ from gradprobe.measure.accumulator import Key
 from gradprobe.measure.output_gradients import OutputGradients, OutputHook
 from gradprobe.measure.ranks import active_ddp_wrapper, world_size, wrapper_name
 from gradprobe.measure.unreached import Seen, unreached_reasons
-from gradprobe.measure.window import Window, statistics
+from gradprobe.measure.window import COUNT, Window, statistics
 from gradprobe.network.layers import own_parameters
 from gradprobe.network.survey import Topology
 from gradprobe.record.history import Layer
@@ -134,6 +134,16 @@ class HookedLayers:
             return None
         own = own_parameters(self.modules[name])
         return sum(own[local].numel() for local in self.weights[name] if local in own)
+
+
+def elements_by_layer(keys: Sequence[Key], sums: Sums) -> dict[tuple[int, str], float]:
+    """How many elements the output of each layer had whose gradient arrived, by iteration and layer."""
+    return {
+        (iteration, name): six[COUNT]
+        for iteration, row in enumerate(sums)
+        for (name, of), six in zip(keys, row, strict=True)
+        if of == "output" and six[COUNT]
+    }
 
 
 def unmeasured_rows(layers: Sequence[Layer], of: Sequence[str], iterations: int) -> Iterator[tuple[Any, ...]]:

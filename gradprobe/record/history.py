@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.record.conditions import describe_conditions, with_codes
+from gradprobe.record.evidence import Evidence
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
@@ -109,6 +110,7 @@ class GradientHistory:
         head: Name of the layer that makes the output, or None where none does.
         activation: What makes the output, if an activation does: ``"sigmoid"``,
             ``"softmax"``, ``"log_softmax"``, ...
+        evidence: What was measured beside the gradients; None in runs of version 0.1, and with ``stats="mean"``.
 
     Example:
         >>> rows = [(0, "conv", 0, "output", 2e-9, 3e-9, 1e-8, 0.0, 0)]
@@ -127,6 +129,7 @@ class GradientHistory:
     output_channels: int | None = None
     head: str | None = None
     activation: str | None = None
+    evidence: Evidence | None = None
 
     @property
     def output(self) -> dict[str, Any]:
@@ -215,6 +218,7 @@ class GradientHistory:
             "layers": [asdict(layer) for layer in self.layers],
             "points": [asdict(point) for point in self.points],
             **self.output,
+            "evidence": self.evidence and self.evidence.to_dict(),
         }
 
     @classmethod
@@ -229,16 +233,18 @@ class GradientHistory:
             record.get("output_channels"),
             record.get("head"),
             record.get("activation"),
+            Evidence.from_dict(record["evidence"]) if record.get("evidence") else None,
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GradientHistory):
             return NotImplemented
-        same = (self.conditions, self.layers, tuple(self.points), self.output) == (
+        same = (self.conditions, self.layers, tuple(self.points), self.output, self.evidence) == (
             other.conditions,
             other.layers,
             tuple(other.points),
             other.output,
+            other.evidence,
         )
         return same and self.frame.equals(other.frame)
 

@@ -1,0 +1,1 @@
+"""What is measured beside the gradients, for the diagnosis: signal, updates, initial weights, the loss' graph."""

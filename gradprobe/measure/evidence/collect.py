@@ -1,0 +1,226 @@
+"""Collects the evidence of a window: told by the probe of steps, by its own hooks of forward and backward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradprobe.measure.amp import LossScale
+from gradprobe.measure.evidence.backward import BackwardListener
+from gradprobe.measure.evidence.loss_facts import LossFacts
+from gradprobe.measure.evidence.loss_graph import Following, following, scale_of, uses_of_output
+from gradprobe.measure.evidence.result import Collected, LayerSteps
+from gradprobe.measure.evidence.sampling import is_sampled
+from gradprobe.measure.evidence.signal import Signal
+from gradprobe.measure.evidence.weights import WeightSamples
+from gradprobe.measure.weight_gradients import parameter_ids
+from gradprobe.network.hooks import Attached, failure
+from gradprobe.network.layers import frozen_fast_path_modules, unwrap
+from gradprobe.record.evidence import Evidence
+
+_FEW = 8  # parameters that show whether a backward pass was of this network
+
+
+class EvidenceCollector:
+    """Signal, updates, losses and the rest, in some iterations of a window, on the device.
+
+    What fails in here ends the evidence, and neither the training nor the record of gradients.
+
+    Args:
+        model: The network.
+        modules: Its layers by name.
+        weights: Local names of each layer's parameters other than biases.
+        is_on: Whether anything is to be collected.
+    """
+
+    def __init__(
+        self, model: nn.Module, modules: Mapping[str, nn.Module], weights: Mapping[str, Sequence[str]], is_on: bool
+    ) -> None:
+        self._model, self._modules = model, modules
+        self._is_on = is_on
+        self._why: str | None = None
+        self._signal = Signal(modules)
+        self._weights = WeightSamples(modules, weights)
+        self._collected = Collected(self._weights.layers)
+        self._loss = LossFacts()
+        self._following: Following | None = None
+        self._few: list[nn.Parameter] = []
+        self._iteration = 0
+        self._is_sampled = False
+        self._steps: LayerSteps | None = None
+        self._stepped = torch.ones(0, dtype=torch.bool)
+        self._left_over: Tensor | None = None
+        self._arrived: Tensor | None = None
+        self._before: dict[int, tuple[Tensor, LayerSteps]] = {}
+        self._touched: list[tuple[int, int]] = []
+
+    def attach(self, hooks: Attached) -> None:
+        """Start to collect."""
+        if not self._is_on:
+            return
+        try:
+            self._begin()
+            on_fast_path = frozen_fast_path_modules(unwrap(self._model))
+            for name, module in self._modules.items():
+                if module not in on_fast_path:
+                    hooks.add(module.register_forward_hook(self._signal.hook(name, module, self.failed)))
+            hooks.add(BackwardListener(self))
+        except Exception as error:
+            self.failed(error)
+
+    def _begin(self) -> None:
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._few = trained[:: max(1, len(trained) // _FEW)][:_FEW]
+        self._collected.initial = self._weights.initial()
+        self._weights.take()
+        self._stepped = torch.ones(len(self._weights.layers), dtype=torch.bool)
+        self._look(0)
+
+    def failed(self, error: Exception) -> None:
+        """Something of ours failed: the evidence ends here."""
+        self._is_on, self._why = False, failure(error)
+        self._signal.is_on = False
+
+    def _look(self, iteration: int) -> None:
+        self._iteration, self._is_sampled = iteration, is_sampled(iteration)
+        self._signal.is_on = self._is_sampled
+        self._steps = LayerSteps(len(self._weights.layers)) if self._is_sampled else None
+        self._arrived = None
+
+    # backward passes
+
+    def before_backward(self, loss: Any) -> None:
+        """A backward pass begins: of which loss, and what is left of earlier gradients."""
+        if not self._is_on:
+            return
+        self._touched = [_state(parameter) for parameter in self._few]
+        if not self._is_sampled or not isinstance(loss, Tensor) or loss.grad_fn is None:
+            return
+        there = any(parameter.grad is not None for parameter in self._few)
+        count = len(self._weights.layers)
+        now = self._weights.norms(self._weights.take(gradients=True)) > 0 if there else torch.zeros(count) > 0
+        known = now if self._left_over is None else self._left_over
+        self._left_over = torch.where(self._stepped.to(now.device), now, known.to(now.device) & now)
+        self._stepped = torch.zeros_like(self._stepped)
+        if self._signal.nodes:
+            self._read_graph(loss)
+
+    def _read_graph(self, loss: Tensor) -> None:
+        uses = uses_of_output(loss.grad_fn, self._signal.nodes)
+        for use in uses:
+            self._loss.add(use)
+        if uses:
+            self._collected.loss_scales.append(scale_of(loss.grad_fn))
+            if self._following is None:
+                self._following = following(loss.grad_fn, self._signal.nodes)
+            self._note_modes()
+
+    def _note_modes(self) -> None:
+        root = unwrap(self._model)
+        kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        affected = [one for one in root.modules() if isinstance(one, kinds) and not one.training]
+        is_eval = not root.training and any(getattr(one, "p", 1) for one in affected)
+        self._collected.eval_mode.append(is_eval)
+
+    def after_backward(self, loss: Any) -> None:
+        """A backward pass has ended."""
+        if not self._is_on:
+            return
+        self._collected.passes += 1
+        if self._touched == [_state(parameter) for parameter in self._few]:
+            return
+        if isinstance(loss, Tensor):
+            self._collected.losses.append((self._iteration, loss.detach().float().mean()))
+        if self._is_sampled:
+            self._arrived = self._weights.norms(self._weights.take(gradients=True))
+
+    # steps
+
+    def before_step(self, optimizer: Optimizer | None, scale: LossScale) -> None:
+        """An optimizer is about to step, or any, where which one is not known.
+
+        Args:
+            optimizer: The optimizer.
+            scale: What gradient scalers multiplied losses by.
+        """
+        if not self._is_on:
+            return
+        try:
+            self._before_step(optimizer, _divided_by(optimizer, scale))
+        except Exception as error:
+            self.failed(error)
+
+    def _before_step(self, optimizer: Optimizer | None, scale: Tensor | None) -> None:
+        held = self._held(optimizer)
+        self._stepped |= held
+        if optimizer is None:
+            self._moved(0, held)
+        else:
+            self._collected.note_optimizer(optimizer)
+        if self._steps is None:
+            return
+        gradients = self._weights.take(gradients=True)
+        self._steps.found(held, self._weights.norms(gradients), self._arrived, self._left_over, scale)
+        self._collected.turn(self._weights, gradients, held)
+        self._before[0 if optimizer is None else id(optimizer)] = self._weights.take(), self._steps
+
+    def _moved(self, optimizer: int, held: Tensor) -> None:
+        """Compare the weights to what they were before the last step that was looked at."""
+        if optimizer in self._before:
+            before, steps = self._before.pop(optimizer)
+            moved = self._weights.norms(self._weights.take() - before)
+            steps.moved(held, moved, self._weights.norms(before))
+
+    def _held(self, optimizer: Optimizer | None) -> Tensor:
+        count = len(self._weights.layers)
+        if optimizer is None:
+            return torch.ones(count, dtype=torch.bool)
+        return torch.tensor(self._weights.held_by(parameter_ids(optimizer)), dtype=torch.bool)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """An optimizer has stepped."""
+        if not self._is_on:
+            return
+        try:
+            self._moved(id(optimizer), self._held(optimizer))
+        except Exception as error:
+            self.failed(error)
+
+    def closed(self) -> None:
+        """An iteration has ended; its last step may still be running."""
+        if not self._is_on:
+            return
+        try:
+            if self._is_sampled and self._steps is not None:
+                self._collected.add(self._iteration, self._signal.end(), self._steps)
+            else:
+                self._signal.drop()
+            self._look(self._iteration + 1)
+        except Exception as error:
+            self.failed(error)
+
+    def result(self, elements: Mapping[tuple[int, str], float]) -> Evidence | None:
+        """What was collected so far, or None if nothing was. Waits for the device.
+
+        Args:
+            elements: Elements of what each layer returned, by iteration and layer.
+        """
+        if not self._collected.sampled and not self._collected.losses:
+            return None
+        return self._collected.result(self._signal, self._weights, self._loss, self._following, elements, self._why)
+
+
+def _divided_by(optimizer: Optimizer | None, scale: LossScale) -> Tensor | None:
+    """What the gradients of an optimizer were divided by since the backward pass, if a gradient scaler did so."""
+    if optimizer is None or scale.value is None:
+        return None
+    return scale.value if parameter_ids(optimizer) & scale.taken_out else None
+
+
+def _state(parameter: nn.Parameter) -> tuple[int, int]:
+    gradient = parameter.grad
+    return (0, 0) if gradient is None else (id(gradient), gradient._version)

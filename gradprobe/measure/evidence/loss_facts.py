@@ -1,0 +1,90 @@
+"""What the loss is given, over the window: its targets, the outputs, and what happens to them in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradprobe.measure.evidence.loss_graph import OutputUse
+from gradprobe.record.evidence import rounded
+
+_CLASSES = 1024  # of more, how often each occurs is not counted
+_SAMPLE = 4096
+_NUMBERS = ("rms", "min", "max", "mean", "std", "whole")
+
+
+class LossFacts:
+    """Adds up what was seen of each use of an output of the network, on the device.
+
+    Example:
+        >>> facts = LossFacts()
+        >>> facts.add(OutputUse("fc", [], "mse", (4, 1), target=torch.tensor([[3.0], [5.0]])))
+        >>> facts.result()[0]["target"]["mean"]
+        4.0
+    """
+
+    def __init__(self) -> None:
+        self._uses: dict[tuple[Any, ...], OutputUse] = {}
+        self._seen: dict[tuple[Any, ...], int] = {}
+        self._targets: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._outputs: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._clamped: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._counts: dict[tuple[Any, ...], Tensor] = {}
+
+    def add(self, use: OutputUse) -> None:
+        """One output in one pass."""
+        key = (use.layer, *use.activations, use.loss)
+        if key not in self._uses or use.broadcast > self._uses[key].broadcast:
+            self._uses[key] = use
+        self._seen[key] = self._seen.get(key, 0) + 1
+        if use.clamped is not None:
+            self._clamped.setdefault(key, []).append(use.clamped)
+        if use.target is not None and use.target.numel():
+            self._targets.setdefault(key, []).append(_numbers(use.target))
+            if use.loss == "nll" and use.classes and use.classes <= _CLASSES:
+                labels = use.target.reshape(-1)[:_SAMPLE].clamp(0, use.classes - 1)
+                counted = torch.bincount(labels, minlength=use.classes)
+                self._counts[key] = self._counts.get(key, torch.zeros_like(counted)) + counted
+        if use.values is not None and use.values.numel():
+            self._outputs.setdefault(key, []).append(_numbers(use.values))
+        use.target = use.values = use.clamped = None  # what the graph holds is not kept
+
+    def result(self) -> list[dict[str, Any]]:
+        """Plain data: for each use its layer, functions and numbers. Waits for the device."""
+        return [
+            {
+                "layer": use.layer,
+                "activations": list(use.activations),
+                "loss": use.loss,
+                "shape": list(use.shape),
+                "broadcast": use.broadcast,
+                "classes": use.classes,
+                "seen": self._seen[key],
+                "clamped": rounded(float(torch.stack(self._clamped[key]).mean())) if key in self._clamped else None,
+                "target": _over_window(self._targets.get(key)),
+                "output": _over_window(self._outputs.get(key)),
+                "labels": self._counts[key].tolist() if key in self._counts else None,
+            }
+            for key, use in self._uses.items()
+        ]
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """RMS, smallest and largest value, mean, standard deviation and the share of whole numbers, of a sample."""
+    values = tensor.detach().reshape(-1)
+    values = values[:: max(1, values.numel() // _SAMPLE)].float()
+    whole = (values == values.round()).float().mean()
+    deviation = (values - values.mean()).square().mean().sqrt()
+    return torch.stack([values.square().mean().sqrt(), values.amin(), values.amax(), values.mean(), deviation, whole])
+
+
+def _over_window(rows: list[Tensor] | None) -> dict[str, float | None] | None:
+    if not rows:
+        return None
+    table = torch.stack([row.cpu() for row in rows]).double()
+    rms, low, high, mean, _, whole = table.unbind(1)
+    variance = (rms.square().mean() - mean.mean().square()).clamp(min=0)
+    numbers = (rms.square().mean().sqrt(), low.amin(), high.amax(), mean.mean(), variance.sqrt(), whole.amin())
+    return {name: rounded(float(value)) for name, value in zip(_NUMBERS, numbers, strict=True)}

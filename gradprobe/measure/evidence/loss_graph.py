@@ -1,0 +1,308 @@
+"""What lies between the network's output and the loss, read from the graph of autograd; and what follows layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+_MOST = 400  # nodes between the layers and the loss
+_KEEPS_VALUES = (
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Permute",
+    "TBackward",
+    "Clone",
+    "Alias",
+    "ToCopy",
+    "Expand",
+    "Select",
+    "Slice",
+    "Index",
+)
+ACTIVATIONS = {
+    "ReluBackward0": "relu",
+    "SigmoidBackward0": "sigmoid",
+    "TanhBackward0": "tanh",
+    "SoftmaxBackward0": "softmax",
+    "LogSoftmaxBackward0": "log_softmax",
+    "LogSigmoidBackward0": "log_sigmoid",
+    "HardtanhBackward0": "hardtanh",
+    "ClampBackward1": "clamp",
+    "ClampMinBackward0": "clamp_min",
+    "EluBackward0": "elu",
+    "LeakyReluBackward0": "leaky_relu",
+    "GeluBackward0": "gelu",
+    "SiluBackward0": "silu",
+    "SoftplusBackward0": "softplus",
+}
+_LOSSES = {
+    "MseLossBackward0": "mse",
+    "SmoothL1LossBackward0": "smooth_l1",
+    "HuberLossBackward0": "huber",
+    "NllLossBackward0": "nll",
+    "NllLoss2DBackward0": "nll",
+    "BinaryCrossEntropyBackward0": "bce",
+    "BinaryCrossEntropyWithLogitsBackward0": "bce_with_logits",
+    "KlDivBackward0": "kl_div",
+    "SubBackward0": "difference",
+    "RsubBackward0": "difference",
+}
+_LINEAR = (
+    *_KEEPS_VALUES,
+    "Addmm",
+    "Mm",
+    "Bmm",
+    "Convolution",
+    "NativeDropout",
+    "FeatureDropout",
+    "AvgPool",
+    "MeanBackward",
+    "SumBackward",
+    "torch::autograd::AccumulateGrad",
+    "AddBackward",
+    "CatBackward",
+    "AdaptiveAvgPool",
+    "MkldnnConvolution",
+    "AdaptiveAvgPool2D",
+)
+_WEIGHTED = ("Addmm", "MmBackward", "Convolution", "MkldnnConvolution")
+
+
+@dataclass
+class OutputUse:
+    """What the loss does with an output of the network.
+
+    Attributes:
+        layer: The layer that makes the output.
+        activations: The functions that it goes through, in order.
+        loss: The function of the loss that takes it; ``"other"`` where it is none that is known.
+        shape: Of what goes into it.
+        broadcast: Over how many examples it was spread out to meet the target; 1 where shapes agree.
+        clamped: The share of the output that a ReLU or clamp holds at its end, on the device.
+        target: The target, if the graph holds it.
+        classes: Number of classes that a softmax goes over, or None.
+    """
+
+    layer: str
+    activations: list[str] = field(default_factory=list)
+    loss: str = "other"
+    shape: tuple[int, ...] = ()
+    broadcast: int = 1
+    clamped: Tensor | None = None
+    target: Tensor | None = None
+    values: Tensor | None = None
+    classes: int | None = None
+
+
+def uses_of_output(root: Any, layers: Mapping[Any, str]) -> list[OutputUse]:
+    """What happens to the outputs of the last layers on their way to the loss.
+
+    Args:
+        root: The node of the loss.
+        layers: The nodes that made outputs of layers, and the layer of each.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> output = layer(torch.ones(4, 2))
+        >>> loss = torch.nn.functional.mse_loss(torch.relu(output), torch.ones(4, 1))
+        >>> [use] = uses_of_output(loss.grad_fn, {output.grad_fn: "fc"})
+        >>> use.layer, use.activations, use.loss, use.target.shape
+        ('fc', ['relu'], 'mse', torch.Size([4, 1]))
+    """
+    above, heads = _tail(root, layers)
+    return [_use(head, layers[head], above) for head in heads]
+
+
+def _tail(root: Any, layers: Mapping[Any, str]) -> tuple[dict[Any, list[Any]], list[Any]]:
+    """The nodes from the loss down to the layers: for each the nodes that use it; and those of the layers."""
+    above: dict[Any, list[Any]] = {root: []}
+    heads: list[Any] = []
+    waiting = [root]
+    while waiting and len(above) < _MOST:
+        node = waiting.pop()
+        if node in layers:
+            heads.append(node)
+            continue
+        for child, _ in node.next_functions:
+            if child is None or "AccumulateGrad" in child.name():
+                continue
+            if child not in above:
+                above[child] = []
+                waiting.append(child)
+            above[child].append(node)
+    return above, heads
+
+
+def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse:
+    use, node = OutputUse(layer, shape=_shape(head)), head
+    unsqueezed = False
+    for _ in range(20):
+        parents = above[node]
+        if not parents:
+            break
+        parent, name = parents[0], parents[0].name()
+        grown = math.prod(_shape(parent)) // max(1, math.prod(_shape(node)))
+        if name in _LOSSES:
+            _take_loss(use, node, parent, above, 1 if unsqueezed else grown)
+            break
+        if name in ACTIVATIONS:
+            _take_activation(use, parent, ACTIVATIONS[name])
+        elif name.startswith("ExpandBackward") and grown > 1:
+            use.broadcast = 1 if unsqueezed else grown
+        elif not name.startswith(_KEEPS_VALUES):
+            break
+        unsqueezed |= name.startswith("Unsqueeze")
+        node = parent
+        if not ("Expand" in name):
+            use.shape = _shape(node) or use.shape
+    if use.loss == "other":
+        use.broadcast = 1
+    return use
+
+
+def _take_activation(use: OutputUse, node: Any, name: str) -> None:
+    use.activations.append(name)
+    if name in ("relu", "sigmoid", "tanh"):
+        use.values = _saved(node, "_saved_result")
+        if name == "relu" and use.values is not None:
+            use.clamped = (use.values == 0).float().mean()
+    elif name in ("softmax", "log_softmax"):
+        shape, axis = _shape(node), int(getattr(node, "_saved_dim", 1))
+        axis = axis - 2**64 if axis >= 2**63 else axis
+        use.classes = shape[axis] if shape else None
+    elif name in ("clamp", "clamp_min"):
+        values, low = _saved(node, "_saved_self"), getattr(node, "_saved_min", None)
+        if values is not None and low is not None:
+            use.clamped = (values <= low).float().mean()
+
+
+def _take_loss(use: OutputUse, node: Any, parent: Any, above: Mapping[Any, Sequence[Any]], grown: int) -> None:
+    name = _LOSSES[parent.name()]
+    if name == "difference":
+        if any(child is not None for child, _ in parent.next_functions[1:] if child is not node) and not all(
+            child is None or child is node for child, _ in parent.next_functions
+        ):
+            return  # of two outputs of the network
+        use.broadcast = max(use.broadcast, grown)
+        squares = above[parent][0] if above[parent] else None
+        if squares is None or not squares.name().startswith(("Pow", "Abs", "Mul", "MseLoss", "SmoothL1")):
+            return
+        difference = _saved(squares, "_saved_self")
+        if difference is not None and use.values is not None and difference.shape == use.values.shape:
+            sign = -1 if parent.name().startswith("Rsub") or parent.next_functions[0][0] is not node else 1
+            use.target = use.values - sign * difference
+        elif difference is not None:
+            use.target = difference
+    else:
+        use.target = _saved(parent, "_saved_target")
+        if name in ("nll", "bce", "bce_with_logits", "mse") and use.values is None:
+            use.values = _saved(parent, "_saved_self")
+    use.loss = name
+
+
+def _saved(node: Any, name: str) -> Tensor | None:
+    try:
+        value = getattr(node, name)
+    except (AttributeError, RuntimeError):  # changed in place or freed since
+        return None
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    metadata = getattr(node, "_input_metadata", None) or ()
+    return tuple(int(size) for size in metadata[0].shape) if metadata else ()
+
+
+def scale_of(root: Any) -> float:
+    """What the loss is multiplied by before its backward pass; 1 where it is not, or where it is not known.
+
+    Example:
+        >>> import torch
+        >>> round(scale_of((torch.ones(2, requires_grad=True).mean() / 1000).grad_fn), 6)
+        0.001
+    """
+    scale, node = 1.0, root
+    for _ in range(8):
+        name = node.name() if node is not None else ""
+        if not name.startswith(("MulBackward", "DivBackward")):
+            break
+        children = [child for child, _ in node.next_functions if child is not None]
+        other = _saved(node, "_saved_other")
+        if len(children) != 1 or other is None or other.dim() or not other.device.type == "cpu":
+            break
+        factor = float(other)
+        scale *= factor if name.startswith("Mul") else 1 / factor if factor else 1.0
+        node = children[0]
+    return scale
+
+
+@dataclass
+class Following:
+    """What comes after each layer, and whether anything in the network bends.
+
+    Attributes:
+        activation: The activation that a layer's output goes into, by layer.
+        weighted: How many products with weights there are.
+        bends: Whether there is anything but linear functions between them.
+    """
+
+    activation: dict[str, str]
+    weighted: int
+    bends: bool
+
+
+def following(root: Any, layers: Mapping[Any, str], tail: Iterator[Any] | None = None) -> Following:
+    """Read the whole graph, once.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sigmoid(), torch.nn.Linear(2, 1))
+        >>> hidden = net[0](torch.ones(4, 2))
+        >>> output = net[2](net[1](hidden))
+        >>> found = following(output.sum().grad_fn, {hidden.grad_fn: "0", output.grad_fn: "2"})
+        >>> found.activation, found.weighted, found.bends
+        ({'0': 'sigmoid'}, 2, True)
+    """
+    above: dict[Any, list[Any]] = {root: []}
+    waiting = [(root, False)]
+    inside: dict[Any, bool] = {}
+    while waiting:
+        node, below = waiting.pop()
+        below = below or node in layers
+        inside[node] = below
+        for child, _ in node.next_functions:
+            if child is None:
+                continue
+            if child not in above:
+                above[child] = []
+                waiting.append((child, below))
+            above[child].append(node)
+    activation = {name: found for node, name in layers.items() if node in above and (found := _after(node, above))}
+    ops = [node.name() for node in above if inside.get(node)]
+    weighted = sum(name.startswith(_WEIGHTED) for name in ops)
+    return Following(activation, weighted, not all(name.startswith(_LINEAR) for name in ops))
+
+
+def _after(node: Any, above: Mapping[Any, Sequence[Any]]) -> str | None:
+    """The activation that a node's result goes into, or that the node is itself."""
+    if node.name() in ACTIVATIONS:
+        return ACTIVATIONS[node.name()]
+    for _ in range(4):
+        parents = above.get(node) or ()
+        if len(parents) != 1:
+            return None
+        node = parents[0]
+        if node.name() in ACTIVATIONS:
+            return ACTIVATIONS[node.name()]
+        if not node.name().startswith(_KEEPS_VALUES):
+            return None
+    return None

@@ -1,0 +1,232 @@
+"""What was collected, on the device, and the plain data that it becomes at the end of the window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradprobe.measure.evidence.loss_facts import LossFacts
+from gradprobe.measure.evidence.loss_graph import Following
+from gradprobe.measure.evidence.signal import STATISTICS, Signal
+from gradprobe.measure.evidence.weights import WeightSamples
+from gradprobe.record.evidence import Evidence, rounded
+
+
+class LayerSteps:
+    """What the steps of one iteration found of the gradients, and did to the weights; one number for each layer."""
+
+    def __init__(self, layers: int) -> None:
+        self.update = torch.full((layers,), math.nan)
+        self.left = torch.full((layers,), math.nan)
+        self.left_over = torch.full((layers,), math.nan)
+        self.gradient = torch.full((layers,), math.nan)
+
+    def found(
+        self, held: Tensor, norms: Tensor, arrived: Tensor | None, left_over: Tensor | None, scale: Tensor | None
+    ) -> None:
+        """A step is about to use gradients of these norms.
+
+        Args:
+            held: Which layers it steps.
+            norms: Of the gradients as they stand.
+            arrived: The same after the last backward pass.
+            left_over: Which layers had a gradient before the first backward pass after their last step.
+            scale: What the gradients were divided by since.
+        """
+        held = held.to(norms.device)
+        self.gradient = torch.where(held, norms, self.gradient.to(norms.device))
+        if arrived is not None:
+            left = norms / arrived * (1.0 if scale is None else scale.to(norms.device))
+            self.left = torch.where(held, left, self.left.to(norms.device))
+        if left_over is not None:
+            there = (left_over.to(norms.device) & (norms > 0)).float()
+            self.left_over = torch.where(held, there, self.left_over.to(norms.device))
+
+    def moved(self, held: Tensor, moved: Tensor, before: Tensor) -> None:
+        """A step has moved the weights: by how much, and what their norms were."""
+        held = held.to(moved.device)
+        update = torch.where(before > 0, moved / before, math.nan)
+        self.update = torch.where(held, update, self.update.to(moved.device))
+
+
+class Collected:
+    """The numbers of a window.
+
+    Args:
+        layers: Names of the layers that have weights.
+    """
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self._layers = layers
+        self.sampled: list[int] = []
+        self._signal: list[list[tuple[tuple[str, ...], Tensor]]] = []
+        self._steps: list[LayerSteps] = []
+        self.losses: list[tuple[int, Tensor]] = []
+        self.passes = 0
+        self.loss_scales: list[float] = []
+        self.eval_mode: list[bool] = []
+        self.initial: dict[str, dict[str, Any]] = {}
+        self._turned: tuple[Tensor, Tensor, Tensor] | None = None
+        self._optimizers: dict[int, dict[str, Any]] = {}
+
+    def add(self, iteration: int, signal: list[tuple[tuple[str, ...], Tensor]], steps: LayerSteps) -> None:
+        """An iteration that was looked at has ended."""
+        self.sampled.append(iteration)
+        self._signal.append(signal)
+        self._steps.append(steps)
+
+    def note_optimizer(self, optimizer: Optimizer) -> None:
+        """Note its kind and settings as they are at a step."""
+        known = self._optimizers.get(id(optimizer))
+        if known is None:
+            group = optimizer.param_groups[0]
+            rate = group.get("lr")
+            self._optimizers[id(optimizer)] = {
+                "kind": type(optimizer).__name__,
+                "lr": None if rate is None or isinstance(rate, Tensor) else float(rate),
+                "momentum": group.get("momentum") if isinstance(group.get("momentum"), (int, float)) else None,
+                "steps": 1,
+            }
+        else:
+            known["steps"] += 1
+
+    def turn(self, weights: WeightSamples, gradients: Tensor, held: Tensor) -> None:
+        """Add up gradients, to see later whether they keep their direction from batch to batch."""
+        squares = weights.sums(gradients.square())
+        if self._turned is None:
+            self._turned = torch.zeros_like(gradients), torch.zeros_like(squares), torch.zeros_like(squares)
+        total, of_squares, count = self._turned
+        mask = held.to(gradients.device)
+        assert weights.owner is not None
+        total += gradients * mask[weights.owner]
+        of_squares += squares * mask
+        count += mask.float()
+
+    def result(
+        self,
+        signal: Signal,
+        weights: WeightSamples,
+        loss: LossFacts,
+        after: Following | None,
+        elements: Mapping[tuple[int, str], float],
+        why: str | None,
+    ) -> Evidence:
+        """The plain data. Waits for the device."""
+        layers = self._layer_facts(signal, weights, after)
+        network = {
+            "losses": self._losses(),
+            "passes": self.passes,
+            "loss": loss.result(),
+            "loss_scale": min(self.loss_scales, default=None),
+            "eval_mode": sum(self.eval_mode) / len(self.eval_mode) if self.eval_mode else None,
+            "optimizers": list(self._optimizers.values()),
+            "weighted": None if after is None else after.weighted,
+            "bends": None if after is None else after.bends,
+            "input": _input(signal.input),
+            "stopped": why,
+        }
+        return Evidence.from_rows(self._rows(elements), layers, network)
+
+    def _losses(self) -> list[float | None]:
+        """For each iteration the mean of the losses whose gradients it used; None where it is not finite."""
+        if not self.losses:
+            return []
+        values = torch.stack([value.cpu() for _, value in self.losses]).tolist()
+        by_iteration: dict[int, list[float]] = {}
+        for (iteration, _), value in zip(self.losses, values, strict=True):
+            by_iteration.setdefault(iteration, []).append(value)
+        count = max(by_iteration) + 1
+        means = [_mean(by_iteration.get(iteration, [])) for iteration in range(count)]
+        return [mean if mean is None else rounded(mean) for mean in means]
+
+    def _rows(self, elements: Mapping[tuple[int, str], float]) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
+        for iteration, groups, steps in zip(self.sampled, self._signal, self._steps, strict=True):
+            seen = {
+                name: row
+                for names, table in groups
+                for name, row in zip(names, table.double().cpu().tolist(), strict=True)
+            }
+            update = dict(zip(self._layers, steps.update.tolist(), strict=True))
+            left = dict(zip(self._layers, steps.left.tolist(), strict=True))
+            for name in dict.fromkeys([*seen, *self._layers]):
+                values = [
+                    *seen.get(name, [math.nan] * len(STATISTICS)),
+                    elements.get((iteration, name), math.nan),
+                    update.get(name, math.nan),
+                    left.get(name, math.nan),
+                ]
+                rows.append((iteration, name, *map(rounded, values)))
+        return rows
+
+    def _layer_facts(
+        self, signal: Signal, weights: WeightSamples, after: Following | None
+    ) -> dict[str, dict[str, Any]]:
+        units, over_window, final = signal.unit_shares(), signal.spread_over_window(), weights.initial()
+        turned, left_over = self._turns(weights), self._left_over()
+        names = dict.fromkeys([*self._layers, *units, *signal.calls])
+        return {
+            name: _plain(
+                {
+                    **self.initial.get(name, {}),
+                    **units.get(name, {}),
+                    "alike_now": final[name]["alike"] if name in final else None,
+                    "spread_over_window": over_window.get(name),
+                    "turn": turned.get(name),
+                    "left_over": left_over.get(name),
+                    "after": None if after is None else after.activation.get(name),
+                    "eval": _share(signal.eval_calls.get(name, 0), signal.calls.get(name)),
+                    "alone": _share(signal.alone.get(name, 0), signal.calls.get(name)),
+                }
+            )
+            for name in names
+        }
+
+    def _turns(self, weights: WeightSamples) -> dict[str, float]:
+        """Squared mean gradient over mean squared gradient: 1 where every batch gives the same direction."""
+        if self._turned is None:
+            return {}
+        total, of_squares, count = self._turned
+        turned = weights.sums(total.square()) / (count * of_squares)
+        enough = (count > 3).tolist()
+        return {
+            name: value
+            for name, value, known in zip(self._layers, turned.tolist(), enough, strict=True)
+            if known and value == value
+        }
+
+    def _left_over(self) -> dict[str, float]:
+        """For each layer, in which share of the steps a gradient from before the last step was used."""
+        if not self._steps:
+            return {}
+        table = torch.stack([steps.left_over.cpu() for steps in self._steps])
+        return {
+            name: value
+            for name, value in zip(self._layers, table.nanmean(0).tolist(), strict=True)
+            if value == value
+        }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    mean = sum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _share(count: int, of: int | None) -> float | None:
+    return None if not of else count / of
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: rounded(value) if isinstance(value, float) else value for key, value in facts.items() if value is not None}
+
+
+def _input(rows: Sequence[Tensor]) -> dict[str, float | None] | None:
+    if not rows:
+        return None
+    rms, mean, deviation, largest = torch.stack([row.cpu() for row in rows]).double().mean(0).tolist()
+    return {"rms": rounded(rms), "mean": rounded(mean), "std": rounded(deviation), "largest": rounded(largest)}

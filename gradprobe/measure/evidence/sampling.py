@@ -1,0 +1,107 @@
+"""Which iterations and which elements are looked at: enough to judge by, at a cost that does not grow."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gradprobe.measure.reduction import is_plain, local_part
+
+ROWS = 16  # examples of a batch
+_FIRST = 4  # iterations from the first on that are all looked at: there it is decided what can be learned
+_EVERY = 4
+_BUDGET = 2**18  # elements kept of all layers together: 1 MB, whatever the size of the network
+
+
+def is_sampled(iteration: int) -> bool:
+    """Whether an iteration is looked at beside its gradients.
+
+    Example:
+        >>> [iteration for iteration in range(14) if is_sampled(iteration)]
+        [0, 1, 2, 3, 4, 8, 12]
+    """
+    return iteration < _FIRST or iteration % _EVERY == 0
+
+
+def elements_of_each(layers: int) -> int:
+    """How many elements are kept of each layer: 256, or fewer where there are many layers.
+
+    Example:
+        >>> elements_of_each(10), elements_of_each(1000)
+        (256, 65)
+    """
+    return max(16, min(256, _BUDGET // (4 * max(1, layers))))
+
+
+def strided(size: int, most: int) -> slice:
+    """At most so many indices out of a range, evenly, from within it.
+
+    Example:
+        >>> list(range(100))[strided(100, 4)]
+        [12, 37, 62, 87]
+    """
+    step = max(1, size // most)
+    return slice((step - 1) // 2, (step - 1) // 2 + step * most, step)
+
+
+def some_of(tensor: Tensor, most: int) -> Tensor | None:
+    """A view of at most ``most`` elements of a dense tensor, evenly in its memory; None where there is none.
+
+    Example:
+        >>> import torch
+        >>> some_of(torch.arange(8.0), 4)
+        tensor([0., 2., 4., 6.])
+    """
+    tensor = local_part(tensor.detach())
+    count = tensor.numel()
+    if not count or not is_plain(tensor) or tensor.is_complex() or not _is_dense(tensor):
+        return None
+    step = max(1, count // most)
+    return tensor.as_strided((min(count, most),), (step,), tensor.storage_offset())
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    if tensor.is_contiguous():
+        return True
+    strides = tensor.stride()
+    return tensor.permute(sorted(range(tensor.dim()), key=lambda axis: -strides[axis])).is_contiguous()
+
+
+def sample_output(output: Tensor, channels: int, batch: int, most: int) -> Tensor:
+    """A copy of a few rows and elements of a layer's output, in float32.
+
+    Args:
+        output: At least two axes.
+        channels: The axis of the units.
+        batch: The axis of the examples.
+        most: How many elements of a row.
+
+    Returns:
+        Shape ``(rows, units, positions)``.
+
+    Example:
+        >>> import torch
+        >>> sample_output(torch.ones(32, 8, 14, 14), 1, 0, 256).shape
+        torch.Size([16, 8, 9])
+    """
+    others = output.dim() - 2
+    each = 1 if not others else max(2, round(9 ** (1 / others)))
+    units = max(1, most // each**others)
+    index = [
+        strided(size, ROWS if axis == batch else units if axis == channels else each)
+        for axis, size in enumerate(output.shape)
+    ]
+    sample = output.detach()[tuple(index)].movedim((batch, channels), (0, 1))
+    return sample.reshape(sample.shape[0], sample.shape[1], -1).float().clone()
+
+
+def axes_of(module: nn.Module, dims: int) -> tuple[int, int]:
+    """The axes of the examples and of the units in what a module returns.
+
+    Example:
+        >>> axes_of(nn.Conv2d(1, 1, 1), 4), axes_of(nn.Linear(1, 1), 3), axes_of(nn.LSTM(1, 1), 3)
+        ((0, 1), (0, 2), (1, 2))
+    """
+    if isinstance(module, nn.RNNBase):
+        return (0 if module.batch_first or dims < 3 else 1), dims - 1
+    first = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)
+    return 0, 1 if isinstance(module, first) else dims - 1

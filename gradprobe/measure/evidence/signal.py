@@ -1,0 +1,189 @@
+"""What layers return: how far it depends on the input, which units are never active, where it saturates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradprobe.measure.evidence.sampling import axes_of, elements_of_each, sample_output
+from gradprobe.network.hooks import GuardedHook, is_captured
+from gradprobe.network.tensors import measured_tensor, tensors
+
+STATISTICS = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite")
+_CHUNK = 2**18  # elements of samples that wait to be reduced together
+
+
+class UnitRange(NamedTuple):
+    """The largest and the smallest value, and the smallest absolute value, of each unit of a layer."""
+
+    highest: Tensor
+    lowest: Tensor
+    nearest: Tensor
+
+    def joined(self, other: UnitRange) -> UnitRange:
+        """Of both together."""
+        return UnitRange(
+            torch.maximum(self.highest, other.highest),
+            torch.minimum(self.lowest, other.lowest),
+            torch.minimum(self.nearest, other.nearest),
+        )
+
+
+class Signal:
+    """Samples what layers return, in the iterations in which it is told to, and reduces it on the device.
+
+    Args:
+        modules: The layers by name.
+
+    Attributes:
+        is_on: Whether this iteration is looked at.
+        elements: Elements of the output of each layer in the iteration that is looked at.
+        nodes: The graph's nodes that made outputs in it, with the layer of each.
+        input: What the first layer was given, if that is data: its number of examples, RMS, mean and largest
+            absolute value of a feature's mean, each on the device.
+        eval_calls: How often a layer was called in eval mode in a pass that records gradients.
+        alone: How often batch normalisation saw one example.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._most = elements_of_each(len(modules))
+        self.is_on = False
+        self.elements: dict[str, int] = {}
+        self.nodes: dict[Any, str] = {}
+        self.input: list[Tensor] = []
+        self.calls: dict[str, int] = {}
+        self.eval_calls: dict[str, int] = {}
+        self.alone: dict[str, int] = {}
+        self._seen: set[str] = set()
+        self._waiting: dict[tuple[Any, ...], list[tuple[str, Tensor]]] = {}
+        self._count = 0
+        self._rows: list[tuple[tuple[str, ...], Tensor]] = []
+        self._ranges: dict[tuple[str, ...], UnitRange] = {}
+        self._sums: dict[tuple[str, ...], tuple[int, Tensor, Tensor]] = {}
+
+    def hook(self, name: str, module: nn.Module, failed: Callable[[Exception], None]) -> GuardedHook:
+        """A forward hook for a layer."""
+
+        def call(module: nn.Module, args: Any, output: Any) -> None:
+            if self.is_on and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+                self._called(name, module, args, output)
+
+        return GuardedHook(call, failed)
+
+    def _called(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        tensor = measured_tensor(output)
+        if tensor is None or is_captured() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return
+        self._note_nodes(name, output)
+        self._note_mode(name, module, args)
+        if not self._seen:
+            self._look_at_input(args)
+        if name in self._seen or type(tensor) is not Tensor or tensor.dim() < 2 or not tensor.numel():
+            return
+        self._seen.add(name)
+        if not tensor.is_floating_point() or tensor.is_nested or tensor.is_meta:
+            return
+        batch, channels = axes_of(module, tensor.dim())
+        self.elements[name] = tensor.numel()
+        sample = sample_output(tensor, channels, batch, self._most)
+        self._waiting.setdefault((sample.shape, sample.device), []).append((name, sample))
+        self._count += sample.numel()
+        if self._count > _CHUNK:
+            self._reduce()
+
+    def _note_nodes(self, name: str, output: Any) -> None:
+        for tensor in tensors(output):
+            if tensor.grad_fn is not None:
+                self.nodes[tensor.grad_fn] = name
+
+    def _note_mode(self, name: str, module: nn.Module, args: Any) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        if not module.training:
+            self.eval_calls[name] = self.eval_calls.get(name, 0) + 1
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and args and args[0].shape[0] == 1:
+            self.alone[name] = self.alone.get(name, 0) + 1
+
+    def _look_at_input(self, args: Any) -> None:
+        given = next(tensors(args), None)
+        self._seen.add("")
+        if given is None or type(given) is not Tensor or given.requires_grad or not given.is_floating_point():
+            return
+        if given.dim() < 2 or not given.numel():
+            return
+        values = sample_output(given, 1, 0, 1024)
+        self.input.append(torch.stack([values.square().mean().sqrt(), values.mean(), values.std(), values.abs().amax()]))
+
+    def _reduce(self) -> None:
+        waiting, self._waiting, self._count = self._waiting, {}, 0
+        for alike in waiting.values():
+            names = tuple(name for name, _ in alike)
+            stacked = torch.stack([sample for _, sample in alike])
+            self._rows.append((names, _statistics(stacked)))
+            found = UnitRange(stacked.amax((1, 3)), stacked.amin((1, 3)), stacked.abs().amin((1, 3)))
+            known = self._ranges.get(names)
+            fits = known is not None and known.highest.shape == found.highest.shape
+            self._ranges[names] = known.joined(found) if known is not None and fits else found
+            if stacked.shape[1] == 1:
+                self._add_up(names, stacked[:, 0])
+
+    def _add_up(self, names: tuple[str, ...], values: Tensor) -> None:
+        """A batch of one example shows no spread; several of them do."""
+        count, sums, squares = self._sums.get(names, (0, torch.zeros_like(values), torch.zeros_like(values)))
+        if sums.shape == values.shape:
+            self._sums[names] = count + 1, sums + values, squares + values.square()
+
+    def end(self) -> list[tuple[tuple[str, ...], Tensor]]:
+        """The iteration has ended: for groups of layers a row of `STATISTICS` each, on the device."""
+        self._reduce()
+        rows, self._rows = self._rows, []
+        self.is_on = False
+        self._seen.clear()
+        self.nodes = {}
+        return rows
+
+    def drop(self) -> None:
+        """Forget what was not asked for."""
+        self.end()
+        self.elements = {}
+
+    def unit_shares(self) -> dict[str, dict[str, float]]:
+        """For each layer the shares of units that never were above 0, and never within 3, in the window."""
+        shares: dict[str, dict[str, float]] = {}
+        for names, found in self._ranges.items():
+            below = (found.highest <= 0).float().mean(1).tolist()
+            outside = (found.nearest > 3).float().mean(1).tolist()
+            for name, never_positive, never_inside in zip(names, below, outside, strict=True):
+                before = shares.get(name, {"never_positive": 1.0, "never_inside": 1.0})
+                shares[name] = {
+                    "never_positive": min(never_positive, before["never_positive"]),
+                    "never_inside": min(never_inside, before["never_inside"]),
+                    "units": float(found.highest.shape[1]),
+                }
+        return shares
+
+    def spread_over_window(self) -> dict[str, float]:
+        """The spread of layers that were given one example at a time, over the iterations of the window."""
+        result: dict[str, float] = {}
+        for names, (count, sums, squares) in self._sums.items():
+            if count > 1:
+                variance = (squares - sums.square() / count).clamp(min=0) / (count - 1)
+                spread = variance.mean((1, 2)).sqrt() / (squares.mean((1, 2)) / count).sqrt()
+                result.update(zip(names, spread.tolist(), strict=True))
+        return result
+
+
+def _statistics(stacked: Tensor) -> Tensor:
+    """`STATISTICS` of samples of shape ``(layers, rows, units, positions)``."""
+    within = stacked.flatten(1)
+    size = within.abs()
+    squares = within.square().mean(1)
+    if stacked.shape[1] > 1:
+        variance = (stacked - stacked.mean(1, keepdim=True)).square().flatten(1).mean(1)
+        spread = (variance * (stacked.shape[1] / (stacked.shape[1] - 1)) / squares).sqrt()
+    else:
+        spread = torch.full_like(squares, float("nan"))
+    shares = [(size == 0), (size > 3), (size > 5), ~torch.isfinite(within)]
+    return torch.stack([spread, squares.sqrt(), *(share.float().mean(1) for share in shares)], 1)

@@ -1,0 +1,106 @@
+"""What is measured beside the gradients: what layers return, how far steps move them, and what the loss is made of.
+
+Plain data, as the history that it belongs to. `gradprobe.decide.diagnosis` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+MEASURED = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite", "elements", "update", "left")
+SAMPLES = ("iteration", "layer", *MEASURED)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Signal, update and loss of a window, from samples in some of its iterations.
+
+    Attributes:
+        frame: One row for each sampled iteration and layer. ``spread``: how far the layer's output depends on the
+            input (RMS over the batch of a - mean(a), over RMS of a); ``rms`` and ``zeros`` (share of exact zeros)
+            of the output; ``beyond_3`` and ``beyond_5``: share of it above 3 and 5 in absolute value;
+            ``nonfinite``: share of NaN and infinity; ``elements`` of the whole output; ``update``:
+            ||w after - w before|| / ||w before|| of the step; ``left``: what the step found of the gradient that
+            the backward pass had made. A missing number is NaN.
+        layers: Facts of each layer over the window, by name.
+        network: Facts of the training: losses, inputs, targets, what comes before the loss, ...
+
+    Example:
+        >>> evidence = Evidence.from_rows([(0, "fc", 0.9, 1.0, 0.0, 0.0, 0.0, 0.0, 8, 1e-3, 1.0)], {}, {})
+        >>> evidence.median("spread")
+        {'fc': 0.9}
+    """
+
+    frame: pd.DataFrame
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[tuple[Any, ...]], layers: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any]
+    ) -> Evidence:
+        """From rows in the order of `SAMPLES`."""
+        columns = list(zip(*rows, strict=True)) or [()] * len(SAMPLES)
+        return cls(_frame(dict(zip(SAMPLES, columns, strict=True))), layers, network)
+
+    def median(self, column: str) -> dict[str, float]:
+        """The median over the window of one of `MEASURED`, for each layer that has it."""
+        values = self.frame.dropna(subset=[column]).groupby("layer", sort=False)[column].median()
+        return {str(name): float(value) for name, value in values.items()}
+
+    def largest(self, column: str) -> dict[str, float]:
+        """The largest value in the window, for each layer that has one."""
+        values = self.frame.dropna(subset=[column]).groupby("layer", sort=False)[column].max()
+        return {str(name): float(value) for name, value in values.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; a number that is missing is None."""
+        columns = {
+            name: [None if value != value else value for value in self.frame[name].tolist()] for name in SAMPLES
+        }
+        return {
+            "samples": columns,
+            "layers": {name: dict(facts) for name, facts in self.layers.items()},
+            "network": dict(self.network),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Evidence:
+        """The reverse of `to_dict`."""
+        return cls(_frame(record["samples"]), record["layers"], record["network"])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Evidence):
+            return NotImplemented
+        return self.frame.equals(other.frame) and (self.layers, self.network) == (other.layers, other.network)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def rounded(value: float) -> float | None:
+    """A number as it is kept: six digits; None where it is NaN, and the largest float where it is infinite.
+
+    Example:
+        >>> rounded(1 / 3), rounded(float("nan"))
+        (0.333333, None)
+    """
+    if value != value:
+        return None
+    return float(f"{max(min(value, 1.7e308), -1.7e308):.6g}")
+
+
+def _frame(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
+    def numbers(name: str) -> list[float]:
+        return [float("nan") if value is None else float(value) for value in columns[name]]
+
+    return pd.DataFrame(
+        {
+            "iteration": pd.array([int(value) for value in columns["iteration"]], dtype="int64"),
+            "layer": pd.Series(list(columns["layer"]), dtype=str),
+            **{name: pd.array(numbers(name), dtype="float64") for name in MEASURED},
+        }
+    )
