@@ -114,7 +114,7 @@ class GradientProbe:
         hooks = {name: OutputHook(self._outputs, name) for name in modules}
         self._layers = HookedLayers(modules, weights, hooks, self.of, refused)
         self._keys = self._layers.keys()
-        self._evidence = EvidenceCollector(model, modules, weights, is_on=stats == "all")
+        self._evidence = EvidenceCollector(model, modules, weights, self._scale, is_on=stats == "all")
         self._ownership = Ownership(model)
         self._window = Window(WeightGradients(modules, weights), Accumulator(reducer, refused))
         self._table = self._window.table(self._keys)
@@ -248,7 +248,7 @@ class GradientProbe:
         """Take the gradients as they stand, of the layers of an optimizer that is about to step, or of all."""
         held = None if optimizer is None else self._held_by(optimizer)
         scale = None if optimizer is None else self._scale.of_optimizer(optimizer)
-        self._evidence.before_step(optimizer, self._scale)
+        self._evidence.before_step(optimizer)
         if "weight" in self.of:
             self._window.read_weights(
                 held, self._scale.divisor(optimizer, self._window.all_in, self._outputs.scale_in)

@@ -34,13 +34,19 @@ class EvidenceCollector:
         model: The network.
         modules: Its layers by name.
         weights: Local names of each layer's parameters other than biases.
+        scale: What gradient scalers multiply losses by.
         is_on: Whether anything is to be collected.
     """
 
     def __init__(
-        self, model: nn.Module, modules: Mapping[str, nn.Module], weights: Mapping[str, Sequence[str]], is_on: bool
+        self,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
+        weights: Mapping[str, Sequence[str]],
+        scale: LossScale,
+        is_on: bool,
     ) -> None:
-        self._model, self._modules = model, modules
+        self._model, self._modules, self._scale = model, modules, scale
         self._is_on = is_on
         self._why: str | None = None
         self._signal = Signal(modules)
@@ -114,7 +120,9 @@ class EvidenceCollector:
         for use in uses:
             self._loss.add(use)
         if uses:
-            self._collected.loss_scales.append(scale_of(loss.grad_fn))
+            scale = self._scale.value
+            by_scaler = 1.0 if scale is None or scale.device.type != "cpu" else float(scale)
+            self._collected.loss_scales.append(scale_of(loss.grad_fn) / by_scaler)
             if self._following is None:
                 self._following = following(loss.grad_fn, self._signal.nodes)
             self._note_modes()
@@ -134,23 +142,24 @@ class EvidenceCollector:
         if self._touched == [_state(parameter) for parameter in self._few]:
             return
         if isinstance(loss, Tensor):
-            self._collected.losses.append((self._iteration, loss.detach().float().mean()))
+            scale = self._scale.value
+            value = loss.detach().float().mean()
+            self._collected.losses.append((self._iteration, value if scale is None else value / scale.to(value.device)))
         if self._is_sampled:
             self._arrived = self._weights.norms(self._weights.take(gradients=True))
 
     # steps
 
-    def before_step(self, optimizer: Optimizer | None, scale: LossScale) -> None:
+    def before_step(self, optimizer: Optimizer | None) -> None:
         """An optimizer is about to step, or any, where which one is not known.
 
         Args:
             optimizer: The optimizer.
-            scale: What gradient scalers multiplied losses by.
         """
         if not self._is_on:
             return
         try:
-            self._before_step(optimizer, _divided_by(optimizer, scale))
+            self._before_step(optimizer, _divided_by(optimizer, self._scale))
         except Exception as error:
             self.failed(error)
 

@@ -88,7 +88,11 @@ class OutputUse:
         broadcast: Over how many examples it was spread out to meet the target; 1 where shapes agree.
         clamped: The share of the output that a ReLU or clamp holds at its end, on the device.
         target: The target, if the graph holds it.
+        values: What goes into the loss, if the graph holds it.
         classes: Number of classes that a softmax goes over, or None.
+        reduction: ``"mean"`` or ``"sum"`` over the examples, where that is known.
+        plain: Whether the loss is this and nothing else, but for a factor.
+        squared: Whether a difference is squared.
     """
 
     layer: str
@@ -100,6 +104,9 @@ class OutputUse:
     target: Tensor | None = None
     values: Tensor | None = None
     classes: int | None = None
+    reduction: str | None = None
+    plain: bool = False
+    squared: bool = False
 
 
 def uses_of_output(root: Any, layers: Mapping[Any, str]) -> list[OutputUse]:
@@ -207,6 +214,29 @@ def _take_loss(use: OutputUse, node: Any, parent: Any, above: Mapping[Any, Seque
         if name in ("nll", "bce", "bce_with_logits", "mse") and use.values is None:
             use.values = _saved(parent, "_saved_self")
     use.loss = name
+    _take_reduction(use, parent, above)
+
+
+_REDUCTIONS = {1: "mean", 2: "sum"}
+
+
+def _take_reduction(use: OutputUse, node: Any, above: Mapping[Any, Sequence[Any]]) -> None:
+    """Follow the loss up to the scalar: what it is averaged or added up by, and whether anything joins it."""
+    use.reduction = _REDUCTIONS.get(getattr(node, "_saved_reduction", 0))
+    weighted = any(getattr(node, f"_saved_{name}", None) is not None for name in ("weight", "pos_weight"))
+    use.plain = not weighted
+    for _ in range(8):
+        parents = above[node]
+        if not parents:
+            return
+        node, name = parents[0], parents[0].name()
+        if name.startswith(("MeanBackward", "SumBackward")):
+            use.reduction = "mean" if name.startswith("Mean") else "sum"
+        elif name.startswith("PowBackward") and getattr(node, "_saved_exponent", 0) == 2:
+            use.squared = True
+        elif len(parents) > 1 or not name.startswith(("MulBackward", "DivBackward", "AbsBackward")):
+            use.plain = False
+            return
 
 
 def _saved(node: Any, name: str) -> Tensor | None:

@@ -1,0 +1,1 @@
+"""Why a network does not learn: what is read from a history, and a rule for each cause. No torch."""

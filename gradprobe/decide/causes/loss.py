@@ -1,0 +1,161 @@
+"""Causes between the output and the loss: what the loss gets is not what it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gradprobe.decide.causes.finding import Finding
+from gradprobe.decide.causes.reading import Reading
+
+_RANGES = {"relu": (0.0, None), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0), "clamp_min": (0.0, None)}
+_SLACK = 0.02  # of the target's range: label smoothing and rounding
+CLAMPED = 0.5  # of the output held at the end of a ReLU
+_GRAPH = "exact: the graph of the loss"
+
+
+def causes(reading: Reading) -> Iterator[Finding]:
+    """The findings of this kind."""
+    for use in reading.uses:
+        yield from _labels(use)
+        yield from _fits(use)
+        yield from _broadcast(use)
+        yield from _twice(use)
+        yield from _activation(reading, use)
+    yield from _no_activation(reading)
+
+
+def _found(cause: str, use: Mapping[str, Any], sentence: str, remedy: str, source: str = _GRAPH, **evidence: Any) -> Finding:
+    shown = {"activations": list(use["activations"]), "loss": use["loss"], **evidence}
+    return Finding(cause, (use["layer"],), shown, sentence, remedy, source)
+
+
+def _labels(use: Mapping[str, Any]) -> Iterator[Finding]:
+    labels, target = use["labels"], use["target"]
+    seen = sum(labels) if labels else 0
+    one_class = bool(labels) and sum(count > 0 for count in labels) == 1 and len(labels) > 1 and seen >= 16
+    constant = target is not None and use["loss"] in ("mse", "bce", "bce_with_logits", "smooth_l1", "huber")
+    if one_class:
+        yield _found(
+            "labels_wrong", use,
+            f"All of {seen} labels in the window are the same class, of {len(labels)}.",
+            "Look at how the labels are made: a division, a cast to integers or an index may have removed them.",
+            "exact: the labels that the loss was given", labels_seen=seen,
+        )  # fmt: skip
+    elif constant and use["plain"] and not target["std"] and use["shape"] and use["shape"][0] > 1 and len(use["activations"]) < 1 and not _is_adversarial(use):
+        yield _found(
+            "labels_wrong", use, f"All targets in the window are the same: {target['mean']:g}.",
+            "Look at how the targets are made.", "exact: the targets that the loss was given", target_std=0.0,
+        )  # fmt: skip
+
+
+def _is_adversarial(use: Mapping[str, Any]) -> bool:
+    """The generator of a GAN is trained towards a constant target: that of another network's output."""
+    return use["loss"] in ("bce", "bce_with_logits", "mse")
+
+
+def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
+    loss, target, output = use["loss"], use["target"], use["output"]
+    activations = use["activations"]
+    if loss in ("bce", "bce_with_logits") and target is not None and (target["max"] > 1.001 or target["min"] < -0.001):
+        yield _found(
+            "loss_wrong", use,
+            f"Binary cross entropy gets targets from {target['min']:g} to {target['max']:g}; it is defined for 0 to 1.",
+            "For classes 0, 1, 2, ... use one output for each and nn.CrossEntropyLoss; for numbers nn.MSELoss.",
+            "the definition of the loss", target_min=target["min"], target_max=target["max"],
+        )  # fmt: skip
+    elif loss == "nll" and "log_softmax" not in activations and output is not None and (output["max"] or 0) > 1e-6:
+        yield _found(
+            "loss_wrong", use,
+            "NLLLoss gets an output that is no logarithm of probabilities: it holds positive numbers.",
+            "Use nn.CrossEntropyLoss on the logits, or put a log_softmax before nn.NLLLoss.",
+            "the definition of the loss", output_max=output["max"],
+        )  # fmt: skip
+    elif "log_softmax" in activations and use["classes"] == 1:
+        yield _found(
+            "loss_wrong", use, "Cross entropy over one class is 0 whatever the output.",
+            "Use one output for each class, or nn.BCEWithLogitsLoss for one.", "the definition of the loss", classes=1,
+        )  # fmt: skip
+
+
+def _broadcast(use: Mapping[str, Any]) -> Iterator[Finding]:
+    if use["broadcast"] > 1:
+        shape = tuple(use["shape"])
+        yield _found(
+            "loss_broadcast", use,
+            f"The loss compares every output of the batch to every target: the output {shape} and the target are "
+            f"broadcast to {use['broadcast']} times as many elements.",
+            "Give output and target the same shape: y.unsqueeze(1), or output.squeeze(1).",
+            broadcast=use["broadcast"],
+        )  # fmt: skip
+
+
+def _twice(use: Mapping[str, Any]) -> Iterator[Finding]:
+    activations, loss = use["activations"], use["loss"]
+    first = activations[0] if activations else ""
+    if first == "softmax" and use["classes"] != 1 and ("log_softmax" in activations or loss == "bce_with_logits"):
+        yield _found(
+            "double_softmax", use,
+            "The output goes through a softmax, and the loss takes another one: gradients are small, and "
+            "probabilities cannot come near 0 and 1.",
+            "Give the loss the logits: take the softmax out of the model's forward.",
+        )  # fmt: skip
+    elif first == "sigmoid" and loss == "bce_with_logits":
+        yield _found(
+            "double_sigmoid", use,
+            "The output goes through a sigmoid, and the loss takes another one: probabilities stay between .5 and .73.",
+            "Give nn.BCEWithLogitsLoss the logits: take the sigmoid out of the model's forward, or use nn.BCELoss.",
+        )  # fmt: skip
+
+
+def _activation(reading: Reading, use: Mapping[str, Any]) -> Iterator[Finding]:
+    activations, target = use["activations"], use["target"]
+    if not activations:
+        return
+    first = activations[0]
+    if first == "softmax" and use["classes"] == 1:
+        yield _found(
+            "output_activation", use, "A softmax over one unit is 1 whatever the input: the output cannot change.",
+            "Use a sigmoid for one unit, or leave the activation to the loss (nn.BCEWithLogitsLoss).", classes=1,
+        )  # fmt: skip
+    elif first in ("sigmoid", "tanh", "relu") and ("log_softmax" in activations[1:] or (first != "sigmoid" and use["loss"] == "bce_with_logits")):
+        yield _found(
+            "output_activation", use,
+            f"The loss takes logits, of any size and sign, and gets the output of a {first}: it cannot be right "
+            "about any class for certain.",
+            f"Take the {first} out of the last layer.",
+        )  # fmt: skip
+    elif target is not None and first in _RANGES and use["loss"] in ("mse", "smooth_l1", "huber", "difference", "bce"):
+        yield from _out_of_range(use, first, target)
+        if first == "relu" and (use["clamped"] or 0) > CLAMPED and not reading.learned:
+            yield _found(
+                "output_activation", use,
+                f"The last ReLU holds {use['clamped']:.0%} of the output at 0, and no gradient passes there.",
+                "Take the ReLU off the last layer, or use one that passes gradients (softplus).",
+                clamped=use["clamped"], threshold=CLAMPED,
+            )  # fmt: skip
+
+
+def _out_of_range(use: Mapping[str, Any], activation: str, target: Mapping[str, float]) -> Iterator[Finding]:
+    low, high = _RANGES[activation]
+    slack = _SLACK * max(target["max"] - target["min"], 1e-12)
+    too_low = low is not None and target["min"] < low - slack
+    too_high = high is not None and target["max"] > high + slack
+    if too_low or too_high:
+        ends = f"{'-inf' if low is None else f'{low:g}'} to {'inf' if high is None else f'{high:g}'}"
+        yield _found(
+            "output_activation", use,
+            f"The targets go from {target['min']:.3g} to {target['max']:.3g}; a {activation} gives {ends}.",
+            f"Take the {activation} off the last layer, or scale the targets into its range.",
+            target_min=target["min"], target_max=target["max"],
+        )  # fmt: skip
+
+
+def _no_activation(reading: Reading) -> Iterator[Finding]:
+    weighted = reading.network.get("weighted") or 0
+    if reading.network.get("bends") is False and weighted > 1:
+        yield Finding(
+            "no_activation", tuple(reading.trained), {"products": weighted, "activations": 0},
+            f"There is no activation between the {weighted} layers: together they are one linear function.",
+            "Put an activation (ReLU, GELU, tanh) between the layers.", _GRAPH,
+        )  # fmt: skip

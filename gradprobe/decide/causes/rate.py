@@ -1,0 +1,81 @@
+"""Causes in the size of the steps: too large, too small, and what grows without bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gradprobe.decide.causes.finding import Finding
+from gradprobe.decide.causes.reading import Reading
+from gradprobe.decide.onset import onset
+
+LARGE = 0.3  # of a weight in one step: You et al. 2017 (LARS) train at 1e-3 to 1e-2
+SMALL = 1e-4  # sound scripts move a weight by 3.2e-4 at least in the median
+TURN = 0.9  # squared mean gradient over mean squared gradient: sound scripts reach .80
+GREW = 10.0
+
+
+def causes(reading: Reading) -> Iterator[Finding]:
+    """The findings of this kind."""
+    yield from _too_large(reading)
+    yield from _too_small(reading)
+
+
+def _too_large(reading: Reading) -> Iterator[Finding]:
+    largest = max(reading.largest_update.values(), default=0.0)
+    frame = reading.history.frame
+    nonfinite = bool((frame["nonfinite"] > 0).fillna(False).any()) or None in reading.losses
+    grew = nonfinite or reading.end > GREW * max(abs(reading.start), reading.constant or 0.0)
+    if grew:
+        yield _grown(reading, largest, nonfinite)
+    elif largest > LARGE and not reading.learned and reading.trend < 2:
+        layers = [name for name, update in reading.largest_update.items() if update > LARGE]
+        yield Finding(
+            "lr_high", reading.names(layers), {"largest_update": largest, "threshold": LARGE, "trend": reading.trend},
+            f"Steps are too large: one moves the weights of {reading.span(reading.names(layers))} by {largest:.0%} of "
+            "themselves, and the loss does not fall.",
+            "Lower the learning rate by a factor of 10, or warm it up.",
+            "You et al. 2017 (LARS): healthy updates are 1e-3 to 1e-2 of a weight",
+        )  # fmt: skip
+
+
+def _grown(reading: Reading, largest: float, nonfinite: bool) -> Finding:
+    first = reading.evidence.frame
+    early = first[first["iteration"] <= 1]["update"].dropna()
+    steps = float(early.median()) if len(early) else math.nan
+    began = onset(reading.history) if nonfinite else None
+    where = f" ({began})" if began else ""
+    evidence = {"loss_start": reading.start, "first_updates": steps, "threshold": LARGE, "largest_update": largest}
+    if steps > LARGE:
+        return Finding(
+            "lr_high", tuple(reading.trained), evidence,
+            f"Steps are too large: the first ones move the weights by {steps:.0%} of themselves, and the loss grows.",
+            "Lower the learning rate by a factor of 10, or warm it up.",
+            "You et al. 2017 (LARS): healthy updates are 1e-3 to 1e-2 of a weight",
+        )  # fmt: skip
+    return Finding(
+        "exploding", tuple(reading.trained), evidence,
+        f"The training explodes: {'NaN or infinity appears' if nonfinite else 'the loss grows without bound'}{where}.",
+        "Clip the gradient norm (torch.nn.utils.clip_grad_norm_), lower the learning rate, and look at the initial "
+        "weights: of a recurrent layer an orthogonal matrix of gain 1.",
+        "Pascanu et al., On the difficulty of training recurrent neural networks, 2013",
+    )  # fmt: skip
+
+
+def _too_small(reading: Reading) -> Iterator[Finding]:
+    update, turns = reading.median_update(), sorted(reading.fact("turn").values())
+    turn = turns[len(turns) // 2] if turns else math.nan
+    is_small = update < SMALL
+    is_straight = turn > TURN and not math.isnan(reading.fell) and abs(reading.fell) < 0.1
+    if reading.learned or not (is_small or is_straight):
+        return
+    if is_small:
+        why = f"a step moves the weights by {update:.1e} of themselves"
+    else:
+        why = f"the gradient keeps its direction ({turn:.2f} of 1) while the loss falls by {reading.fell:.1%}"
+    yield Finding(
+        "lr_low", tuple(reading.trained),
+        {"median_update": update, "update_threshold": SMALL, "turn": turn, "turn_threshold": TURN, "fell": reading.fell},
+        f"Steps are too small: {why}.", "Raise the learning rate by a factor of 10, or use Adam.",
+        "You et al. 2017 (LARS); 136 scripts measured",
+    )  # fmt: skip

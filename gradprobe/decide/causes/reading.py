@@ -1,0 +1,206 @@
+"""What the rules look at, computed once from a history: signal, share, update, and how the loss goes. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from gradprobe.record.evidence import Evidence
+from gradprobe.record.history import GradientHistory, Layer
+from gradprobe.record.text import layer_span, middle
+
+LEARNED = 0.9  # of the loss of the best constant answer: below it the network has learned more than a constant
+_ENDS = 5  # iterations that are averaged at the end of the window: single losses are noisy
+
+
+class Reading:
+    """A history and its evidence, read.
+
+    Args:
+        history: The record; it has evidence.
+    """
+
+    def __init__(self, history: GradientHistory) -> None:
+        assert history.evidence is not None
+        self.history = history
+        self.evidence: Evidence = history.evidence
+        self.facts: Mapping[str, Mapping[str, Any]] = history.evidence.layers
+        self.network: Mapping[str, Any] = history.evidence.network
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """All layers in depth order."""
+        return list(self.history.layers)
+
+    def names(self, wanted: Sequence[str] | set[str]) -> tuple[str, ...]:
+        """These layers in depth order."""
+        chosen = set(wanted)
+        return tuple(layer.name for layer in self.layers if layer.name in chosen)
+
+    def span(self, names: Sequence[str]) -> str:
+        """These layers in few words."""
+        return layer_span(names, [layer.name for layer in self.layers], lambda name: middle(name, 40))
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """The layers whose weights are to be trained, in depth order."""
+        return [layer.name for layer in self.layers if self.facts.get(layer.name, {}).get("trained", not layer.is_frozen)]
+
+    # the loss
+
+    @cached_property
+    def losses(self) -> list[float | None]:
+        """The loss of each iteration; None where it is not finite."""
+        return list(self.network.get("losses") or self.history.conditions.get("losses") or ())
+
+    @cached_property
+    def finite_losses(self) -> list[float]:
+        """Those that are finite."""
+        return [loss for loss in self.losses if loss is not None]
+
+    @property
+    def start(self) -> float:
+        """The loss at the beginning; NaN where it is not known."""
+        return self.finite_losses[0] if self.finite_losses else math.nan
+
+    @property
+    def end(self) -> float:
+        """The mean loss of the last iterations; NaN where it is not known."""
+        last = self.finite_losses[-_ENDS:]
+        return sum(last) / len(last) if last else math.nan
+
+    @cached_property
+    def constant(self) -> float | None:
+        """The loss of the best answer that does not depend on the input, where the loss' graph shows it."""
+        values = [value for use in self.uses if (value := _constant(use)) is not None]
+        return values[0] * (self.network.get("loss_scale") or 1.0) if len(values) == len(self.uses) == 1 else None
+
+    @property
+    def fell(self) -> float:
+        """By what share of itself the loss fell in the window; NaN where it is not known."""
+        if not self.finite_losses or not self.start:
+            return math.nan
+        return (self.start - self.end) / abs(self.start)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the loss shows that the output depends on the input as it should, or falls as if it did."""
+        if self.constant is not None and self.constant > 0:
+            return self.end < LEARNED * self.constant
+        return self.fell > 1 - LEARNED
+
+    @property
+    def trend(self) -> float:
+        """Student's t of the losses of the two halves of the window: above 2 they fall."""
+        values = self.finite_losses
+        half = len(values) // 2
+        if half < 2:
+            return math.nan
+        first, second = pd.Series(values[:half]), pd.Series(values[half:])
+        noise = math.sqrt(float(first.var()) / len(first) + float(second.var()) / len(second))
+        return float(first.mean() - second.mean()) / max(noise, 1e-12 * (abs(self.start) + 1e-30))
+
+    @cached_property
+    def uses(self) -> list[Mapping[str, Any]]:
+        """What the loss does with the outputs of the network."""
+        return [use for use in self.network.get("loss") or () if use["loss"] != "other" or use["activations"]]
+
+    # the layers
+
+    @cached_property
+    def spread(self) -> dict[str, float]:
+        """The spread of each layer's output, median over the window."""
+        alone = {n: f["spread_over_window"] for n, f in self.facts.items() if f.get("spread_over_window") is not None}
+        return {**alone, **self.evidence.median("spread")}
+
+    @cached_property
+    def update(self) -> dict[str, float]:
+        """How far a step moves each layer's weights, median over the window."""
+        return self.evidence.median("update")
+
+    @cached_property
+    def largest_update(self) -> dict[str, float]:
+        """The same, the largest in the window."""
+        return self.evidence.largest("update")
+
+    @cached_property
+    def _shares(self) -> pd.DataFrame:
+        """For each iteration and layer the L2 norm of dL/d output, over that of the last layer."""
+        rows = self.history.frame[(self.history.frame["of"] == "output") & self.history.frame["rms"].notna()]
+        joined = rows.merge(self.evidence.frame[["iteration", "layer", "elements"]].dropna(), on=["iteration", "layer"])
+        joined = joined.assign(norm=joined["rms"] * joined["elements"] ** 0.5)
+        norms = joined.pivot(index="iteration", columns="layer", values="norm")
+        order = [layer.name for layer in self.layers if layer.name in norms.columns]
+        return norms[order].div(norms[order[-1]], axis=0) if order else norms
+
+    @cached_property
+    def share(self) -> dict[str, float]:
+        """The share of the gradient that arrives at each layer, median over the window."""
+        return {str(name): float(value) for name, value in self._shares.median().items() if value == value}
+
+    @cached_property
+    def first_share(self) -> dict[str, float]:
+        """The same in the first iteration."""
+        if not len(self._shares):
+            return {}
+        return {str(name): float(value) for name, value in self._shares.iloc[0].items() if value == value}
+
+    def ordered(self, values: Mapping[str, float]) -> list[str]:
+        """The layers that have a value, in depth order."""
+        return [layer.name for layer in self.layers if layer.name in values]
+
+    @cached_property
+    def spread_at_end(self) -> float:
+        """The spread where the network ends: the larger one of its last two layers.
+
+        Of two, since a last layer with small weights returns its bias at first, and learns soon.
+        """
+        last = self.ordered(self.spread)[-2:]
+        return max((self.spread[name] for name in last), default=math.nan)
+
+    @cached_property
+    def first_spread_at_end(self) -> float:
+        """The same in the first iteration."""
+        frame = self.evidence.frame
+        first = frame[frame["iteration"] == frame["iteration"].min()].dropna(subset=["spread"])
+        values = {str(row.layer): float(row.spread) for row in first.itertuples()}
+        return max((values[name] for name in self.ordered(values)[-2:]), default=math.nan)
+
+    @cached_property
+    def share_at_start(self) -> float:
+        """The share where the network begins: the larger one of its first two layers."""
+        first = self.ordered(self.share)[:2]
+        return max((self.share[name] for name in first), default=math.nan)
+
+    def median_update(self) -> float:
+        """The median over the layers of the median update."""
+        values = pd.Series([value for name, value in self.update.items() if name in set(self.trained)], dtype=float)
+        return float(values.median())
+
+    def fact(self, key: str) -> dict[str, Any]:
+        """One fact of every layer that has it."""
+        return {name: facts[key] for name, facts in self.facts.items() if facts.get(key) is not None}
+
+
+def _constant(use: Mapping[str, Any]) -> float | None:
+    """The smallest loss that a constant output can have."""
+    target = use["target"]
+    if not use.get("plain") or target is None:
+        return None
+    if use["loss"] == "nll" and use["labels"]:
+        total = sum(use["labels"])
+        shares = [count / total for count in use["labels"] if count]
+        each = -sum(share * math.log(share) for share in shares)
+    elif use["loss"] in ("mse",) or (use["loss"] == "difference" and use["squared"]):
+        each = float(target["std"] or 0) ** 2
+    elif use["loss"] in ("bce", "bce_with_logits") and 0 < (target["mean"] or 0) < 1:
+        mean = float(target["mean"])
+        each = -mean * math.log(mean) - (1 - mean) * math.log(1 - mean)
+    else:
+        return None
+    count = math.prod(use["shape"][:1] if use["loss"] == "nll" else use["shape"])
+    return each * (count if use["reduction"] == "sum" else 1)

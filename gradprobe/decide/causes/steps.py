@@ -1,0 +1,190 @@
+"""Causes between the gradient and the weight: what no step reaches, and what is done to gradients on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gradprobe.decide.causes.finding import Finding
+from gradprobe.decide.causes.reading import Reading
+
+NOT_HELD = ("not_held", "not_held_new")
+CUT_OFF = ("detached", "no_path", "checkpointed", "consumed")
+LEFT = 1e-3  # of the gradient: ordinary clipping leaves 1e-2 and more of it, measured on sound scripts
+LEFT_OVER = 0.5  # of the steps: accumulation over batches steps rarely, and clears each time
+_EPSILON = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # half a unit in the last place, relative to the weight
+_SCALE = 1e-3  # of the loss: averaging over accumulated batches divides by tens
+_FROZEN_AT_LEAST = 100  # weights: of fewer the distribution is not seen
+
+
+def causes(reading: Reading) -> Iterator[Finding]:
+    """The findings of this kind."""
+    yield from _not_in_optimizer(reading)
+    yield from _step_missing(reading)
+    yield from _frozen(reading)
+    yield from _detached(reading)
+    yield from _zero_grad_missing(reading)
+    yield from _taken_away(reading)
+    yield from _loss_scale(reading)
+    yield from _update_lost(reading)
+
+
+def _not_in_optimizer(reading: Reading) -> Iterator[Finding]:
+    layers = [x.name for x in reading.layers if x.unreached_code.get("weight") in NOT_HELD]
+    loose = reading.history.conditions.get("loose_parameters") or []
+    if not layers and not loose:
+        return
+    if layers:
+        sentence = f"No optimizer holds the weights of {reading.span(layers)}, though gradients arrive there."
+        remedy = "Give them to the optimizer (build it after the last change of the network), or freeze them."
+    else:
+        shapes = ", ".join(str(tuple(shape)) for shape in loose[:3])
+        sentence = f"{len(loose)} parameters take part and belong to no module, so no optimizer holds them ({shapes})."
+        remedy = "Put layers that are in a plain list or dict into an nn.ModuleList or an nn.ModuleDict."
+    yield Finding(
+        "not_in_optimizer", reading.names(layers), {"unregistered": len(loose)}, sentence, remedy,
+        "exact: the optimizers' param_groups and the graph of the loss",
+    )  # fmt: skip
+
+
+def _step_missing(reading: Reading) -> Iterator[Finding]:
+    arrived = set(reading.history.frame.loc[reading.history.frame["of"] == "weight"].dropna(subset=["mean_abs"])["layer"])
+    alive = {name for name, facts in reading.facts.items() if facts.get("std")}
+    layers = [name for name in reading.trained if name in arrived & alive and name not in reading.update]
+    if not layers or not (reading.network.get("never_stepped") or reading.update):
+        return
+    yield Finding(
+        "step_missing",
+        reading.names(layers),
+        {"steps": 0},
+        f"Gradients arrive at {reading.span(layers)}, but no optimizer that holds them ever steps.",
+        "Call optimizer.step() after loss.backward(), of each optimizer.",
+        "exact: the steps of the optimizers",
+    )
+
+
+def _frozen(reading: Reading) -> Iterator[Finding]:
+    """Frozen, and random as an initialisation leaves it: trained weights do not follow such a distribution."""
+    frozen = {name for name, facts in reading.facts.items() if facts.get("trained") is False}
+    layers = [name for name in frozen if looks_initial(reading.facts[name])]
+    if not layers or len(layers) < len(frozen) / 2:
+        return
+    yield Finding(
+        "frozen",
+        reading.names(layers),
+        {"frozen": len(frozen), "with_random_weights": len(layers)},
+        f"{reading.span(reading.names(layers))} cannot learn: requires_grad is False, and the weights are as an "
+        "initialisation leaves them, not trained.",
+        "Call requires_grad_(True) on them before the optimizer is built, or load the trained weights.",
+        "He et al. 2015, Glorot and Bengio 2010: the distributions of initial weights",
+    )
+
+
+def looks_initial(facts: dict[str, float] | object) -> bool:
+    """Whether weights have the distribution of one of torch's initialisations.
+
+    Example:
+        >>> looks_initial({"std": 0.0722, "largest": 0.1249, "kurtosis": 1.8, "fan_in": 64, "fan_out": 64, "count": 4096})
+        True
+    """
+    assert isinstance(facts, dict)
+    if facts.get("count", 0) < _FROZEN_AT_LEAST or not facts.get("std"):
+        return False
+    fan_in, fan_out = facts["fan_in"], facts["fan_out"]
+    uniform, normal = abs(facts["kurtosis"] - 1.8) < 0.15, abs(facts["kurtosis"] - 3) < 0.5
+    expected = [math.sqrt(2 / fan_in), math.sqrt(1 / fan_in), math.sqrt(2 / (fan_in + fan_out)), math.sqrt(2 / fan_out)]
+    if uniform and facts["largest"] <= 1.001 / math.sqrt(fan_in):
+        expected.append(1 / math.sqrt(3 * fan_in))
+    near = any(abs(facts["std"] / one - 1) < 0.06 for one in expected)
+    return near and (uniform or normal)
+
+
+def _detached(reading: Reading) -> Iterator[Finding]:
+    layers = [
+        layer.name
+        for layer in reading.layers
+        if layer.unreached_code.get("weight") in CUT_OFF and layer.name in reading.trained
+    ]
+    if not layers or _nothing_arrives(reading):
+        return
+    yield Finding(
+        "detached",
+        reading.names(layers),
+        {"layers": len(layers)},
+        f"{reading.span(layers)} ran, but the loss does not depend on it through the graph: no backward pass "
+        "arrives there.",
+        "Look for .detach(), .data, .numpy(), .item(), torch.no_grad() or a new tensor made of the output between "
+        "the last of these layers and the loss.",
+        "exact: the graph of the loss",
+    )
+
+
+def _nothing_arrives(reading: Reading) -> bool:
+    return not reading.evidence.median("left") and not reading.update
+
+
+def _zero_grad_missing(reading: Reading) -> Iterator[Finding]:
+    over = {name: share for name, share in reading.fact("left_over").items() if share >= LEFT_OVER}
+    if not over or len(over) < len(reading.fact("left_over")) / 2:
+        return
+    yield Finding(
+        "zero_grad_missing",
+        reading.names(list(over)),
+        {"steps_with_old_gradients": max(over.values()), "threshold": LEFT_OVER},
+        f"Gradients are not cleared: {max(over.values()):.0%} of the steps use what was left from the steps before.",
+        "Call optimizer.zero_grad() once before each loss.backward() that begins a new step.",
+        "exact: what is in .grad before the first backward pass after a step",
+    )
+
+
+def _taken_away(reading: Reading) -> Iterator[Finding]:
+    left = reading.evidence.median("left")
+    values = sorted(left.values())
+    if not values or values[len(values) // 2] >= LEFT:
+        return
+    median = values[len(values) // 2]
+    evidence = {"left_of_the_gradient": median, "threshold": LEFT}
+    if median == 0:
+        yield Finding(
+            "grad_zeroed", reading.names(list(left)), evidence,
+            "The gradients are cleared between the backward pass and the step: the step finds none.",
+            "Call optimizer.zero_grad() before loss.backward(), not after it.",
+            "exact: .grad after the backward pass and at the step",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "clipped", reading.names(list(left)), evidence,
+            f"Clipping leaves {median:.1e} of the gradient.",
+            "Clip at a norm that few batches exceed (1 is common), or not at all.",
+            "exact: .grad after the backward pass and at the step",
+        )  # fmt: skip
+
+
+def _loss_scale(reading: Reading) -> Iterator[Finding]:
+    scale = reading.network.get("loss_scale")
+    if scale is None or not 0 < abs(scale) < _SCALE or reading.learned:
+        return
+    yield Finding(
+        "loss_scale",
+        (),
+        {"factor": scale, "threshold": _SCALE},
+        f"The loss is multiplied by {scale:.1e} before its backward pass, so the gradients are as much smaller.",
+        "Take the factor out, or divide by the number of accumulated batches only.",
+        "exact: the graph of the loss",
+    )
+
+
+def _update_lost(reading: Reading) -> Iterator[Finding]:
+    limit = _EPSILON.get(str(reading.history.conditions.get("dtype")))
+    update = reading.median_update()
+    if limit is None or not update < limit or reading.learned:
+        return
+    yield Finding(
+        "update_lost",
+        reading.names(list(reading.update)),
+        {"median_update": update, "threshold": limit},
+        f"Steps are lost in the number format: a step is {update:.1e} of a weight, and "
+        f"{reading.history.conditions['dtype']} rounds away what is below {limit:.1e}.",
+        "Keep the weights in float32 and use autocast for the computation.",
+        "half a unit in the last place of the format",
+    )

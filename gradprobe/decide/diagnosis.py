@@ -1,0 +1,126 @@
+"""Why a network does not learn, and what mends it: a pure function from a history. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gradprobe.decide.causes import loss, rate, signal, steps
+from gradprobe.decide.causes.finding import CAUSES, Finding
+from gradprobe.decide.causes.reading import Reading
+from gradprobe.record.history import GradientHistory
+
+VERDICTS = ("healthy", "sick", "unclear")
+_RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (steps.causes, loss.causes, signal.causes, rate.causes)
+
+_LOST = frozenset({"signal_collapse", "dead_units", "saturated", "lr_low"})
+_GROWN = frozenset({"exploding", "lr_high"})
+EXPLAINS: dict[str, frozenset[str]] = {
+    "not_in_optimizer": _LOST | {"symmetry", "no_activation"},
+    "step_missing": _LOST | {"symmetry"},
+    "detached": _LOST | {"no_activation", "frozen", "symmetry"},
+    "frozen": _LOST | {"symmetry", "no_activation"},
+    "zero_grad_missing": _LOST | _GROWN,
+    "grad_zeroed": _LOST | {"symmetry"},
+    "clipped": _LOST | {"update_lost"},
+    "loss_scale": _LOST | {"clipped", "update_lost"},
+    "update_lost": _LOST,
+    "double_softmax": _LOST,
+    "double_sigmoid": _LOST,
+    "output_activation": _LOST | _GROWN | {"target_scale"},
+    "loss_wrong": _LOST | _GROWN | {"target_scale", "output_activation"},
+    "loss_broadcast": _LOST,
+    "labels_wrong": _LOST | _GROWN,
+    "eval_mode": _LOST | _GROWN,
+    "bn_batch1": _LOST | _GROWN,
+    "input_scale": _LOST | _GROWN,
+    "target_scale": _LOST | _GROWN,
+    "symmetry": _LOST,
+    "exploding": _LOST | {"lr_high"},
+    "lr_high": _LOST | {"exploding"},
+    "dead_units": frozenset({"signal_collapse", "lr_low"}),
+    "saturated": frozenset({"signal_collapse", "lr_low"}),
+    "signal_collapse": frozenset({"lr_low"}),
+}
+"""Which causes have which others as their consequences: where the first is found, the others are not named."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong, why, and what mends it.
+
+    Attributes:
+        verdict: ``"healthy"``, ``"sick"``, or ``"unclear"`` where too little was measured.
+        findings: The causes, in the order in which they should be dealt with.
+        sentence: The result in one sentence.
+        step: What to do first.
+    """
+
+    verdict: str
+    findings: tuple[Finding, ...] = ()
+    sentence: str = ""
+    step: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, where numbers are finite."""
+        return {"verdict": self.verdict, "findings": [asdict(finding) for finding in self.findings]}
+
+    def __str__(self) -> str:
+        lines = [f"{self.verdict.capitalize()}. {self.sentence}", self.step]
+        lines += [f"{CAUSES[one.cause].capitalize()}: {one.sentence} {one.remedy}" for one in self.findings[1:]]
+        return "\n".join(filter(None, lines))
+
+
+def diagnose(history: GradientHistory) -> Diagnosis:
+    """What is wrong, why, and what mends it: causes, not their consequences.
+
+    Args:
+        history: The record of one window, as a probe with ``stats="all"`` makes it.
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> rows = [(0, "fc", 0, "output", 1e-3, 1e-3, 1e-3, 0.0, 0)]
+        >>> print(diagnose(GradientHistory(tidy(rows), {}, (Layer("fc", 0, "Linear", 9),), (), None)))
+        Unclear. Only gradients were recorded, not what layers return and how steps move them.
+        Record the run again with this version of gradprobe.
+    """
+    if history.evidence is None or not history.iterations:
+        return _unclear(history)
+    reading = Reading(history)
+    found = list(without_consequences(finding for rule in _RULES for finding in rule(reading)))
+    if not found:
+        return Diagnosis("healthy", (), _all_is_well(reading), "Nothing to do.")
+    return Diagnosis("sick", tuple(found), found[0].sentence, found[0].remedy)
+
+
+def without_consequences(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """The causes among some findings, each once, in the order in which to deal with them.
+
+    Example:
+        >>> [one.cause for one in without_consequences([Finding("lr_low", ()), Finding("detached", ())])]
+        ['detached']
+    """
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        first.setdefault(finding.cause, finding)
+    kept: list[str] = []
+    for cause in CAUSES:
+        if cause in first and not any(cause in EXPLAINS.get(other, ()) for other in kept):
+            kept.append(cause)
+    return (first[cause] for cause in kept)
+
+
+def _unclear(history: GradientHistory) -> Diagnosis:
+    if not history.iterations:
+        return Diagnosis("unclear", (), "Nothing was recorded.", "Record a few steps of training.")
+    sentence = "Only gradients were recorded, not what layers return and how steps move them."
+    return Diagnosis("unclear", (), sentence, "Record the run again with this version of gradprobe.")
+
+
+def _all_is_well(reading: Reading) -> str:
+    said = ["the signal and the gradient arrive", "every trained layer moves"]
+    if reading.finite_losses:
+        falls = f"falls from {reading.start:.3g} to {reading.end:.3g}"
+        said.append(f"the loss {falls}" if reading.fell > 0.01 else "the steps have a sensible size")
+    return f"Nothing is wrong: {', '.join(said[:-1])}, and {said[-1]}."
