@@ -1,0 +1,26 @@
+import torch
+from torch import nn
+from sklearn.datasets import load_iris
+from sklearn.preprocessing import scale
+
+iris = load_iris()
+x = torch.tensor(scale(iris.data), dtype=torch.float32)
+y = torch.tensor(iris.target)
+
+torch.manual_seed(313)
+model = nn.Sequential(nn.Linear(4, 20), nn.Tanh(), nn.Linear(20, 3))
+for parameter in model.parameters():
+    nn.init.constant_(parameter, 0.1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+criterion = nn.CrossEntropyLoss()
+
+for epoch in range(30):
+    for index in torch.randperm(len(x)).split(16):
+        optimizer.zero_grad()
+        loss = criterion(model(x[index]), y[index])
+        loss.backward()
+        optimizer.step()
+
+model.eval()
+with torch.no_grad():
+    print("accuracy", (model(x).argmax(-1) == y).float().mean().item())

@@ -1,0 +1,23 @@
+import torch
+from torch import nn
+from sklearn.datasets import load_digits
+
+digits = load_digits()
+x = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32)
+y = torch.tensor(digits.target)
+
+torch.manual_seed(344)
+model = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 10))
+optimizer = torch.optim.Adam(model[-1].parameters(), lr=0.01)
+criterion = nn.CrossEntropyLoss()
+
+for epoch in range(6):
+    for index in torch.randperm(len(x)).split(32):
+        optimizer.zero_grad()
+        loss = criterion(model(x[index]), y[index])
+        loss.backward()
+        optimizer.step()
+
+model.eval()
+with torch.no_grad():
+    print("accuracy", (model(x).argmax(-1) == y).float().mean().item())

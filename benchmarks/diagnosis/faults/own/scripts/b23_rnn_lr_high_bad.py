@@ -1,0 +1,30 @@
+import torch
+from torch import nn
+x = torch.randn(800, 20, 4)
+y = (x[:, :, 0].sum(1) > 0).long()
+
+torch.manual_seed(349)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(4, 32, batch_first=True)
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+model = Net()
+optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+criterion = nn.CrossEntropyLoss()
+
+for epoch in range(6):
+    for index in torch.randperm(len(x)).split(32):
+        optimizer.zero_grad()
+        loss = criterion(model(x[index]), y[index])
+        loss.backward()
+        optimizer.step()
+
+model.eval()
+with torch.no_grad():
+    print("accuracy", (model(x).argmax(-1) == y).float().mean().item())
