@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 # For type checkers and editors; a test holds it equal to _PUBLIC.
 if TYPE_CHECKING:
+    from gradprobe.decide.causes.finding import Finding as Finding
+    from gradprobe.decide.diagnosis import Diagnosis as Diagnosis
+    from gradprobe.decide.diagnosis import diagnose as diagnose
     from gradprobe.decide.policies import EveryLayerPolicy as EveryLayerPolicy
     from gradprobe.decide.policies import RelativePolicy as RelativePolicy
     from gradprobe.decide.policies import ThresholdPolicy as ThresholdPolicy
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from gradprobe.prove.compare_arms import compare_arms as compare_arms
     from gradprobe.prove.repeat import place_repeatedly as place_repeatedly
     from gradprobe.prove.trials import place_by_trials as place_by_trials
+    from gradprobe.record.evidence import Evidence as Evidence
     from gradprobe.record.history import GradientHistory as GradientHistory
     from gradprobe.record.placement import Placement as Placement
     from gradprobe.record.points import Point as Point
@@ -64,6 +68,8 @@ if TYPE_CHECKING:
     from gradprobe.version import __version__ as __version__
 
 _PUBLIC = {
+    "decide.causes.finding": ["Finding"],
+    "decide.diagnosis": ["Diagnosis", "diagnose"],
     "decide.policies": ["EveryLayerPolicy", "RelativePolicy", "ThresholdPolicy", "place"],
     "insert.branches": ["BRANCHES", "Branch", "C1DeepSup", "CNDSBranch", "build_branch", "conv3x3_bn_relu"],
     "insert.companion": ["CompanionObjective", "squared_hinge"],
@@ -77,6 +83,7 @@ _PUBLIC = {
     "prove.compare_arms": ["compare_arms"],
     "prove.repeat": ["place_repeatedly"],
     "prove.trials": ["place_by_trials"],
+    "record.evidence": ["Evidence"],
     "record.history": ["GradientHistory"],
     "record.placement": ["Placement"],
     "record.points": ["Point", "Points"],

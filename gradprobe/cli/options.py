@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from gradprobe.cli.parameters import Finite, arm_names, sizes
+from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.record.quantities import QUANTITIES
 from gradprobe.runs.folder import RUNS
 
@@ -205,7 +206,7 @@ OUT = _group(
 def fail_on(where: str) -> Callable[[Command], Command]:
     """The option that turns a finding into an exit code; ``where`` is the word for it in the help."""
     text = f"End with exit code 3 if this is {where}. May be given several times."
-    return click.option("--fail-on", multiple=True, type=click.Choice(FINDINGS), help=text)
+    return click.option("--fail-on", multiple=True, type=click.Choice(list(dict.fromkeys((*FINDINGS, *CAUSES)))), help=text)
 
 
 FAIL_ON = fail_on("found")

@@ -32,7 +32,7 @@ def timings(task: str, started: float, display: Display | None) -> dict[str, flo
 
 def finish(run: Run, options: Options, interrupted: KeyboardInterrupt | None = None) -> None:
     """Print the result, write the run, and end with the code that says how it went."""
-    from gradprobe.decide.findings import findings
+    from gradprobe.decide.diagnosis import layers_by_code
 
     if interrupted is not None and not run.history.iterations:
         raise KeyboardInterrupt
@@ -40,7 +40,7 @@ def finish(run: Run, options: Options, interrupted: KeyboardInterrupt | None = N
     _save(run, options)
     if interrupted is not None:
         raise interrupted
-    exit_if_found(findings(run.history, run.placement), options.fail_on)
+    exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
     if run.history.conditions.get("stopped"):
         click.echo(f"Error: {run.history.conditions['stopped']}; the record ends there", err=True)
         raise SystemExit(FAILED)
@@ -48,11 +48,11 @@ def finish(run: Run, options: Options, interrupted: KeyboardInterrupt | None = N
 
 def finish_arms(run: Run, arms: ArmsComparison, options: Options) -> None:
     """The same for several arms; one that failed is named, and the code says so."""
-    from gradprobe.decide.findings import findings
+    from gradprobe.decide.diagnosis import layers_by_code
 
     _show_arms(arms, options.form)
     _save(run, options)
-    exit_if_found(findings(run.history, run.placement), options.fail_on)
+    exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
     for failure in arms.failures:
         click.echo(f"Error: {failure}", err=True)
     if arms.failures:

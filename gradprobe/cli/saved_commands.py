@@ -34,7 +34,7 @@ def place(run: Path, keep: bool, **values: Any) -> None:
     options = Options(**values)
     with errors_as_sentences():
         from gradprobe.decide import policies
-        from gradprobe.decide.findings import findings
+        from gradprobe.decide.diagnosis import layers_by_code
         from gradprobe.runs.run import save
 
         saved = inputs.saved_run(run)
@@ -47,7 +47,7 @@ def place(run: Path, keep: bool, **values: Any) -> None:
                 )
             save(run, saved.history, placement, timings=saved.timings, force=True)
         outputs.show(saved.history, placement, None, options)
-        outputs.exit_if_found(findings(saved.history, placement), options.fail_on)
+        outputs.exit_if_found(layers_by_code(saved.history, placement), options.fail_on)
 
 
 @click.command()

@@ -9,7 +9,9 @@ from typing import Any
 from gradprobe.decide.causes import loss, rate, signal, steps
 from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.causes.reading import Reading
+from gradprobe.decide.findings import findings
 from gradprobe.record.history import GradientHistory
+from gradprobe.record.placement import Placement
 
 VERDICTS = ("healthy", "sick", "unclear")
 _RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (steps.causes, loss.causes, signal.causes, rate.causes)
@@ -22,7 +24,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "detached": _LOST | {"no_activation", "frozen", "symmetry"},
     "frozen": _LOST | {"symmetry", "no_activation"},
     "zero_grad_missing": _LOST | _GROWN,
-    "grad_zeroed": _LOST | {"symmetry"},
+    "grad_zeroed": _LOST | {"symmetry", "detached", "step_missing"},
     "clipped": _LOST | {"update_lost"},
     "loss_scale": _LOST | {"clipped", "update_lost"},
     "update_lost": _LOST,
@@ -85,8 +87,10 @@ def diagnose(history: GradientHistory) -> Diagnosis:
         Unclear. Only gradients were recorded, not what layers return and how steps move them.
         Record the run again with this version of gradprobe.
     """
-    if history.evidence is None or not history.iterations:
+    if history.evidence is None:
         return _unclear(history)
+    if not history.iterations:
+        return _never_stepped(history) if history.evidence.network.get("losses") else _unclear(history)
     reading = Reading(history)
     found = list(without_consequences(finding for rule in _RULES for finding in rule(reading)))
     if not found:
@@ -104,11 +108,47 @@ def without_consequences(findings: Iterable[Finding]) -> Iterator[Finding]:
     first: dict[str, Finding] = {}
     for finding in findings:
         first.setdefault(finding.cause, finding)
-    kept: list[str] = []
-    for cause in CAUSES:
-        if cause in first and not any(cause in EXPLAINS.get(other, ()) for other in kept):
-            kept.append(cause)
-    return (first[cause] for cause in kept)
+    explained = {cause for found in first for cause in EXPLAINS.get(found, ()) if found not in EXPLAINS.get(cause, ())}
+    return (first[cause] for cause in CAUSES if cause in first and cause not in explained)
+
+
+def layers_by_code(history: GradientHistory, placement: Placement) -> dict[str, list[str]]:
+    """What ``--fail-on`` may name: the findings of the gradients and the causes, each with its layers."""
+    found = findings(history, placement)
+    for one in diagnose(history).findings:
+        found[one.cause] = list(dict.fromkeys([*found.get(one.cause, ()), *one.layers]))
+    return found
+
+
+def where_it_is_flagged(history: GradientHistory, placement: Placement) -> Iterator[str]:
+    """Of a healthy network: why it does not matter that a rule flags layers, if it does."""
+    evidence = history.evidence
+    updates = {} if evidence is None else evidence.median("update")
+    moved = sorted(updates[name] for name in placement.flagged if name in updates)
+    if not placement.flagged:
+        return
+    many = f"{len(placement.flagged)} of {len(history.layers)} layers"
+    says = f"CNDS' rule (mean |dL/d output| below {placement.threshold:g})" if placement.threshold else "The policy"
+    if moved:
+        yield (
+            f"{says} flags {many}. The optimizer moves their weights by {moved[len(moved) // 2]:.1e} a step all the "
+            "same, and the output depends on the input as it should: no branch is needed."
+        )
+    else:
+        yield f"{says} flags {many}; nothing shows that it matters here."
+
+
+def _never_stepped(history: GradientHistory) -> Diagnosis:
+    """There were backward passes, and no iteration: no optimizer has stepped."""
+    finding = Finding(
+        "step_missing",
+        tuple(layer.name for layer in history.layers),
+        {"steps": 0},
+        "There are backward passes, but no optimizer ever steps: the weights stay as they are.",
+        "Call optimizer.step() after loss.backward().",
+        "exact: the steps of the optimizers",
+    )
+    return Diagnosis("sick", (finding,), finding.sentence, finding.remedy)
 
 
 def _unclear(history: GradientHistory) -> Diagnosis:

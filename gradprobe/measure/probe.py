@@ -165,6 +165,11 @@ class GradientProbe:
         return self.recorded >= self.iterations
 
     @property
+    def passes(self) -> int:
+        """How many backward passes there were in the window, whether or not an optimizer stepped."""
+        return self._evidence.passes
+
+    @property
     def history(self) -> GradientHistory:
         """What was recorded so far. Waits for the device."""
         topology = self._survey.finish()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gradprobe.decide.findings import findings
+from gradprobe.decide.diagnosis import layers_by_code
 from gradprobe.decide.policies import Policy, place
 from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.placement import Placement
@@ -67,7 +67,7 @@ def findings_by_model(results: Sequence[Result]) -> dict[str, list[str]]:
     combined: dict[str, list[str]] = {}
     for result in results:
         prefix = f"{result.model.name}: " if len(results) > 1 else ""
-        for kind, layers in findings(result.model.history, result.placement).items():
+        for kind, layers in layers_by_code(result.model.history, result.placement).items():
             combined.setdefault(kind, []).extend(f"{prefix}{layer}" for layer in layers)
     return combined
 

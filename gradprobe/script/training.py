@@ -190,7 +190,7 @@ class Training:
             else:
                 probe.detach()
         self.recorded = probe.recorded
-        if self.recorded:
+        if self.recorded or probe.passes:
             self.history = self._history_of(probe, kept_alone)
         probe.detach()  # a hook that torch was calling at that moment
         vars(probe).pop("kept", None)

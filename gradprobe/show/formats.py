@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import with_default_flags
 from gradprobe.record.csv_tables import write_csv
@@ -35,7 +36,9 @@ def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame
 
 
 def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
-    """One JSON object: the verdict, what is found wrong by its code, the conditions, the decision and the rows.
+    """One JSON object: the verdict and the causes that the diagnosis found, the conditions, the decision, the rows.
+
+    ``gradients`` has what the gradients alone show, as the 1e-7 rule of CNDS does.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
@@ -43,13 +46,16 @@ def as_json(history: GradientHistory, placement: Placement, comparison: Comparis
         >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
         >>> history = GradientHistory(tidy(rows), {}, layers, (), None)
         >>> record = json.loads(as_json(history, Placement("by hand", ("a",), (), "so")))
-        >>> record["verdict"]["state"], [(found["cause"], found["layers"]) for found in record["findings"]]
-        ('vanishing', [('vanishing', ['a'])])
+        >>> record["verdict"], record["findings"], [found["layers"] for found in record["gradients"]]
+        ('unclear', [], [['a']])
     """
-    said = verdict(history, placement, comparison)
+    said, diagnosis = verdict(history, placement, comparison), diagnose(history)
     result: dict[str, Any] = {
-        "verdict": {"state": said.state, "sentence": said.sentence, "step": said.step},
-        "findings": [asdict(finding) for finding in explain(history, with_default_flags(history, placement))],
+        "verdict": diagnosis.verdict,
+        "sentence": said.sentence,
+        "step": said.step,
+        "findings": [_plain(asdict(finding)) for finding in diagnosis.findings],
+        "gradients": [asdict(finding) for finding in explain(history, with_default_flags(history, placement))],
         "conditions": dict(history.conditions),
         "placement": placement.to_dict(),
         "layers": _json_rows(result_frame(history, placement)),
@@ -98,6 +104,13 @@ def points_csv(points: Points) -> str:
     rows = [(name, point.name, "") for point in points for name in point.layers]
     rows += [(name, "", why) for name, why in points.unserved.items()]
     return write_csv(pd.DataFrame(rows, columns=["layer", "point", "unserved"]))
+
+
+def _plain(value: Any) -> Any:
+    """Nested values as plain JSON types."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else _json_value(value)
 
 
 def _json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from gradprobe.decide.causes.finding import CAUSES
+from gradprobe.decide.diagnosis import Diagnosis, diagnose, where_it_is_flagged
 from gradprobe.decide.explain import explain, trained
 from gradprobe.decide.findings import with_default_flags
 from gradprobe.record.history import GradientHistory
@@ -25,6 +27,7 @@ class State:
 
 STATES = {
     "healthy": State("Healthy", "\N{HEAVY CHECK MARK}", "good"),
+    "sick": State("Sick", "\N{HEAVY BALLOT X}", "bad"),
     "helped": State("Helped", "\N{HEAVY CHECK MARK}", "good"),
     "likely helped": State("Likely helped", "\N{HEAVY CHECK MARK}", "warn"),
     "vanishing": State("Vanishing", "\N{DOWNWARDS BLACK ARROW}", "bad"),
@@ -53,21 +56,24 @@ class Verdict:
     """The verdict: which kind, one sentence, and the reasons.
 
     Attributes:
-        state: A key of `STATES`.
+        state: A key of `STATES`; ``"sick"`` where the diagnosis finds a cause.
         sentence: One sentence.
         details: Further sentences.
         step: What to do first, or empty.
+        cause: The first cause that the diagnosis found, or empty.
     """
 
     state: str
     sentence: str
     details: tuple[str, ...] = ()
     step: str = ""
+    cause: str = ""
 
     @property
     def look(self) -> State:
-        """How it is shown."""
-        return STATES[self.state]
+        """How it is shown: of what is sick the cause."""
+        state = STATES[self.state]
+        return replace(state, badge=f"{state.badge}: {CAUSES[self.cause]}") if self.cause else state
 
 
 def verdict(
@@ -92,9 +98,9 @@ def verdict(
         return Verdict(arms.choice.verdict, first, (*more, *arms.failures))
     if comparison is not None and comparison.verdict in _COMPARED:
         return Verdict(comparison.verdict, _COMPARED[comparison.verdict], tuple(str(comparison).splitlines()))
-    if not history.iterations:
+    if not history.iterations and diagnose(history).verdict != "sick":
         return Verdict("cannot tell", "Nothing was recorded, so there is no verdict.")
-    health = _health(history, placement)
+    health = _diagnosed(history, placement) if history.evidence is not None else _health(history, placement)
     if comparison is not None:
         health = replace(health, details=(*health.details, *str(comparison).splitlines()))
     if not placement.remedy:
@@ -113,8 +119,23 @@ def remedy_name(name: str) -> str:
     return f"{REMEDIES[name].change} ({name})" if name in REMEDIES else name
 
 
+def _diagnosed(history: GradientHistory, placement: Placement) -> Verdict:
+    """The verdict of the diagnosis; what the gradients alone show stands after it."""
+    diagnosis: Diagnosis = diagnose(history)
+    if diagnosis.verdict == "sick":
+        first, *others = diagnosis.findings
+        details = tuple(f"{CAUSES[one.cause].capitalize()}: {one.sentence} {one.remedy}" for one in others)
+        return Verdict("sick", first.sentence, details, first.remedy, first.cause)
+    if diagnosis.verdict == "unclear":
+        return Verdict("cannot tell", diagnosis.sentence, (), diagnosis.step)
+    found = [one for one in explain(history, placement) if one.cause not in ("vanishing", "exploding")]
+    details = tuple(f"{one.sentence} {one.step}" for one in found)
+    flagged = where_it_is_flagged(history, with_default_flags(history, placement))
+    return Verdict("healthy", diagnosis.sentence, (*details, *flagged), diagnosis.step)
+
+
 def _health(history: GradientHistory, placement: Placement) -> Verdict:
-    """The verdict on the gradients alone."""
+    """The verdict on the gradients alone, of a run that holds nothing else."""
     found = explain(history, with_default_flags(history, placement))
     if is_scale(history, placement) and all(finding.cause != "nonfinite" for finding in found):
         sentence = "Every layer is flagged, so the scale of the loss hides what depth does."

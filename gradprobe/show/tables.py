@@ -49,7 +49,8 @@ def as_table(
     table, frozen = result_frame(history, shown), _frozen(history)
     chosen = list(range(len(table))) if every_layer else excerpt(table, shown, frozen)
     said = verdict(history, placement, comparison)
-    parts: list[RenderableType] = [Text(said.sentence, style="bold"), *map(Text, filter(None, [said.step])), ""]
+    first = Text.assemble((f"{said.look.badge}. ", "bold"), (said.sentence, "bold"))
+    parts: list[RenderableType] = [first, *map(Text, filter(None, [said.step, *said.details])), ""]
     parts.append(_Layers(table, chosen, shown, history.layers, frozen))
     if len(chosen) < len(table):
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"

@@ -22,6 +22,7 @@ from gradprobe.network.hooks import Attached, failure
 from gradprobe.network.layers import frozen_fast_path_modules, unwrap
 from gradprobe.record.evidence import Evidence
 
+_MOST_PASSES = 64  # backward passes of one iteration that are looked at: it may never end
 _FEW = 8  # parameters that show whether a backward pass was of this network
 
 
@@ -55,7 +56,7 @@ class EvidenceCollector:
         self._loss = LossFacts()
         self._following: Following | None = None
         self._few: list[nn.Parameter] = []
-        self._iteration = 0
+        self._iteration = self._passes = 0
         self._is_sampled = False
         self._steps: LayerSteps | None = None
         self._stepped = torch.ones(0, dtype=torch.bool)
@@ -86,13 +87,18 @@ class EvidenceCollector:
         self._stepped = torch.ones(len(self._weights.layers), dtype=torch.bool)
         self._look(0)
 
+    @property
+    def passes(self) -> int:
+        """How many backward passes there were that put a gradient into the network."""
+        return len(self._collected.losses)
+
     def failed(self, error: Exception) -> None:
         """Something of ours failed: the evidence ends here."""
         self._is_on, self._why = False, failure(error)
         self._signal.is_on = False
 
     def _look(self, iteration: int) -> None:
-        self._iteration, self._is_sampled = iteration, is_sampled(iteration)
+        self._iteration, self._is_sampled, self._passes = iteration, is_sampled(iteration), 0
         self._signal.is_on = self._is_sampled
         self._steps = LayerSteps(len(self._weights.layers)) if self._is_sampled else None
         self._arrived = None
@@ -104,6 +110,10 @@ class EvidenceCollector:
         if not self._is_on:
             return
         self._touched = [_state(parameter) for parameter in self._few]
+        self._passes += 1
+        if self._passes > _MOST_PASSES:
+            self._signal.is_on = False
+            return
         if not self._is_sampled or not isinstance(loss, Tensor) or loss.grad_fn is None:
             return
         there = any(parameter.grad is not None for parameter in self._few)
@@ -139,8 +149,9 @@ class EvidenceCollector:
         if not self._is_on:
             return
         self._collected.passes += 1
-        if self._touched == [_state(parameter) for parameter in self._few]:
+        if self._passes > _MOST_PASSES or self._touched == [_state(parameter) for parameter in self._few]:
             return
+        self._signal.nodes = {}
         if isinstance(loss, Tensor):
             scale = self._scale.value
             value = loss.detach().float().mean()

@@ -13,6 +13,7 @@ from gradprobe.network.hooks import GuardedHook, is_captured
 from gradprobe.network.tensors import measured_tensor, tensors
 
 STATISTICS = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite")
+_NODES = 32  # of the graph that are kept of each layer until the backward pass
 _CHUNK = 2**18  # elements of samples that wait to be reduced together
 
 
@@ -95,6 +96,8 @@ class Signal:
             self._reduce()
 
     def _note_nodes(self, name: str, output: Any) -> None:
+        if len(self.nodes) > _NODES * (len(self.calls) + 1):
+            return  # no backward pass has been through them
         for tensor in tensors(output):
             if tensor.grad_fn is not None:
                 self.nodes[tensor.grad_fn] = name

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gradprobe.decide.causes.finding import CAUSES
+from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import unreached, with_default_flags
 from gradprobe.record.history import GradientHistory
@@ -83,6 +85,8 @@ def steps(
         comparison: The comparison, if there is one.
         run: Folder of the run, or empty.
     """
+    if state == "sick":
+        return _mend(history)
     placement = with_default_flags(history, placement)
     by_state = {
         "nonfinite": _find_nonfinite(history),
@@ -99,7 +103,7 @@ def steps(
         return [_change_first(placement.remedy, tried), by_state.get(state, _measure_again(_AFTER_CHANGE))]
     if state in by_state:
         return [by_state[state]]
-    if state == "healthy" and not placement.points:
+    if state == "healthy" and (not placement.points or (history.evidence is not None and comparison is None)):
         return [_KEEP]
     if comparison is not None and state in ("helped", "no difference", "harmed"):
         return _after_comparison(state, history, placement, comparison)
@@ -108,6 +112,15 @@ def steps(
     if is_scale(history, placement):
         return [_check_scale(run)]
     return [_INITIALISE] if placement.flagged else [_measure_again(_NOTHING_RECORDED)]
+
+
+def _mend(history: GradientHistory) -> list[NextStep]:
+    """Mend the causes; then see which of several changes helps; branches come last."""
+    found = diagnose(history).findings
+    mend = [NextStep(f"Mend it: {CAUSES[one.cause]}", one.remedy) for one in found]
+    code = _compare_code(400, 3, "compare_arms")
+    text = "Initial weights, normalisation and branches, side by side on the same batches and seeds."
+    return [*mend, NextStep("Then compare what else may help", text, code)]
 
 
 def _after_comparison(
