@@ -93,6 +93,7 @@ def diagnose(history: GradientHistory) -> Diagnosis:
         return _never_stepped(history) if history.evidence.network.get("losses") else _unclear(history)
     reading = Reading(history)
     found = list(without_consequences(finding for rule in _RULES for finding in rule(reading)))
+    found = found or list(loss.unrelated(reading))
     if not found:
         return Diagnosis("healthy", (), _all_is_well(reading), "Nothing to do.")
     return Diagnosis("sick", tuple(found), found[0].sentence, found[0].remedy)

@@ -11,6 +11,10 @@ from gradprobe.decide.causes.reading import Reading
 _RANGES = {"relu": (0.0, None), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0), "clamp_min": (0.0, None)}
 _SLACK = 0.02  # of the target's range: label smoothing and rounding
 CLAMPED = 0.5  # of the output held at the end of a ReLU
+_LONG = 40  # iterations
+_NO_BETTER = 0.97  # of the loss of a constant answer
+_FAR = 0.2  # of the weights, added up over the window
+_NOISE = 1.15  # times what independent gradients give
 _GRAPH = "exact: the graph of the loss"
 
 
@@ -149,6 +153,28 @@ def _out_of_range(use: Mapping[str, Any], activation: str, target: Mapping[str, 
             f"Take the {activation} off the last layer, or scale the targets into its range.",
             target_min=target["min"], target_max=target["max"],
         )  # fmt: skip
+
+
+def unrelated(reading: Reading) -> Iterator[Finding]:
+    """Of a network in which no other cause was found: labels that have nothing to do with the inputs.
+
+    Everything works, the weights have moved far, and every batch pulls them in another direction.
+    """
+    count = len(reading.losses)
+    turns = [(turn, reading.facts[name].get("turns_of", 16)) for name, turn in reading.fact("turn").items()]
+    if reading.constant is None or count < _LONG or not turns or reading.end < _NO_BETTER * reading.constant:
+        return
+    moved = reading.median_update() * count
+    turned = sorted(turn * of for turn, of in turns)[len(turns) // 2]
+    if moved < _FAR or turned > _NOISE or reading.spread_at_end < 0.1 or reading.share_at_start < 0.01:
+        return
+    yield Finding(
+        "labels_wrong", (), {"loss": reading.end, "constant": reading.constant, "moved": moved, "turn": turned},
+        f"The loss is that of a constant answer ({reading.end:.3g} against {reading.constant:.3g}), though signal, "
+        "gradient and steps are as they should be: the targets seem to have nothing to do with the inputs.",
+        "Look at some pairs of input and target as the loss gets them; often one of them was shuffled alone.",
+        "Zhang et al., Understanding deep learning requires rethinking generalization, 2017",
+    )  # fmt: skip
 
 
 def _no_activation(reading: Reading) -> Iterator[Finding]:

@@ -13,6 +13,9 @@ LARGE = 0.3  # of a weight in one step: You et al. 2017 (LARS) train at 1e-3 to 
 SMALL = 1e-4  # sound scripts move a weight by 3.2e-4 at least in the median
 TURN = 0.9  # squared mean gradient over mean squared gradient: sound scripts reach .80
 GREW = 10.0
+_LONG = 20  # iterations, after which a network that learns has learned more than a constant
+_USUAL = 0.1  # of the standard deviation 1/sqrt(fan_in), which keeps the size of the signal (LeCun et al. 1998)
+_BEGAN = 30.0  # times the loss of a constant answer, or times the input: He's rule keeps both near 1
 
 
 def causes(reading: Reading) -> Iterator[Finding]:
@@ -22,14 +25,18 @@ def causes(reading: Reading) -> Iterator[Finding]:
 
 
 def _too_large(reading: Reading) -> Iterator[Finding]:
-    largest = max(reading.largest_update.values(), default=0.0)
+    usual = _of_usual_size(reading)
+    if len(usual) > 1:  # a last layer alone may learn that fast: its weights are few and begin small
+        usual.discard(reading.trained[-1])
+    updates = {name: update for name, update in reading.largest_update.items() if name in usual}
+    largest = max(updates.values(), default=0.0)
     frame = reading.history.frame
     nonfinite = bool((frame["nonfinite"] > 0).fillna(False).any()) or None in reading.losses
-    grew = nonfinite or reading.end > GREW * max(abs(reading.start), reading.constant or 0.0)
+    grew = _began_large(reading) or nonfinite or reading.end > GREW * max(abs(reading.start), reading.constant or 0.0)
     if grew:
         yield _grown(reading, largest, nonfinite)
-    elif largest > LARGE and not reading.learned and reading.trend < 2:
-        layers = [name for name, update in reading.largest_update.items() if update > LARGE]
+    elif largest > LARGE and not reading.learned and (reading.trend < 2 or len(reading.losses) >= _LONG):
+        layers = [name for name, update in updates.items() if update > LARGE]
         yield Finding(
             "lr_high", reading.names(layers), {"largest_update": largest, "threshold": LARGE, "trend": reading.trend},
             f"Steps are too large: one moves the weights of {reading.span(reading.names(layers))} by {largest:.0%} of "
@@ -39,6 +46,15 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _of_usual_size(reading: Reading) -> set[str]:
+    """Layers whose weights did not begin at almost nothing, as layer scales and adapters do: any step moves those."""
+    return {
+        name
+        for name, facts in reading.facts.items()
+        if facts.get("std") and facts["std"] * facts["fan_in"] ** 0.5 > _USUAL
+    }
+
+
 def _grown(reading: Reading, largest: float, nonfinite: bool) -> Finding:
     first = reading.evidence.frame
     early = first[first["iteration"] <= 1]["update"].dropna()
@@ -46,7 +62,7 @@ def _grown(reading: Reading, largest: float, nonfinite: bool) -> Finding:
     began = onset(reading.history) if nonfinite else None
     where = f" ({began})" if began else ""
     evidence = {"loss_start": reading.start, "first_updates": steps, "threshold": LARGE, "largest_update": largest}
-    if steps > LARGE:
+    if steps > LARGE and not _began_large(reading):
         return Finding(
             "lr_high", tuple(reading.trained), evidence,
             f"Steps are too large: the first ones move the weights by {steps:.0%} of themselves, and the loss grows.",
@@ -60,6 +76,18 @@ def _grown(reading: Reading, largest: float, nonfinite: bool) -> Finding:
         "weights: of a recurrent layer an orthogonal matrix of gain 1.",
         "Pascanu et al., On the difficulty of training recurrent neural networks, 2013",
     )  # fmt: skip
+
+
+def _began_large(reading: Reading) -> bool:
+    """Whether the signal grows over the layers before the first step, and the loss begins far above a constant's."""
+    frame = reading.evidence.frame
+    first = frame[frame["iteration"] == frame["iteration"].min()].dropna(subset=["rms"])
+    sizes = dict(zip(first["layer"], first["rms"], strict=True))
+    order = reading.ordered(sizes)
+    if len(order) < 3 or reading.constant is None or reading.learned:
+        return False
+    grows = sizes[order[-1]] > _BEGAN * max(sizes[order[0]], 1.0)
+    return grows and reading.start > _BEGAN * reading.constant
 
 
 def _too_small(reading: Reading) -> Iterator[Finding]:

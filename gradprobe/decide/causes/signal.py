@@ -82,7 +82,7 @@ def _symmetry(reading: Reading) -> Iterator[Finding]:
         for name in reading.trained
         if alike.get(name, 1.0) < ALIKE and reading.facts[name].get("units", 1) > 1
     ]
-    if not layers or reading.learned:
+    if not layers:
         return
     yield Finding(
         "symmetry", reading.names(layers), {"spread_of_rows": max(alike[name] for name in layers), "threshold": ALIKE},

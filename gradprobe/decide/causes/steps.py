@@ -48,9 +48,9 @@ def _not_in_optimizer(reading: Reading) -> Iterator[Finding]:
 
 
 def _step_missing(reading: Reading) -> Iterator[Finding]:
-    arrived = set(reading.history.frame.loc[reading.history.frame["of"] == "weight"].dropna(subset=["mean_abs"])["layer"])
-    alive = {name for name, facts in reading.facts.items() if facts.get("std")}
-    layers = [name for name in reading.trained if name in arrived & alive and name not in reading.update]
+    alive = {name for name, facts in reading.facts.items() if facts.get("std") and facts.get("arrived")}
+    codes = {layer.name for layer in reading.layers if layer.unreached_code.get("weight") in NOT_HELD}
+    layers = [name for name in reading.trained if name in alive - codes and name not in reading.update]
     if not layers or not (reading.network.get("never_stepped") or reading.update):
         return
     yield Finding(
@@ -103,7 +103,9 @@ def _detached(reading: Reading) -> Iterator[Finding]:
     layers = [
         layer.name
         for layer in reading.layers
-        if layer.unreached_code.get("weight") in CUT_OFF and layer.name in reading.trained
+        if layer.unreached_code.get("weight") in CUT_OFF
+        and layer.name in reading.trained
+        and not reading.facts.get(layer.name, {}).get("arrived")
     ]
     if not layers or _nothing_arrives(reading):
         return

@@ -158,6 +158,7 @@ class EvidenceCollector:
             self._collected.losses.append((self._iteration, value if scale is None else value / scale.to(value.device)))
         if self._is_sampled:
             self._arrived = self._weights.norms(self._weights.take(gradients=True))
+            self._collected.note_arrived(self._arrived)
 
     # steps
 

@@ -73,12 +73,18 @@ class Collected:
         self.initial: dict[str, dict[str, Any]] = {}
         self._turned: tuple[Tensor, Tensor, Tensor] | None = None
         self._optimizers: dict[int, dict[str, Any]] = {}
+        self._arrived: Tensor | None = None
 
     def add(self, iteration: int, signal: list[tuple[tuple[str, ...], Tensor]], steps: LayerSteps) -> None:
         """An iteration that was looked at has ended."""
         self.sampled.append(iteration)
         self._signal.append(signal)
         self._steps.append(steps)
+
+    def note_arrived(self, norms: Tensor) -> None:
+        """The norms of the layers' gradients after a backward pass."""
+        there = norms > 0
+        self._arrived = there if self._arrived is None else self._arrived | there
 
     def note_optimizer(self, optimizer: Optimizer) -> None:
         """Note its kind and settings as they are at a step."""
@@ -169,6 +175,8 @@ class Collected:
     ) -> dict[str, dict[str, Any]]:
         units, over_window, final = signal.unit_shares(), signal.spread_over_window(), weights.initial()
         turned, left_over = self._turns(weights), self._left_over()
+        reached = [] if self._arrived is None else self._arrived.tolist()
+        arrived = dict(zip(self._layers, reached, strict=False))
         names = dict.fromkeys([*self._layers, *units, *signal.calls])
         return {
             name: _plain(
@@ -177,7 +185,9 @@ class Collected:
                     **units.get(name, {}),
                     "alike_now": final[name]["alike"] if name in final else None,
                     "spread_over_window": over_window.get(name),
-                    "turn": turned.get(name),
+                    "turn": turned.get(name, (None, None))[0],
+                    "turns_of": turned.get(name, (None, None))[1],
+                    "arrived": arrived.get(name),
                     "left_over": left_over.get(name),
                     "after": None if after is None else after.activation.get(name),
                     "eval": _share(signal.eval_calls.get(name, 0), signal.calls.get(name)),
@@ -187,17 +197,19 @@ class Collected:
             for name in names
         }
 
-    def _turns(self, weights: WeightSamples) -> dict[str, float]:
-        """Squared mean gradient over mean squared gradient: 1 where every batch gives the same direction."""
+    def _turns(self, weights: WeightSamples) -> dict[str, tuple[float, int]]:
+        """Squared mean gradient over mean squared gradient: 1 where every batch gives the same direction.
+
+        And the number of gradients it is of: independent ones give one over it.
+        """
         if self._turned is None:
             return {}
         total, of_squares, count = self._turned
         turned = weights.sums(total.square()) / (count * of_squares)
-        enough = (count > 3).tolist()
         return {
-            name: value
-            for name, value, known in zip(self._layers, turned.tolist(), enough, strict=True)
-            if known and value == value
+            name: (value, round(number))
+            for name, value, number in zip(self._layers, turned.tolist(), count.tolist(), strict=True)
+            if number > 3 and value == value
         }
 
     def _left_over(self) -> dict[str, float]:

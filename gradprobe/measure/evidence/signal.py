@@ -163,7 +163,7 @@ class Signal:
                 shares[name] = {
                     "never_positive": min(never_positive, before["never_positive"]),
                     "never_inside": min(never_inside, before["never_inside"]),
-                    "units": float(found.highest.shape[1]),
+                    "sampled_units": float(found.highest.shape[1]),
                 }
         return shares
 

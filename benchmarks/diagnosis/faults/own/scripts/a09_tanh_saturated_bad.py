@@ -10,8 +10,8 @@ torch.manual_seed(308)
 model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
 for layer in model[:-1]:
     if isinstance(layer, nn.Linear):
-        nn.init.normal_(layer.weight, std=4.0)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        nn.init.normal_(layer.weight, std=20.0)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 criterion = nn.CrossEntropyLoss()
 
 for epoch in range(8):

@@ -11,7 +11,7 @@ model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh()
 for layer in model[:-1]:
     if isinstance(layer, nn.Linear):
         nn.init.normal_(layer.weight, std=0.12)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 criterion = nn.CrossEntropyLoss()
 
 for epoch in range(8):

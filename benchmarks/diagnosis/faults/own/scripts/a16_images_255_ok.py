@@ -9,10 +9,10 @@ y = torch.tensor(digits.target)
 torch.manual_seed(315)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Sigmoid(), nn.Linear(64, 10))
 x = x
-optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
 criterion = nn.CrossEntropyLoss()
 
-for epoch in range(6):
+for epoch in range(8):
     for index in torch.randperm(len(x)).split(32):
         optimizer.zero_grad()
         loss = criterion(model(x[index]), y[index])

@@ -8,8 +8,8 @@ x = torch.tensor(scale(cancer.data), dtype=torch.float32)
 y = torch.tensor(cancer.target)
 
 torch.manual_seed(335)
-model = nn.Sequential(nn.Linear(30, 30), nn.Sigmoid(), nn.Linear(30, 2))
-x = x * 200
+model = nn.Sequential(nn.Linear(30, 30), nn.Sigmoid(), nn.Linear(30, 30), nn.Sigmoid(), nn.Linear(30, 2))
+x = x * 20 + 500
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 criterion = nn.CrossEntropyLoss()
 

@@ -11,6 +11,7 @@ torch.manual_seed(340)
 model = nn.Sequential(nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 2))
 for layer in model[::2]:
     nn.init.constant_(layer.weight, 0.05)
+    nn.init.zeros_(layer.bias)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
 criterion = nn.CrossEntropyLoss()
 
