@@ -67,7 +67,9 @@ class ResNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        )
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
@@ -135,7 +137,12 @@ def bert() -> nn.Module:
     from transformers import BertConfig, BertForTokenClassification
 
     config = BertConfig(
-        vocab_size=40, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, num_labels=40
+        vocab_size=40,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        num_labels=40,
     )
     return BertForTokenClassification(config)
 
@@ -144,7 +151,9 @@ def unet() -> nn.Module:
     """monai's U-Net."""
     from monai.networks.nets import UNet
 
-    return UNet(spatial_dims=2, in_channels=3, out_channels=1, channels=(8, 16, 32), strides=(2, 2), num_res_units=1)
+    return UNet(
+        spatial_dims=2, in_channels=3, out_channels=1, channels=(8, 16, 32), strides=(2, 2), num_res_units=1
+    )
 
 
 cross_entropy = nn.functional.cross_entropy
@@ -202,7 +211,9 @@ def main() -> None:
         results.append(diagnosis.verdict == "healthy")
         causes = [finding.cause for finding in diagnosis.findings]
         precision = "bf16" if bf16 else "fp32"
-        print(name, batch, window, optimizer, precision, diagnosis.verdict, *causes, diagnosis.sentence, flush=True)
+        print(
+            name, batch, window, optimizer, precision, diagnosis.verdict, *causes, diagnosis.sentence, flush=True
+        )
     print(f"{sum(results)} of {len(results)} healthy")
 
 

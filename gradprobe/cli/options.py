@@ -206,7 +206,9 @@ OUT = _group(
 def fail_on(where: str) -> Callable[[Command], Command]:
     """The option that turns a finding into an exit code; ``where`` is the word for it in the help."""
     text = f"End with exit code 3 if this is {where}. May be given several times."
-    return click.option("--fail-on", multiple=True, type=click.Choice(list(dict.fromkeys((*FINDINGS, *CAUSES)))), help=text)
+    return click.option(
+        "--fail-on", multiple=True, type=click.Choice(list(dict.fromkeys((*FINDINGS, *CAUSES)))), help=text
+    )
 
 
 FAIL_ON = fail_on("found")

@@ -14,7 +14,12 @@ from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
 VERDICTS = ("healthy", "sick", "unclear")
-_RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (steps.causes, loss.causes, signal.causes, rate.causes)
+_RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
+    steps.causes,
+    loss.causes,
+    signal.causes,
+    rate.causes,
+)
 
 _LOST = frozenset({"signal_collapse", "dead_units", "saturated", "lr_low"})
 _GROWN = frozenset({"exploding", "lr_high"})
@@ -109,7 +114,9 @@ def without_consequences(findings: Iterable[Finding]) -> Iterator[Finding]:
     first: dict[str, Finding] = {}
     for finding in findings:
         first.setdefault(finding.cause, finding)
-    explained = {cause for found in first for cause in EXPLAINS.get(found, ()) if found not in EXPLAINS.get(cause, ())}
+    explained = {
+        cause for found in first for cause in EXPLAINS.get(found, ()) if found not in EXPLAINS.get(cause, ())
+    }
     return (first[cause] for cause in CAUSES if cause in first and cause not in explained)
 
 
@@ -129,7 +136,9 @@ def where_it_is_flagged(history: GradientHistory, placement: Placement) -> Itera
     if not placement.flagged:
         return
     many = f"{len(placement.flagged)} of {len(history.layers)} layers"
-    says = f"CNDS' rule (mean |dL/d output| below {placement.threshold:g})" if placement.threshold else "The policy"
+    says = (
+        f"CNDS' rule (mean |dL/d output| below {placement.threshold:g})" if placement.threshold else "The policy"
+    )
     if moved:
         yield (
             f"{says} flags {many}. The optimizer moves their weights by {moved[len(moved) // 2]:.1e} a step all the "

@@ -8,7 +8,13 @@ from typing import Any
 from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.causes.reading import Reading
 
-_RANGES = {"relu": (0.0, None), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0), "clamp_min": (0.0, None)}
+_RANGES = {
+    "relu": (0.0, None),
+    "sigmoid": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "clamp_min": (0.0, None),
+}
 _SLACK = 0.02  # of the target's range: label smoothing and rounding
 CLAMPED = 0.5  # of the output held at the end of a ReLU
 _LONG = 40  # iterations
@@ -29,7 +35,9 @@ def causes(reading: Reading) -> Iterator[Finding]:
     yield from _no_activation(reading)
 
 
-def _found(cause: str, use: Mapping[str, Any], sentence: str, remedy: str, source: str = _GRAPH, **evidence: Any) -> Finding:
+def _found(
+    cause: str, use: Mapping[str, Any], sentence: str, remedy: str, source: str = _GRAPH, **evidence: Any
+) -> Finding:
     shown = {"activations": list(use["activations"]), "loss": use["loss"], **evidence}
     return Finding(cause, (use["layer"],), shown, sentence, remedy, source)
 
@@ -46,7 +54,15 @@ def _labels(use: Mapping[str, Any]) -> Iterator[Finding]:
             "Look at how the labels are made: a division, a cast to integers or an index may have removed them.",
             "exact: the labels that the loss was given", labels_seen=seen,
         )  # fmt: skip
-    elif constant and use["plain"] and not target["std"] and use["shape"] and use["shape"][0] > 1 and len(use["activations"]) < 1 and not _is_adversarial(use):
+    elif (
+        constant
+        and use["plain"]
+        and not target["std"]
+        and use["shape"]
+        and use["shape"][0] > 1
+        and len(use["activations"]) < 1
+        and not _is_adversarial(use)
+    ):
         yield _found(
             "labels_wrong", use, f"All targets in the window are the same: {target['mean']:g}.",
             "Look at how the targets are made.", "exact: the targets that the loss was given", target_std=0.0,
@@ -61,7 +77,11 @@ def _is_adversarial(use: Mapping[str, Any]) -> bool:
 def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
     loss, target, output = use["loss"], use["target"], use["output"]
     activations = use["activations"]
-    if loss in ("bce", "bce_with_logits") and target is not None and (target["max"] > 1.001 or target["min"] < -0.001):
+    if (
+        loss in ("bce", "bce_with_logits")
+        and target is not None
+        and (target["max"] > 1.001 or target["min"] < -0.001)
+    ):
         yield _found(
             "loss_wrong", use,
             f"Binary cross entropy gets targets from {target['min']:g} to {target['max']:g}; it is defined for 0 to 1.",
@@ -122,14 +142,20 @@ def _activation(reading: Reading, use: Mapping[str, Any]) -> Iterator[Finding]:
             "output_activation", use, "A softmax over one unit is 1 whatever the input: the output cannot change.",
             "Use a sigmoid for one unit, or leave the activation to the loss (nn.BCEWithLogitsLoss).", classes=1,
         )  # fmt: skip
-    elif first in ("sigmoid", "tanh", "relu") and ("log_softmax" in activations[1:] or (first != "sigmoid" and use["loss"] == "bce_with_logits")):
+    elif first in ("sigmoid", "tanh", "relu") and (
+        "log_softmax" in activations[1:] or (first != "sigmoid" and use["loss"] == "bce_with_logits")
+    ):
         yield _found(
             "output_activation", use,
             f"The loss takes logits, of any size and sign, and gets the output of a {first}: it cannot be right "
             "about any class for certain.",
             f"Take the {first} out of the last layer.",
         )  # fmt: skip
-    elif target is not None and first in _RANGES and use["loss"] in ("mse", "smooth_l1", "huber", "difference", "bce"):
+    elif (
+        target is not None
+        and first in _RANGES
+        and use["loss"] in ("mse", "smooth_l1", "huber", "difference", "bce")
+    ):
         yield from _out_of_range(use, first, target)
         if first == "relu" and (use["clamped"] or 0) > CLAMPED and not reading.learned:
             yield _found(

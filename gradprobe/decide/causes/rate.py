@@ -32,7 +32,9 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
     largest = max(updates.values(), default=0.0)
     frame = reading.history.frame
     nonfinite = bool((frame["nonfinite"] > 0).fillna(False).any()) or None in reading.losses
-    grew = _began_large(reading) or nonfinite or reading.end > GREW * max(abs(reading.start), reading.constant or 0.0)
+    grew = (
+        _began_large(reading) or nonfinite or reading.end > GREW * max(abs(reading.start), reading.constant or 0.0)
+    )
     if grew:
         yield _grown(reading, largest, nonfinite)
     elif largest > LARGE and not reading.learned and (reading.trend < 2 or len(reading.losses) >= _LONG):

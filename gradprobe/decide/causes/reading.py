@@ -48,7 +48,11 @@ class Reading:
     @cached_property
     def trained(self) -> list[str]:
         """The layers whose weights are to be trained, in depth order."""
-        return [layer.name for layer in self.layers if self.facts.get(layer.name, {}).get("trained", not layer.is_frozen)]
+        return [
+            layer.name
+            for layer in self.layers
+            if self.facts.get(layer.name, {}).get("trained", not layer.is_frozen)
+        ]
 
     # the loss
 
@@ -114,7 +118,9 @@ class Reading:
     @cached_property
     def spread(self) -> dict[str, float]:
         """The spread of each layer's output, median over the window."""
-        alone = {n: f["spread_over_window"] for n, f in self.facts.items() if f.get("spread_over_window") is not None}
+        alone = {
+            n: f["spread_over_window"] for n, f in self.facts.items() if f.get("spread_over_window") is not None
+        }
         return {**alone, **self.evidence.median("spread")}
 
     @cached_property
@@ -131,7 +137,9 @@ class Reading:
     def _shares(self) -> pd.DataFrame:
         """For each iteration and layer the L2 norm of dL/d output, over that of the last layer."""
         rows = self.history.frame[(self.history.frame["of"] == "output") & self.history.frame["rms"].notna()]
-        joined = rows.merge(self.evidence.frame[["iteration", "layer", "elements"]].dropna(), on=["iteration", "layer"])
+        joined = rows.merge(
+            self.evidence.frame[["iteration", "layer", "elements"]].dropna(), on=["iteration", "layer"]
+        )
         joined = joined.assign(norm=joined["rms"] * joined["elements"] ** 0.5)
         norms = joined.pivot(index="iteration", columns="layer", values="norm")
         order = [layer.name for layer in self.layers if layer.name in norms.columns]
@@ -178,7 +186,9 @@ class Reading:
 
     def median_update(self) -> float:
         """The median over the layers of the median update."""
-        values = pd.Series([value for name, value in self.update.items() if name in set(self.trained)], dtype=float)
+        values = pd.Series(
+            [value for name, value in self.update.items() if name in set(self.trained)], dtype=float
+        )
         return float(values.median())
 
     def fact(self, key: str) -> dict[str, Any]:

@@ -114,7 +114,11 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
     outside = {name: share for name, share in reading.fact("never_inside").items() if share >= DEAD}
     layers = [name for name in outside if after.get(name) in ("sigmoid", "tanh") and name in reading.trained]
     beyond = reading.evidence.median("beyond_3")
-    layers += [n for n, share in beyond.items() if share >= DEAD and after.get(n) in ("sigmoid", "tanh") and n not in layers]
+    layers += [
+        n
+        for n, share in beyond.items()
+        if share >= DEAD and after.get(n) in ("sigmoid", "tanh") and n not in layers
+    ]
     if layers and not reading.learned:
         yield Finding(
             "saturated", reading.names(layers), {"units_at_their_ends": DEAD, "threshold": DEAD},

@@ -39,7 +39,9 @@ def _not_in_optimizer(reading: Reading) -> Iterator[Finding]:
         remedy = "Give them to the optimizer (build it after the last change of the network), or freeze them."
     else:
         shapes = ", ".join(str(tuple(shape)) for shape in loose[:3])
-        sentence = f"{len(loose)} parameters take part and belong to no module, so no optimizer holds them ({shapes})."
+        sentence = (
+            f"{len(loose)} parameters take part and belong to no module, so no optimizer holds them ({shapes})."
+        )
         remedy = "Put layers that are in a plain list or dict into an nn.ModuleList or an nn.ModuleDict."
     yield Finding(
         "not_in_optimizer", reading.names(layers), {"unregistered": len(loose)}, sentence, remedy,
@@ -92,7 +94,12 @@ def looks_initial(facts: dict[str, float] | object) -> bool:
         return False
     fan_in, fan_out = facts["fan_in"], facts["fan_out"]
     uniform, normal = abs(facts["kurtosis"] - 1.8) < 0.15, abs(facts["kurtosis"] - 3) < 0.5
-    expected = [math.sqrt(2 / fan_in), math.sqrt(1 / fan_in), math.sqrt(2 / (fan_in + fan_out)), math.sqrt(2 / fan_out)]
+    expected = [
+        math.sqrt(2 / fan_in),
+        math.sqrt(1 / fan_in),
+        math.sqrt(2 / (fan_in + fan_out)),
+        math.sqrt(2 / fan_out),
+    ]
     if uniform and facts["largest"] <= 1.001 / math.sqrt(fan_in):
         expected.append(1 / math.sqrt(3 * fan_in))
     near = any(abs(facts["std"] / one - 1) < 0.06 for one in expected)

@@ -155,7 +155,9 @@ class EvidenceCollector:
         if isinstance(loss, Tensor):
             scale = self._scale.value
             value = loss.detach().float().mean()
-            self._collected.losses.append((self._iteration, value if scale is None else value / scale.to(value.device)))
+            self._collected.losses.append(
+                (self._iteration, value if scale is None else value / scale.to(value.device))
+            )
         if self._is_sampled:
             self._arrived = self._weights.norms(self._weights.take(gradients=True))
             self._collected.note_arrived(self._arrived)
@@ -232,7 +234,9 @@ class EvidenceCollector:
         """
         if not self._collected.sampled and not self._collected.losses:
             return None
-        return self._collected.result(self._signal, self._weights, self._loss, self._following, elements, self._why)
+        return self._collected.result(
+            self._signal, self._weights, self._loss, self._following, elements, self._why
+        )
 
 
 def _divided_by(optimizer: Optimizer | None, scale: LossScale) -> Tensor | None:

@@ -65,7 +65,9 @@ class LossFacts:
                 "plain": use.plain,
                 "squared": use.squared,
                 "seen": self._seen[key],
-                "clamped": rounded(float(torch.stack(self._clamped[key]).mean())) if key in self._clamped else None,
+                "clamped": rounded(float(torch.stack(self._clamped[key]).mean()))
+                if key in self._clamped
+                else None,
                 "target": _over_window(self._targets.get(key)),
                 "output": _over_window(self._outputs.get(key)),
                 "labels": self._counts[key].tolist() if key in self._counts else None,
@@ -80,7 +82,9 @@ def _numbers(tensor: Tensor) -> Tensor:
     values = values[:: max(1, values.numel() // _SAMPLE)].float()
     whole = (values == values.round()).float().mean()
     deviation = (values - values.mean()).square().mean().sqrt()
-    return torch.stack([values.square().mean().sqrt(), values.amin(), values.amax(), values.mean(), deviation, whole])
+    return torch.stack(
+        [values.square().mean().sqrt(), values.amin(), values.amax(), values.mean(), deviation, whole]
+    )
 
 
 def _over_window(rows: list[Tensor] | None) -> dict[str, float | None] | None:

@@ -234,7 +234,11 @@ def _share(count: int, of: int | None) -> float | None:
 
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: rounded(value) if isinstance(value, float) else value for key, value in facts.items() if value is not None}
+    return {
+        key: rounded(value) if isinstance(value, float) else value
+        for key, value in facts.items()
+        if value is not None
+    }
 
 
 def _input(rows: Sequence[Tensor]) -> dict[str, float | None] | None:

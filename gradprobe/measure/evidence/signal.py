@@ -117,7 +117,9 @@ class Signal:
         if given.dim() < 2 or not given.numel():
             return
         values = sample_output(given, 1, 0, 1024)
-        self.input.append(torch.stack([values.square().mean().sqrt(), values.mean(), values.std(), values.abs().amax()]))
+        self.input.append(
+            torch.stack([values.square().mean().sqrt(), values.mean(), values.std(), values.abs().amax()])
+        )
 
     def _reduce(self) -> None:
         waiting, self._waiting, self._count = self._waiting, {}, 0
