@@ -141,7 +141,8 @@ def where_it_is_flagged(history: GradientHistory, placement: Placement) -> Itera
     )
     if moved:
         yield (
-            f"{says} flags {many}. The optimizer moves their weights by {moved[len(moved) // 2]:.1e} a step all the "
+            f"{says} flags {many}. The optimizer moves their weights by {moved[len(moved) // 2]:.1e} "
+            "a step all the "
             "same, and the output depends on the input as it should: no branch is needed."
         )
     else:

@@ -84,7 +84,8 @@ def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
     ):
         yield _found(
             "loss_wrong", use,
-            f"Binary cross entropy gets targets from {target['min']:g} to {target['max']:g}; it is defined for 0 to 1.",
+            f"Binary cross entropy gets targets from {target['min']:g} to {target['max']:g}; it is "
+            "defined for 0 to 1.",
             "For classes 0, 1, 2, ... use one output for each and nn.CrossEntropyLoss; for numbers nn.MSELoss.",
             "the definition of the loss", target_min=target["min"], target_max=target["max"],
         )  # fmt: skip
@@ -97,7 +98,8 @@ def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
         )  # fmt: skip
     elif "log_softmax" in activations and use["classes"] == 1:
         yield _found(
-            "loss_wrong", use, "Cross entropy over one class is 0 whatever the output.",
+            "loss_wrong", use, "Cross entropy over one class is 0 whatever the "
+            "output.",
             "Use one output for each class, or nn.BCEWithLogitsLoss for one.", "the definition of the loss", classes=1,
         )  # fmt: skip
 
@@ -127,8 +129,11 @@ def _twice(use: Mapping[str, Any]) -> Iterator[Finding]:
     elif first == "sigmoid" and loss == "bce_with_logits":
         yield _found(
             "double_sigmoid", use,
-            "The output goes through a sigmoid, and the loss takes another one: probabilities stay between .5 and .73.",
-            "Give nn.BCEWithLogitsLoss the logits: take the sigmoid out of the model's forward, or use nn.BCELoss.",
+            "The output goes through a sigmoid, and the loss takes another one: probabilities stay "
+            "between .5 and "
+            ".73.",
+            "Give nn.BCEWithLogitsLoss the logits: take the sigmoid out of the model's forward, or "
+            "use nn.BCELoss.",
         )  # fmt: skip
 
 
@@ -196,7 +201,8 @@ def unrelated(reading: Reading) -> Iterator[Finding]:
         return
     yield Finding(
         "labels_wrong", (), {"loss": reading.end, "constant": reading.constant, "moved": moved, "turn": turned},
-        f"The loss is that of a constant answer ({reading.end:.3g} against {reading.constant:.3g}), though signal, "
+        f"The loss is that of a constant answer ({reading.end:.3g} against {reading.constant:.3g}), "
+        "though signal, "
         "gradient and steps are as they should be: the targets seem to have nothing to do with the inputs.",
         "Look at some pairs of input and target as the loss gets them; often one of them was shuffled alone.",
         "Zhang et al., Understanding deep learning requires rethinking generalization, 2017",

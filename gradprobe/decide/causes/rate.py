@@ -41,7 +41,8 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
         layers = [name for name, update in updates.items() if update > LARGE]
         yield Finding(
             "lr_high", reading.names(layers), {"largest_update": largest, "threshold": LARGE, "trend": reading.trend},
-            f"Steps are too large: one moves the weights of {reading.span(reading.names(layers))} by {largest:.0%} of "
+            f"Steps are too large: one moves the weights of {reading.span(reading.names(layers))} by "
+            f"{largest:.0%} of "
             "themselves, and the loss does not fall.",
             "Lower the learning rate by a factor of 10, or warm it up.",
             "You et al. 2017 (LARS): healthy updates are 1e-3 to 1e-2 of a weight",
@@ -49,7 +50,8 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
 
 
 def _of_usual_size(reading: Reading) -> set[str]:
-    """Layers whose weights did not begin at almost nothing, as layer scales and adapters do: any step moves those."""
+    """Layers whose weights did not begin at almost nothing, as layer scales and adapters do: any "
+    "step moves those."""
     return {
         name
         for name, facts in reading.facts.items()
@@ -67,21 +69,25 @@ def _grown(reading: Reading, largest: float, nonfinite: bool) -> Finding:
     if steps > LARGE and not _began_large(reading):
         return Finding(
             "lr_high", tuple(reading.trained), evidence,
-            f"Steps are too large: the first ones move the weights by {steps:.0%} of themselves, and the loss grows.",
+            f"Steps are too large: the first ones move the weights by {steps:.0%} of themselves, and "
+            "the loss grows.",
             "Lower the learning rate by a factor of 10, or warm it up.",
             "You et al. 2017 (LARS): healthy updates are 1e-3 to 1e-2 of a weight",
         )  # fmt: skip
     return Finding(
         "exploding", tuple(reading.trained), evidence,
-        f"The training explodes: {'NaN or infinity appears' if nonfinite else 'the loss grows without bound'}{where}.",
-        "Clip the gradient norm (torch.nn.utils.clip_grad_norm_), lower the learning rate, and look at the initial "
+        "The training explodes: "
+        f"{'NaN or infinity appears' if nonfinite else 'the loss grows without bound'}{where}.",
+        "Clip the gradient norm (torch.nn.utils.clip_grad_norm_), lower the learning rate, and look "
+        "at the initial "
         "weights: of a recurrent layer an orthogonal matrix of gain 1.",
         "Pascanu et al., On the difficulty of training recurrent neural networks, 2013",
     )  # fmt: skip
 
 
 def _began_large(reading: Reading) -> bool:
-    """Whether the signal grows over the layers before the first step, and the loss begins far above a constant's."""
+    """Whether the signal grows over the layers before the first step, and the loss begins far above "
+    "a constant's."""
     frame = reading.evidence.frame
     first = frame[frame["iteration"] == frame["iteration"].min()].dropna(subset=["rms"])
     sizes = dict(zip(first["layer"], first["rms"], strict=True))

@@ -32,7 +32,8 @@ def _eval_mode(reading: Reading) -> Iterator[Finding]:
         layers = [name for name, of in reading.fact("eval").items() if of >= 0.5]
         yield Finding(
             "eval_mode", reading.names(layers), {"iterations_in_eval_mode": share, "threshold": 0.5},
-            "The network trains in eval mode: normalisation uses its running statistics, and dropout does nothing.",
+            "The network trains in eval mode: normalisation uses its running statistics, and dropout "
+            "does nothing.",
             "Call model.train() before each epoch; an evaluation leaves the model in eval mode.",
             "exact: the training flags at the backward pass",
         )  # fmt: skip
@@ -43,7 +44,8 @@ def _alone(reading: Reading) -> Iterator[Finding]:
     if layers and not reading.learned:
         yield Finding(
             "bn_batch1", reading.names(layers), {"batch_size": 1},
-            f"Batch normalisation ({reading.span(reading.names(layers))}) sees one example at a time and subtracts "
+            f"Batch normalisation ({reading.span(reading.names(layers))}) sees one example at a time "
+            "and subtracts "
             "what makes it different from others.",
             "Use larger batches, or GroupNorm or LayerNorm.", "exact: the inputs of the layers; Wu and He 2018",
         )  # fmt: skip
@@ -102,7 +104,8 @@ def _dead(reading: Reading) -> Iterator[Finding]:
     if dead and not reading.learned:
         yield Finding(
             "dead_units", reading.names(list(dead)), {"units_never_active": max(dead.values()), "threshold": DEAD},
-            f"{max(dead.values()):.0%} of the units of {reading.span(reading.names(list(dead)))} were never active in the window: "
+            f"{max(dead.values()):.0%} of the units of {reading.span(reading.names(list(dead)))} were "
+            "never active in the window: "
             "no gradient passes a ReLU that is always off.",
             "Use He's initialisation and small biases, a lower learning rate, or LeakyReLU.",
             "Lu et al., Dying ReLU and Initialization, 2019",
@@ -122,8 +125,11 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
     if layers and not reading.learned:
         yield Finding(
             "saturated", reading.names(layers), {"units_at_their_ends": DEAD, "threshold": DEAD},
-            f"The units of {reading.span(reading.names(layers))} are at the ends of their {after[layers[0]]}: hardly any gradient passes.",
-            "Use smaller initial weights (Xavier's rule), scaled inputs, or a normalisation before the activation.",
+            f"The units of {reading.span(reading.names(layers))} are at the ends of their "
+            f"{after[layers[0]]}: hardly any gradient "
+            "passes.",
+            "Use smaller initial weights (Xavier's rule), scaled inputs, or a normalisation before "
+            "the activation.",
             "Glorot and Bengio 2010",
         )  # fmt: skip
 
@@ -138,10 +144,13 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         "signal_collapse", layers,
         {"spread": spread, "spread_threshold": SPREAD, "share": share, "share_threshold": SHARE},
-        f"The signal is lost over the depth of the network: the output of {reading.span(layers)} depends on the input "
-        f"by {spread:.1e} of its size, and {share:.1e} of the gradient arrives at the first layers."
+        f"The signal is lost over the depth of the network: the output of {reading.span(layers)} "
+        "depends on the input "
+        f"by {spread:.1e} of its size, and {share:.1e} of the gradient arrives at the first "
+        "layers."
         if layers else "The signal is lost over the depth of the network.",
-        "Initialise by LSUV or He's rule (gradprobe.remedies.lsuv(model, x)), use ReLU or tanh in place of sigmoid, "
+        "Initialise by LSUV or He's rule (gradprobe.remedies.lsuv(model, x)), use ReLU or tanh in "
+        "place of sigmoid, "
         "or put normalisation between the layers.",
         _THEORY,
     )  # fmt: skip

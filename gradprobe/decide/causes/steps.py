@@ -140,7 +140,8 @@ def _zero_grad_missing(reading: Reading) -> Iterator[Finding]:
         "zero_grad_missing",
         reading.names(list(over)),
         {"steps_with_old_gradients": max(over.values()), "threshold": LEFT_OVER},
-        f"Gradients are not cleared: {max(over.values()):.0%} of the steps use what was left from the steps before.",
+        f"Gradients are not cleared: {max(over.values()):.0%} of the steps use what was left from the "
+        "steps before.",
         "Call optimizer.zero_grad() once before each loss.backward() that begins a new step.",
         "exact: what is in .grad before the first backward pass after a step",
     )

@@ -1,4 +1,5 @@
-"""Collects the evidence of a window: told by the probe of steps, by its own hooks of forward and backward passes."""
+"""Collects the evidence of a window: told by the probe of steps, by its own hooks of forward and "
+"backward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What lies between the network's output and the loss, read from the graph of autograd; and what follows layers."""
+"""What lies between the network's output and the loss, read from the graph of autograd; and what "
+"follows layers."""
 
 from __future__ import annotations
 
