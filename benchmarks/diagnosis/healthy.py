@@ -2,8 +2,8 @@
 
     python -m benchmarks.diagnosis.healthy [NAME ...]
 
-Every network learns a small synthetic task at batches of 2, 8 and 64, in windows of 10, 50 and 150 iterations, with
-SGD and Adam, and once under bfloat16 autocast.
+Every network learns a small synthetic task at batches of 2, 8 and 64, in windows of 10, 50 and 150 iterations,
+with SGD and Adam, and once under bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ResNet(nn.Module):
         )  # fmt: skip
         self.head = nn.Linear(16, 4)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
             x = torch.relu(x + block(x))
@@ -93,7 +93,7 @@ class Lstm(nn.Module):
         super().__init__()
         self.rnn, self.head = nn.LSTM(4, 32, batch_first=True), nn.Linear(32, 2)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.rnn(x)[0][:, -1])
 
 
@@ -106,7 +106,7 @@ class Vae(nn.Module):
         self.mean, self.log_variance = nn.Linear(64, 8), nn.Linear(64, 8)
         self.decode = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 768))
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         hidden = self.encode(x)
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
         z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
@@ -119,7 +119,8 @@ def vit() -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=4,
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, image_size=16,
+        patch_size=4,
         num_labels=4,
     )  # fmt: skip
     return ViTForImageClassification(config)

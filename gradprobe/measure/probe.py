@@ -165,11 +165,6 @@ class GradientProbe:
         return self.recorded >= self.iterations
 
     @property
-    def passes(self) -> int:
-        """How many backward passes there were in the window, whether or not an optimizer stepped."""
-        return self._evidence.passes
-
-    @property
     def history(self) -> GradientHistory:
         """What was recorded so far. Waits for the device."""
         topology = self._survey.finish()
@@ -180,17 +175,10 @@ class GradientProbe:
         recorded = {layer.name for layer in layers}
         late = late_layers(self._layers_at_start, now, self.of, len(layers), recorded, held)
         rows = [*self._layers.rows(layers, sums), *unmeasured_rows(late, self.of, len(sums))]
-        return GradientHistory(
-            tidy(rows),
-            self._all_conditions(topology),
-            layers + late,
-            tuple(topology.points),
-            topology.output_shape,
-            topology.output_channels,
-            topology.head,
-            topology.activation,
-            self._evidence.result(elements_by_layer(self._keys, sums)),
-        )
+        evidence = self._evidence.result(elements_by_layer(self._keys, sums))
+        conditions, points = self._all_conditions(topology), tuple(topology.points)
+        output = (topology.output_shape, topology.output_channels, topology.head, topology.activation)
+        return GradientHistory(tidy(rows), conditions, layers + late, points, *output, evidence)
 
     def _all_conditions(self, topology: Topology) -> dict[str, Any]:
         scale, held = self._scale.first, self._ownership.held

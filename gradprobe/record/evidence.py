@@ -1,4 +1,4 @@
-"""What is measured beside the gradients: what layers return, how far steps move them, and what the loss is made of.
+"""What is measured beside the gradients: what layers return, how far steps move them, and what the loss is of.
 
 Plain data, as the history that it belongs to. `gradprobe.decide.diagnosis` reads it.
 """

@@ -239,14 +239,8 @@ class GradientHistory:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GradientHistory):
             return NotImplemented
-        same = (self.conditions, self.layers, tuple(self.points), self.output, self.evidence) == (
-            other.conditions,
-            other.layers,
-            tuple(other.points),
-            other.output,
-            other.evidence,
-        )
-        return same and self.frame.equals(other.frame)
+        facts = [(x.conditions, x.layers, tuple(x.points), x.output, x.evidence) for x in (self, other)]
+        return facts[0] == facts[1] and self.frame.equals(other.frame)
 
     __hash__ = None  # type: ignore[assignment]
 

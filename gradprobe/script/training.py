@@ -59,6 +59,11 @@ class FollowingProbe(GradientProbe):
         """Whether the window is open."""
         return self._attached
 
+    @property
+    def passes(self) -> int:
+        """How many backward passes there were in the window, whether or not an optimizer stepped."""
+        return self._evidence.passes
+
     def follow(self, optimizer: Optimizer) -> None:
         """From now on this optimizer's steps end the iterations, not those of others of the same parameters."""
         if not self._attached or any(optimizer is own for own in self.optimizers):

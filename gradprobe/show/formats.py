@@ -36,7 +36,7 @@ def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame
 
 
 def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
-    """One JSON object: the verdict and the causes that the diagnosis found, the conditions, the decision, the rows.
+    """One JSON object: the verdict and the causes that the diagnosis found, the conditions, the decision and rows.
 
     ``gradients`` has what the gradients alone show, as the 1e-7 rule of CNDS does.
 

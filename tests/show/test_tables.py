@@ -207,7 +207,7 @@ def with_frozen(count, *, trained=3):
 
 def test_many_frozen_layers_are_one_line_and_do_not_count():
     text = table_of(with_frozen(20))
-    assert text.splitlines()[0] == "The gradient reaches each of 3 trained layers (60 are frozen)."
+    assert text.splitlines()[0] == "Healthy. The gradient reaches each of 3 trained layers (60 are frozen)."
     assert len(re.findall(r"… 20 frozen", text)) == 3
     assert "b1.7" not in text
     assert text.count("60 layers are frozen") == 1
@@ -223,9 +223,17 @@ def test_a_batch_size_that_is_not_known_is_said_to_be_so():
 @pytest.mark.parametrize(
     ("magnitudes", "first", "second"),
     [
-        ({"a": 1e-2, "b": 1e-2}, "The gradient reaches every layer.", "Nothing to do."),
-        ({"a": 1e-9, "b": 1e-2}, "The gradient does not reach 1 of 2 layers: a.", "Look at the initial weights"),
-        ({"a": 1e-2, "b": 1e5}, "The gradient explodes in 1 of 2 layers: b.", "Lower the learning rate, or clip"),
+        ({"a": 1e-2, "b": 1e-2}, "Healthy. The gradient reaches every layer.", "Nothing to do."),
+        (
+            {"a": 1e-9, "b": 1e-2},
+            "Vanishing. The gradient does not reach 1 of 2 layers: a.",
+            "Look at the initial weights",
+        ),
+        (
+            {"a": 1e-2, "b": 1e5},
+            "Exploding. The gradient explodes in 1 of 2 layers: b.",
+            "Lower the learning rate, or clip",
+        ),
     ],
 )
 def test_the_first_line_is_the_verdict_and_the_second_what_to_do(magnitudes, first, second):

@@ -100,7 +100,8 @@ def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
         yield _found(
             "loss_wrong", use, "Cross entropy over one class is 0 whatever the "
             "output.",
-            "Use one output for each class, or nn.BCEWithLogitsLoss for one.", "the definition of the loss", classes=1,
+            "Use one output for each class, or nn.BCEWithLogitsLoss for one.",
+            "the definition of the loss", classes=1,
         )  # fmt: skip
 
 

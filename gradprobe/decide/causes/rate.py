@@ -40,7 +40,8 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
     elif largest > LARGE and not reading.learned and (reading.trend < 2 or len(reading.losses) >= _LONG):
         layers = [name for name, update in updates.items() if update > LARGE]
         yield Finding(
-            "lr_high", reading.names(layers), {"largest_update": largest, "threshold": LARGE, "trend": reading.trend},
+            "lr_high", reading.names(layers),
+            {"largest_update": largest, "threshold": LARGE, "trend": reading.trend},
             f"Steps are too large: one moves the weights of {reading.span(reading.names(layers))} by "
             f"{largest:.0%} of "
             "themselves, and the loss does not fall.",
@@ -50,8 +51,7 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
 
 
 def _of_usual_size(reading: Reading) -> set[str]:
-    """Layers whose weights did not begin at almost nothing, as layer scales and adapters do: any "
-    "step moves those."""
+    """Layers whose weights did not begin at almost nothing, as adapters do: any step moves those."""
     return {
         name
         for name, facts in reading.facts.items()
@@ -86,8 +86,7 @@ def _grown(reading: Reading, largest: float, nonfinite: bool) -> Finding:
 
 
 def _began_large(reading: Reading) -> bool:
-    """Whether the signal grows over the layers before the first step, and the loss begins far above "
-    "a constant's."""
+    """Whether the signal grows over the layers before the first step, and the loss begins far too high."""
     frame = reading.evidence.frame
     first = frame[frame["iteration"] == frame["iteration"].min()].dropna(subset=["rms"])
     sizes = dict(zip(first["layer"], first["rms"], strict=True))
@@ -111,7 +110,8 @@ def _too_small(reading: Reading) -> Iterator[Finding]:
         why = f"the gradient keeps its direction ({turn:.2f} of 1) while the loss falls by {reading.fell:.1%}"
     yield Finding(
         "lr_low", tuple(reading.trained),
-        {"median_update": update, "update_threshold": SMALL, "turn": turn, "turn_threshold": TURN, "fell": reading.fell},
+        {"median_update": update, "update_threshold": SMALL, "turn": turn,
+         "turn_threshold": TURN, "fell": reading.fell},
         f"Steps are too small: {why}.", "Raise the learning rate by a factor of 10, or use Adam.",
         "You et al. 2017 (LARS); 136 scripts measured",
     )  # fmt: skip

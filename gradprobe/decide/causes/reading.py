@@ -81,7 +81,9 @@ class Reading:
     def constant(self) -> float | None:
         """The loss of the best answer that does not depend on the input, where the loss' graph shows it."""
         values = [value for use in self.uses if (value := _constant(use)) is not None]
-        return values[0] * (self.network.get("loss_scale") or 1.0) if len(values) == len(self.uses) == 1 else None
+        if not len(values) == len(self.uses) == 1:
+            return None
+        return values[0] * float(self.network.get("loss_scale") or 1.0)
 
     @property
     def fell(self) -> float:

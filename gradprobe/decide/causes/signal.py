@@ -87,7 +87,8 @@ def _symmetry(reading: Reading) -> Iterator[Finding]:
     if not layers:
         return
     yield Finding(
-        "symmetry", reading.names(layers), {"spread_of_rows": max(alike[name] for name in layers), "threshold": ALIKE},
+        "symmetry", reading.names(layers),
+        {"spread_of_rows": max(alike[name] for name in layers), "threshold": ALIKE},
         f"The units of {reading.span(layers)} are all alike: they get the same gradient, and stay alike.",
         "Initialise the weights at random, each unit differently (the default of torch does).",
         "Goodfellow et al., Deep Learning, 2016, section 8.4",

@@ -86,7 +86,8 @@ def looks_initial(facts: dict[str, float] | object) -> bool:
     """Whether weights have the distribution of one of torch's initialisations.
 
     Example:
-        >>> looks_initial({"std": 0.0722, "largest": 0.1249, "kurtosis": 1.8, "fan_in": 64, "fan_out": 64, "count": 4096})
+        >>> facts = {"std": 0.0722, "largest": 0.1249, "kurtosis": 1.8, "count": 4096}
+        >>> looks_initial({**facts, "fan_in": 64, "fan_out": 64})
         True
     """
     assert isinstance(facts, dict)

@@ -1,5 +1,4 @@
-"""Collects the evidence of a window: told by the probe of steps, by its own hooks of forward and "
-"backward passes."""
+"""Collects the evidence of a window: told of steps by the probe, of passes by its own hooks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What lies between the network's output and the loss, read from the graph of autograd; and what "
-"follows layers."""
+"""What lies between the network's output and the loss, read from the graph; and what follows each layer."""
 
 from __future__ import annotations
 
@@ -170,7 +169,7 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
             break
         unsqueezed |= name.startswith("Unsqueeze")
         node = parent
-        if not ("Expand" in name):
+        if "Expand" not in name:
             use.shape = _shape(node) or use.shape
     if use.loss == "other":
         use.broadcast = 1
@@ -268,7 +267,7 @@ def scale_of(root: Any) -> float:
             break
         children = [child for child, _ in node.next_functions if child is not None]
         other = _saved(node, "_saved_other")
-        if len(children) != 1 or other is None or other.dim() or not other.device.type == "cpu":
+        if len(children) != 1 or other is None or other.dim() or other.device.type != "cpu":
             break
         factor = float(other)
         scale *= factor if name.startswith("Mul") else 1 / factor if factor else 1.0

@@ -18,8 +18,7 @@ from gradprobe.record.evidence import Evidence, rounded
 
 
 class LayerSteps:
-    """What the steps of one iteration found of the gradients, and did to the weights; one number "
-    "for each layer."""
+    """What the steps of one iteration found of the gradients and did to the weights: a number for each layer."""
 
     def __init__(self, layers: int) -> None:
         self.update = torch.full((layers,), math.nan)

@@ -1,0 +1,180 @@
+"""The diagnosis: causes and not their consequences, from trainings whose fault is known by construction."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import gradprobe as gp
+from gradprobe.decide.causes.finding import CAUSES, Finding
+from gradprobe.decide.diagnosis import EXPLAINS, diagnose, layers_by_code, without_consequences
+from gradprobe.record.history import GradientHistory
+
+
+def data(inputs=8, classes=4, count=256):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, inputs, generator=generator)
+    return x, x[:, :classes].argmax(1)
+
+
+def trained(model, step=None, *, lr=0.01, steps=30, optimizer=None, scale=1.0):
+    """The diagnosis of a short training; ``step`` is what happens with a batch, the usual by default."""
+    x, y = data()
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
+
+    def usual(a, b):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(a), b).backward()
+        optimizer.step()
+
+    step = step(model, optimizer) if step else usual
+    with gp.GradientProbe(model, optimizer=optimizer, iterations=steps) as probe:
+        for index in range(steps):
+            rows = slice(32 * (index % 8), 32 * (index % 8) + 32)
+            step(scale * x[rows], y[rows])
+    return diagnose(probe.history)
+
+
+def mlp(*last, width=32):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4), *last
+    )
+
+
+def never_cleared(model, optimizer):
+    def step(a, b):
+        nn.functional.cross_entropy(model(a), b).backward()
+        optimizer.step()
+
+    return step
+
+
+def cleared_too_late(model, optimizer):
+    def step(a, b):
+        nn.functional.cross_entropy(model(a), b).backward()
+        optimizer.zero_grad()
+        optimizer.step()
+
+    return step
+
+
+def clipped(model, optimizer):
+    def step(a, b):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(a), b).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-6)
+        optimizer.step()
+
+    return step
+
+
+def of_one_output(model, optimizer):
+    def step(a, b):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(a)[:, :1], b.float()).backward()
+        optimizer.step()
+
+    return step
+
+
+def constant(model):
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    return model
+
+
+def dead(model):
+    nn.init.constant_(model[2].bias, -50.0)
+    return model
+
+
+def deep_sigmoid():
+    torch.manual_seed(0)
+    layers = [part for _ in range(9) for part in (nn.Linear(32, 32), nn.Sigmoid())]
+    return nn.Sequential(nn.Linear(8, 32), nn.Sigmoid(), *layers, nn.Linear(32, 4))
+
+
+FAULTS = {
+    "zero_grad_missing": lambda: trained(mlp(), never_cleared),
+    "grad_zeroed": lambda: trained(mlp(), cleared_too_late),
+    "clipped": lambda: trained(m := mlp(), clipped, optimizer=torch.optim.SGD(m.parameters(), lr=0.1)),
+    "loss_broadcast": lambda: trained(mlp(), of_one_output),
+    "double_softmax": lambda: trained(mlp(nn.Softmax(1))),
+    "output_activation": lambda: trained(mlp(nn.Sigmoid())),
+    "lr_low": lambda: trained(mlp(), lr=1e-7),
+    "lr_high": lambda: trained(m := mlp(), optimizer=torch.optim.SGD(m.parameters(), lr=50.0)),
+    "symmetry": lambda: trained(constant(mlp())),
+    "dead_units": lambda: trained(dead(mlp())),
+    "signal_collapse": lambda: trained(deep_sigmoid(), lr=1e-3),
+    "no_activation": lambda: trained(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))),
+    "eval_mode": lambda: trained(
+        nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    ),
+    "not_in_optimizer": lambda: trained(m := mlp(), optimizer=torch.optim.Adam(m[4].parameters(), lr=0.01)),
+    "frozen": lambda: trained(m := _frozen(mlp(width=64)), optimizer=torch.optim.Adam(m[4].parameters(), lr=0.01)),
+    "input_scale": lambda: trained(m := mlp(), scale=500.0, optimizer=torch.optim.SGD(m.parameters(), lr=0.1)),
+}
+
+
+def _frozen(model):
+    model[:4].requires_grad_(False)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("cause", FAULTS)
+def test_the_cause_is_named_and_nothing_else(cause):
+    diagnosis = FAULTS[cause]()
+    assert diagnosis.verdict == "sick"
+    assert [finding.cause for finding in diagnosis.findings] == [cause]
+    finding = diagnosis.findings[0]
+    assert finding.sentence and finding.remedy and finding.source and finding.evidence
+    assert str(diagnosis).startswith(f"Sick. {finding.sentence}\n{finding.remedy}")
+    json.dumps(diagnosis.to_dict())
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_healthy_network_is_healthy_whatever_the_scale_of_the_loss(steps, scale):
+    def scaled(model, optimizer):
+        def step(a, b):
+            optimizer.zero_grad()
+            (scale * nn.functional.cross_entropy(model(a), b)).backward()
+            optimizer.step()
+
+        return step
+
+    assert trained(mlp(), scaled, steps=steps).verdict == "healthy"
+
+
+def test_every_cause_that_explains_or_is_explained_has_a_name():
+    named = {*EXPLAINS, *(cause for explained in EXPLAINS.values() for cause in explained)}
+    assert named <= set(CAUSES)
+
+
+def test_consequences_of_a_cause_are_not_named():
+    found = [Finding(cause, ()) for cause in ("lr_low", "signal_collapse", "detached", "double_softmax")]
+    assert [one.cause for one in without_consequences(found)] == ["detached", "double_softmax"]
+
+
+def test_of_gradients_alone_nothing_is_claimed():
+    history = GradientHistory.from_dict(*_without_evidence())
+    assert diagnose(history).verdict == "unclear"
+
+
+def _without_evidence():
+    model = mlp()
+    with gp.GradientProbe(model, stats="mean") as probe:
+        nn.functional.cross_entropy(model(data()[0]), data()[1]).backward()
+        probe.step()
+    return probe.history.frame, probe.history.to_dict()
+
+
+def test_a_script_can_fail_on_a_cause():
+    model = mlp(nn.Softmax(1))
+    with gp.GradientProbe(model) as probe:
+        nn.functional.cross_entropy(model(data()[0]), data()[1]).backward()
+        probe.step()
+    assert layers_by_code(probe.history, gp.place(probe.history))["double_softmax"] == ["4"]
