@@ -29,8 +29,8 @@ SETS = {
         "",
         "17 faults after posts in DeepFD's benchmark, 14 of PyTorch's own, repaired twins, 6 healthy",
     ),
-    "own, used to choose thresholds": ("own", "a", "27 faults on other networks, data and optimizers, and twins"),
-    "own, kept aside": ("own", "b", "27 more, whose result was looked at after the thresholds were chosen"),
+    "own, used to choose thresholds": ("own", "a", "26 faults on other networks, data and optimizers, and twins"),
+    "own, kept aside": ("own", "b", "26 more, whose result was looked at after the thresholds were chosen"),
 }
 # codes that say the same thing at another level
 SAME = [
@@ -132,9 +132,14 @@ def page(folder: Path) -> str:
         )
         shares = [f"{count / len(faulty):.0%} ({count})" for count in counts]
         alarms = sum(one.sick for one in sound)
-        lines.append(
-            f"| {name}: {what} | {len(faulty)} | {' | '.join(shares)} | {len(sound)} | {alarms / len(sound):.0%} ({alarms}) |"
-        )
+        cells = [
+            f"{name}: {what}",
+            str(len(faulty)),
+            *shares,
+            str(len(sound)),
+            f"{alarms / len(sound):.0%} ({alarms})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
         misses += [
             f"- {one.script}: {'|'.join(sorted(one.wanted))}; said: {', '.join(one.causes) or 'healthy'}"
             for one in faulty

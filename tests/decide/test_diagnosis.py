@@ -130,7 +130,7 @@ def test_the_cause_is_named_and_nothing_else(cause):
     assert diagnosis.verdict == "sick"
     assert [finding.cause for finding in diagnosis.findings] == [cause]
     finding = diagnosis.findings[0]
-    assert finding.sentence and finding.remedy and finding.source and finding.evidence
+    assert all((finding.sentence, finding.remedy, finding.source, finding.evidence))
     assert str(diagnosis).startswith(f"Sick. {finding.sentence}\n{finding.remedy}")
     json.dumps(diagnosis.to_dict())
 

@@ -19,6 +19,7 @@ _SLACK = 0.02  # of the target's range: label smoothing and rounding
 CLAMPED = 0.5  # of the output held at the end of a ReLU
 _LONG = 40  # iterations
 _NO_BETTER = 0.97  # of the loss of a constant answer
+_NO_WORSE = 1.1
 _FAR = 0.2  # of the weights, added up over the window
 _NOISE = 1.15  # times what independent gradients give
 _GRAPH = "exact: the graph of the loss"
@@ -194,7 +195,9 @@ def unrelated(reading: Reading) -> Iterator[Finding]:
     """
     count = len(reading.losses)
     turns = [(turn, reading.facts[name].get("turns_of", 16)) for name, turn in reading.fact("turn").items()]
-    if reading.constant is None or count < _LONG or not turns or reading.end < _NO_BETTER * reading.constant:
+    if reading.constant is None or count < _LONG or not turns:
+        return
+    if not _NO_BETTER * reading.constant <= reading.end <= _NO_WORSE * reading.constant:
         return
     moved = reading.median_update() * count
     turned = sorted(turn * of for turn, of in turns)[len(turns) // 2]

@@ -123,7 +123,11 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
         for n, share in beyond.items()
         if share >= DEAD and after.get(n) in ("sigmoid", "tanh") and n not in layers
     ]
-    if layers and not reading.learned:
+    outputs = {
+        use["layer"] for use in reading.uses
+    }  # of a classifier that is sure the last sigmoid is at its ends
+    layers = [name for name in layers if name not in outputs]
+    if layers:
         yield Finding(
             "saturated", reading.names(layers), {"units_at_their_ends": DEAD, "threshold": DEAD},
             f"The units of {reading.span(reading.names(layers))} are at the ends of their "
