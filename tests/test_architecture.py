@@ -217,7 +217,7 @@ def test_folders_stay_small():
 
 OLD_NAMES = """
 asked outcome door passage entries glimpse owners reading attaching following running scanning comparing
-comparing_arms supervision stand_in own_loss topology snapshot magnitude wording markup diagnosis
+comparing_arms supervision stand_in own_loss topology snapshot magnitude wording markup
 """
 
 

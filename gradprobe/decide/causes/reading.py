@@ -215,4 +215,4 @@ def _constant(use: Mapping[str, Any]) -> float | None:
     else:
         return None
     count = math.prod(use["shape"][:1] if use["loss"] == "nll" else use["shape"])
-    return each * (count if use["reduction"] == "sum" else 1)
+    return float(each * (count if use["reduction"] == "sum" else 1))
