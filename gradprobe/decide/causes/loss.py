@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gradprobe.decide.causes.finding import Finding
-from gradprobe.decide.causes.reading import Reading
+from gradprobe.decide.causes.facts import Reading
 
 _RANGES = {
     "relu": (0.0, None),

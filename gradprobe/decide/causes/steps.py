@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from gradprobe.decide.causes.finding import Finding
-from gradprobe.decide.causes.reading import Reading
+from gradprobe.decide.causes.facts import Reading
 
 NOT_HELD = ("not_held", "not_held_new")
 CUT_OFF = ("detached", "no_path", "checkpointed", "consumed")
