@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gradprobe.decide.causes import loss, rate, signal, steps
-from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.causes.facts import Reading
+from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.findings import findings
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement

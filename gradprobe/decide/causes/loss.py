@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.causes.facts import Reading
+from gradprobe.decide.causes.finding import Finding
 
 _RANGES = {
     "relu": (0.0, None),

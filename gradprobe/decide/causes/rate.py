@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.causes.facts import Reading
+from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.onset import onset
 
 LARGE = 0.3  # of a weight in one step: You et al. 2017 (LARS) train at 1e-3 to 1e-2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.causes.facts import Reading
+from gradprobe.decide.causes.finding import Finding
 
 SCALE = 10.0  # RMS: initial weights are made for inputs and targets of about 1
 ALIKE = 1e-3  # spread of a weight's rows: of random rows it is about 1

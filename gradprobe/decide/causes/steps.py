@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.causes.facts import Reading
+from gradprobe.decide.causes.finding import Finding
 
 NOT_HELD = ("not_held", "not_held_new")
 CUT_OFF = ("detached", "no_path", "checkpointed", "consumed")
