@@ -136,7 +136,7 @@ class Collected:
             "input": _input(signal.input),
             "stopped": why,
         }
-        return Evidence.from_rows(self._rows(elements), layers, network)
+        return Evidence.from_rows(self._rows(elements), layers, _finite(network))
 
     def _losses(self) -> list[float | None]:
         """For each iteration the mean of the losses whose gradients it used; None where it is not finite."""
@@ -239,6 +239,15 @@ def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in facts.items()
         if value is not None
     }
+
+
+def _finite(value: Any) -> Any:
+    """The same with `rounded` numbers: a loss may be multiplied by infinity, a learning rate be NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return rounded(value) if isinstance(value, float) else value
 
 
 def _input(rows: Sequence[Tensor]) -> dict[str, float | None] | None:
