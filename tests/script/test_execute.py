@@ -77,7 +77,9 @@ def test_a_script_that_swallows_the_stop_is_stopped_again():
     write_script(
         LOOP.replace("    optimizer.step()", "    try:\n        optimizer.step()\n    except Exception: pass")
     )
-    assert inside("--iterations", 2, "--out", "run2", "train.py").output.startswith("0\nThe gradient reaches")
+    # the script never clears its gradients, which is what is said first
+    output = inside("--iterations", 2, "--out", "run2", "train.py").output
+    assert output.startswith("0\nSick: gradients not cleared. ")
 
 
 def test_keep_going_trains_on_without_hooks():

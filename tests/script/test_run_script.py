@@ -290,7 +290,7 @@ def test_json_and_csv_hold_every_model():
     assert list(found) == ["generator", "discriminator"]
     assert found["generator"]["folder"] == "gradprobe_runs/gan-generator"
     assert found["generator"]["advice"] == []
-    assert found["generator"]["verdict"]["state"] == "healthy"
+    assert found["generator"]["verdict"] == "healthy"
     assert found["generator"]["findings"] == []
     table = inside("--iterations", 2, "-q", "--format", "csv", SCRIPTS / "gan.py").stdout.splitlines()
     assert table[0].startswith("model,layer,depth")

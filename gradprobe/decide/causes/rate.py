@@ -13,6 +13,7 @@ LARGE = 0.3  # of a weight in one step: You et al. 2017 (LARS) train at 1e-3 to 
 SMALL = 1e-4  # sound scripts move a weight by 3.2e-4 at least in the median
 TURN = 0.9  # squared mean gradient over mean squared gradient: sound scripts reach .80
 GREW = 10.0
+_SHORT = 10  # iterations: of fewer noisy losses nobody can say that they do not fall
 _LONG = 20  # iterations, after which a network that learns has learned more than a constant
 _USUAL = 0.1  # of the standard deviation 1/sqrt(fan_in), which keeps the size of the signal (LeCun et al. 1998)
 _BEGAN = 30.0  # times the loss of a constant answer, or times the input: He's rule keeps both near 1
@@ -37,7 +38,7 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
     )
     if grew:
         yield _grown(reading, largest, nonfinite)
-    elif largest > LARGE and not reading.learned and (reading.trend < 2 or len(reading.losses) >= _LONG):
+    elif largest > LARGE and not reading.learned and _does_not_fall(reading):
         layers = [name for name, update in updates.items() if update > LARGE]
         yield Finding(
             "lr_high", reading.names(layers),
@@ -48,6 +49,11 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
             "Lower the learning rate by a factor of 10, or warm it up.",
             "You et al. 2017 (LARS): healthy updates are 1e-3 to 1e-2 of a weight",
         )  # fmt: skip
+
+
+def _does_not_fall(reading: Reading) -> bool:
+    count = len(reading.losses)
+    return count >= _LONG or (count >= _SHORT and reading.trend < 2)
 
 
 def _of_usual_size(reading: Reading) -> set[str]:
