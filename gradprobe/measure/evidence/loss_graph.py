@@ -223,8 +223,8 @@ _REDUCTIONS = {1: "mean", 2: "sum"}
 def _take_reduction(use: OutputUse, node: Any, above: Mapping[Any, Sequence[Any]]) -> None:
     """Follow the loss up to the scalar: what it is averaged or added up by, and whether anything joins it."""
     use.reduction = _REDUCTIONS.get(getattr(node, "_saved_reduction", 0))
-    weighted = any(getattr(node, f"_saved_{name}", None) is not None for name in ("weight", "pos_weight"))
-    use.plain = not weighted
+    weights = [f"_saved_{name}" for name in ("weight", "pos_weight")]
+    use.plain = all(_saved(node, name) is None and not _is_hooked(node, name) for name in weights)
     for _ in range(8):
         parents = above[node]
         if not parents:
@@ -240,11 +240,18 @@ def _take_reduction(use: OutputUse, node: Any, above: Mapping[Any, Sequence[Any]
 
 
 def _saved(node: Any, name: str) -> Tensor | None:
+    """What a node keeps for the backward pass, if it keeps it as it is."""
     try:
-        value = getattr(node, name)
+        value = None if _is_hooked(node, name) else getattr(node, name)
     except (AttributeError, RuntimeError):  # changed in place or freed since
         return None
     return value.detach() if isinstance(value, Tensor) else None
+
+
+def _is_hooked(node: Any, name: str) -> bool:
+    """Whether it has to be made first: to ask for what is checkpointed would run a forward pass again."""
+    raw = getattr(node, name.replace("_saved_", "_raw_saved_"), None)
+    return getattr(raw, "unpack_hook", None) is not None
 
 
 def _shape(node: Any) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import gradprobe as gp
 from gradprobe.measure.evidence.sampling import ROWS
@@ -99,3 +100,33 @@ def test_training_is_the_same_to_the_last_bit_and_nothing_is_left_behind():
     original = torch.autograd.backward
     assert torch.equal(weights(False), weights(True))
     assert torch.autograd.backward is original
+
+
+class Checkpointed(nn.Module):
+    """The whole network is computed again in the backward pass, its last activation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.Sigmoid())
+        self.inside[1].register_forward_hook(lambda *_: self.calls.append(1))
+        self.calls = []
+
+    def forward(self, x):
+        return checkpoint(self.inside, x, use_reentrant=False)
+
+
+def test_reading_the_graph_computes_nothing_again_that_is_checkpointed():
+    calls, means = [], []
+    for stats in ("mean", "all"):
+        torch.manual_seed(0)
+        net, target = Checkpointed(), torch.rand(8, 2)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        with gp.GradientProbe(net, optimizer=optimizer, iterations=3, stats=stats):
+            for _ in range(3):
+                optimizer.zero_grad()
+                nn.functional.mse_loss(net(torch.randn(8, 3)), target).backward()
+                optimizer.step()
+        calls.append(len(net.calls))
+        means.append(net.inside[1].running_mean)
+    assert calls == [6, 6]
+    assert torch.equal(*means)
