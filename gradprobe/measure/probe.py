@@ -231,6 +231,7 @@ class GradientProbe:
     def _end(self) -> None:
         self._attached = False
         self._survey.detach()
+        self._evidence.ended()
         # a graph that outlives the window still has its tensor hooks: they must neither measure nor keep anything
         self._outputs.pause()
         self._outputs.clear()

@@ -82,7 +82,7 @@ class EvidenceCollector:
     def _begin(self) -> None:
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._few = trained[:: max(1, len(trained) // _FEW)][:_FEW]
-        self._collected.initial = self._weights.initial()
+        self._collected.initial = self._weights.facts()
         self._weights.take()
         self._stepped = torch.ones(len(self._weights.layers), dtype=torch.bool)
         self._look(0)
@@ -223,6 +223,16 @@ class EvidenceCollector:
             else:
                 self._signal.drop()
             self._look(self._iteration + 1)
+        except Exception as error:
+            self.failed(error)
+
+    def ended(self) -> None:
+        """The window has ended: what comes after it is no part of it."""
+        if not self._is_on:
+            return
+        try:
+            self._collected.final = self._weights.facts()
+            self._is_on = self._signal.is_on = False
         except Exception as error:
             self.failed(error)
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gradprobe.measure.evidence.loss_facts import LossFacts
 from gradprobe.measure.evidence.loss_graph import Following
 from gradprobe.measure.evidence.signal import STATISTICS, Signal
-from gradprobe.measure.evidence.weights import WeightSamples
+from gradprobe.measure.evidence.weights import WeightSamples, described
 from gradprobe.record.evidence import Evidence, rounded
 
 
@@ -70,7 +70,8 @@ class Collected:
         self.passes = 0
         self.loss_scales: list[float] = []
         self.eval_mode: list[bool] = []
-        self.initial: dict[str, dict[str, Any]] = {}
+        self.initial: list[tuple[str, dict[str, Any], Tensor]] = []
+        self.final: list[tuple[str, dict[str, Any], Tensor]] | None = None
         self._turned: tuple[Tensor, Tensor, Tensor] | None = None
         self._optimizers: dict[int, dict[str, Any]] = {}
         self._arrived: Tensor | None = None
@@ -173,15 +174,15 @@ class Collected:
     def _layer_facts(
         self, signal: Signal, weights: WeightSamples, after: Following | None
     ) -> dict[str, dict[str, Any]]:
-        units, over_window, final = signal.unit_shares(), signal.spread_over_window(), weights.initial()
-        turned, left_over = self._turns(weights), self._left_over()
+        units, over_window, final = signal.unit_shares(), signal.spread_over_window(), self._final(weights)
+        initial, turned, left_over = described(self.initial), self._turns(weights), self._left_over()
         reached = [] if self._arrived is None else self._arrived.tolist()
         arrived = dict(zip(self._layers, reached, strict=False))
         names = dict.fromkeys([*self._layers, *units, *signal.calls])
         return {
             name: _plain(
                 {
-                    **self.initial.get(name, {}),
+                    **initial.get(name, {}),
                     **units.get(name, {}),
                     "alike_now": final[name]["alike"] if name in final else None,
                     "spread_over_window": over_window.get(name),
@@ -196,6 +197,10 @@ class Collected:
             )
             for name in names
         }
+
+    def _final(self, weights: WeightSamples) -> dict[str, dict[str, Any]]:
+        """What the weights are at the end of the window, or now."""
+        return described(weights.facts() if self.final is None else self.final)
 
     def _turns(self, weights: WeightSamples) -> dict[str, tuple[float, int]]:
         """Squared mean gradient over mean squared gradient: 1 where every batch gives the same direction.

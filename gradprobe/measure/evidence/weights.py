@@ -88,36 +88,44 @@ class WeightSamples:
             held[index] |= id(parameter) in parameters
         return held
 
-    def initial(self) -> dict[str, dict[str, Any]]:
-        """What the weights of each layer are. Waits for the device."""
-        found: dict[str, dict[str, Any]] = {}
-        kept: list[tuple[str, nn.Parameter, Tensor]] = []
+    def facts(self) -> list[tuple[str, dict[str, Any], Tensor]]:
+        """What the weights of each layer are now: the layer, facts of its shape, and `NUMBERS` on the device."""
+        largest: dict[str, tuple[str, dict[str, Any], Tensor]] = {}
         for (index, _, _), parameter in zip(self._places, self._parameters(), strict=True):
-            facts = None if parameter is None else _facts(parameter)
-            if facts is not None and parameter is not None:
-                kept.append((self.layers[index], parameter, facts))
-        if not kept:
-            return found
-        numbers = torch.stack([facts.to(self.device) for _, _, facts in kept]).tolist()
-        for (name, parameter, _), row in zip(kept, numbers, strict=True):
-            if name in found and found[name]["count"] >= parameter.numel():
+            numbers = None if parameter is None else _numbers(parameter)
+            if parameter is None or numbers is None:
                 continue
-            found[name] = {
-                "std": row[0],
-                "mean": row[1],
-                "largest": row[2],
-                "kurtosis": row[3],
-                "alike": row[4],
-                "fan_in": math.prod(parameter.shape[1:]),
-                "fan_out": parameter.shape[0] * math.prod(parameter.shape[2:]),
-                "units": parameter.shape[0],
-                "count": parameter.numel(),
-                "trained": parameter.requires_grad,
-            }
-        return found
+            name = self.layers[index]
+            if name not in largest or largest[name][1]["count"] < parameter.numel():
+                largest[name] = name, _shape_facts(parameter), numbers.to(self.device)
+        return list(largest.values())
 
 
-def _facts(parameter: nn.Parameter) -> Tensor | None:
+NUMBERS = ("std", "mean", "largest", "kurtosis", "alike")
+
+
+def described(facts: Sequence[tuple[str, dict[str, Any], Tensor]]) -> dict[str, dict[str, Any]]:
+    """The same as plain data, by layer. Waits for the device."""
+    if not facts:
+        return {}
+    table = torch.stack([numbers for _, _, numbers in facts]).tolist()
+    return {
+        name: {**dict(zip(NUMBERS, row, strict=True)), **shape}
+        for (name, shape, _), row in zip(facts, table, strict=True)
+    }
+
+
+def _shape_facts(parameter: nn.Parameter) -> dict[str, Any]:
+    return {
+        "fan_in": math.prod(parameter.shape[1:]),
+        "fan_out": parameter.shape[0] * math.prod(parameter.shape[2:]),
+        "units": parameter.shape[0],
+        "count": parameter.numel(),
+        "trained": parameter.requires_grad,
+    }
+
+
+def _numbers(parameter: nn.Parameter) -> Tensor | None:
     """Standard deviation, mean, largest absolute value, kurtosis, and how far the units differ from each other."""
     tensor = local_part(parameter.detach())
     if tensor.dim() < 2 or not tensor.numel() or not is_plain(tensor) or tensor.is_meta:
