@@ -141,7 +141,12 @@ class Pass:
         for place, parameter in enumerate(parameters):
             if _role(parameter) == "returned":
                 note = partial(self._returned.setdefault(name, {}).__setitem__, place)
-                self._hooks.add(parameter.register_hook(GuardedHook(note, self._unseen)))
+                hook = parameter.register_hook(GuardedHook(note, self._unseen))
+                try:
+                    self._hooks.add(hook)
+                except Exception:  # nobody else would take it off
+                    hook.remove()
+                    raise
 
     def _unseen(self, error: Exception) -> None:
         """Without a look at it, what is put into ``.grad`` cannot be told apart."""

@@ -233,6 +233,7 @@ class EvidenceCollector:
         try:
             self._collected.final = self._weights.facts()
             self._is_on = self._signal.is_on = False
+            self._few, self._before, self._touched = [], {}, []  # the network is not kept alive by them
         except Exception as error:
             self.failed(error)
 
