@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from gradprobe.show.plots import plot_history as plot_history
     from gradprobe.show.plots import plot_learning as plot_learning
     from gradprobe.show.plots import plot_profile as plot_profile
+    from gradprobe.show.plots import plot_signal as plot_signal
     from gradprobe.show.plots import save_figure as save_figure
     from gradprobe.verdict.arm import Arm as Arm
     from gradprobe.verdict.arms_comparison import ArmsComparison as ArmsComparison
@@ -98,6 +99,7 @@ _PUBLIC = {
         "plot_history",
         "plot_learning",
         "plot_profile",
+        "plot_signal",
         "save_figure",
     ],
     "verdict.arm": ["Arm"],

@@ -12,6 +12,7 @@ from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.findings import findings
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
+from gradprobe.record.quantities import CNDS_THRESHOLD, short
 
 VERDICTS = ("healthy", "sick", "unclear")
 _RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
@@ -128,25 +129,43 @@ def layers_by_code(history: GradientHistory, placement: Placement) -> dict[str, 
     return found
 
 
-def where_it_is_flagged(history: GradientHistory, placement: Placement) -> Iterator[str]:
-    """Of a healthy network: why it does not matter that a rule flags layers, if it does."""
-    evidence = history.evidence
-    updates = {} if evidence is None else evidence.median("update")
+def what_the_rule_means(history: GradientHistory, placement: Placement, diagnosis: Diagnosis) -> str:
+    """What it means that a rule flags layers, given what is wrong; empty where it flags none.
+
+    A rule looks at magnitudes alone, which are small in healthy networks too, and shows no cause.
+
+    Args:
+        history: The record, with its evidence.
+        placement: With what the rule flags.
+        diagnosis: What is wrong.
+    """
+    if not placement.flagged or history.evidence is None:
+        return ""
+    limit = f"mean |dL/d {placement.of}| below {short(placement.threshold or 0)}"
+    name = "CNDS' rule" if placement.threshold == CNDS_THRESHOLD and placement.of == "output" else "The rule"
+    says = f"{name} ({limit}) flags {len(placement.flagged)} of {len(history.layers)} layers."
+    if diagnosis.verdict == "sick":
+        return f"{says} Mend the cause first: a branch does not. Then measure again."
+    updates = history.evidence.median("update")
     moved = sorted(updates[name] for name in placement.flagged if name in updates)
-    if not placement.flagged:
-        return
-    many = f"{len(placement.flagged)} of {len(history.layers)} layers"
-    says = (
-        f"CNDS' rule (mean |dL/d output| below {placement.threshold:g})" if placement.threshold else "The policy"
+    if not moved:
+        return f"{says} Nothing shows that it matters here."
+    step = short(moved[len(moved) // 2])
+    return (
+        f"{says} It does not matter here: a step moves their weights by {step} of their size, and their output "
+        "depends on the input as it should. No branch is needed."
     )
-    if moved:
-        yield (
-            f"{says} flags {many}. The optimizer moves their weights by {moved[len(moved) // 2]:.1e} "
-            "a step all the "
-            "same, and the output depends on the input as it should: no branch is needed."
-        )
-    else:
-        yield f"{says} flags {many}; nothing shows that it matters here."
+
+
+def branches_after(history: GradientHistory, placement: Placement) -> str | None:
+    """When the branches of a placement are to be inserted: a clause, empty for now, None for not at all.
+
+    A rule that looks at magnitudes places branches in healthy networks too, where they are not needed.
+    """
+    verdict = diagnose(history).verdict
+    if not placement.points or (verdict == "healthy" and placement.rule in ("threshold", "relative")):
+        return None
+    return "once the cause is mended, if gradients still do not arrive" if verdict == "sick" else ""
 
 
 def _never_stepped(history: GradientHistory) -> Diagnosis:
@@ -171,7 +190,10 @@ def _unclear(history: GradientHistory) -> Diagnosis:
 
 def _all_is_well(reading: Reading) -> str:
     said = ["the signal and the gradient arrive", "every trained layer moves"]
-    if reading.finite_losses:
-        falls = f"falls from {reading.start:.3g} to {reading.end:.3g}"
-        said.append(f"the loss {falls}" if reading.fell > 0.01 else "the steps have a sensible size")
-    return f"Nothing is wrong: {', '.join(said[:-1])}, and {said[-1]}."
+    is_default = reading.history.conditions.get("default_optimizer")
+    if reading.finite_losses and reading.fell > 0.01:
+        said.append(f"the loss falls from {reading.start:.3g} to {reading.end:.3g}")
+    elif reading.finite_losses and not is_default:
+        said.append("the steps have a sensible size")
+    sentence = f"Nothing is wrong: {', '.join(said[:-1])}, and {said[-1]}."
+    return f"{sentence} No optimizer was given, so the learning rate is not judged." if is_default else sentence

@@ -143,6 +143,8 @@ def train_and_record(
         Interrupted: On Ctrl-C; carries what was recorded.
     """
     steps = make_optimizer(optimizer, net)
+    if optimizer is None:  # nobody chose its rate: the diagnosis does not judge it
+        probe = {**probe, "conditions": {**(probe.get("conditions") or {}), "default_optimizer": True}}
     attached = GradientProbe(trunk, optimizer=steps, iterations=iterations, **probe)
     if seed is not None:
         seed_everything(seed)

@@ -15,13 +15,14 @@ _BY_HAND = "with gradprobe.GradientProbe(model) as probe: around the loop, and p
 _OTHERS = {"keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}  # libraries with optimizers of their own
 
 
-def advise(placement: Placement, site: Site, run: str) -> str:
+def advise(placement: Placement, site: Site, run: str, when: str = "") -> str:
     """The lines to add to the script; empty where the placement has no branch.
 
     Args:
         placement: The decision.
         site: What is known of the script.
         run: Folder of the run, which holds the placement and its shapes.
+        when: When to add them, as a clause; empty for now.
 
     Example:
         >>> from gradprobe.record.placement import Placement
@@ -45,7 +46,8 @@ def advise(placement: Placement, site: Site, run: str) -> str:
     if not placement.points:
         return ""
     name = site.model or "model"
-    lines = ["What to add (no file was changed):", f"  {_where(site, name)}:", "    import gradprobe as gp"]
+    head = f"What to add {when}".rstrip()
+    lines = [f"{head} (no file was changed):", f"  {_where(site, name)}:", "    import gradprobe as gp"]
     lines += [f"    {line}" for line in _supervise(placement, name, site.part, run)]
     called = f"{name}.{site.part}" if site.part else name
     lines += _joint_loss(site.loss, called)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from gradprobe.decide.diagnosis import layers_by_code
+from gradprobe.decide.causes.finding import CAUSES
+from gradprobe.decide.diagnosis import branches_after, diagnose, layers_by_code
 from gradprobe.decide.policies import Policy, place
 from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.placement import Placement
-from gradprobe.record.text import counted, shorten
+from gradprobe.record.text import counted
 from gradprobe.runs.folder import check_free, free_folder
 from gradprobe.runs.run import save
 from gradprobe.script.advice import advise
@@ -58,7 +59,9 @@ def conclude(
         written = _free(folder.with_name(folder.name + suffix), force)
         save(written, model.history, placement, timings=timings, force=force)
         as_shown = shown.with_name(written.name)
-        results.append(Result(model, placement, advise(placement, model.site, str(as_shown)), as_shown))
+        when = branches_after(model.history, placement)
+        advice = "" if when is None else advise(placement, model.site, str(as_shown), when)
+        results.append(Result(model, placement, advice, as_shown))
     return results
 
 
@@ -75,7 +78,7 @@ def findings_by_model(results: Sequence[Result]) -> dict[str, list[str]]:
 def summary(recording: RecordedScript, results: Sequence[Result]) -> list[tuple[str, ...]]:
     """A line for each training of a script, the head first; those alike that follow each other share one.
 
-    Columns: number, training, iterations, smallest gradient and its layer, flagged layers, and the loss at the
+    Columns: number, training, iterations, the verdict with its first cause, flagged layers, and the loss at the
     first and the last iteration where it is known.
     """
     by_name = {result.model.name: result for result in results}
@@ -93,21 +96,18 @@ def summary(recording: RecordedScript, results: Sequence[Result]) -> list[tuple[
         (str(first) if first == last else f"{first} to {last}", *line)
         for (first, last), line in zip(numbers, lines, strict=True)
     ]
-    head = ("", "training", "iterations", "smallest gradient", "flagged", "loss")
+    head = ("", "training", "iterations", "verdict", "flagged", "loss")
     known = any(row[-1] for row in rows)
     return [row if known else row[:-1] for row in [head, *rows]]
 
 
 def _recorded(result: Result) -> tuple[str, ...]:
     history, placement = result.model.history, result.placement
-    magnitudes = history.aggregate(placement.of) if placement.of in history.of else pd.Series(dtype=float)
-    magnitudes = magnitudes.dropna()
-    smallest = "none"
-    if len(magnitudes):
-        smallest = f"{magnitudes.min():.2e} ({shorten(str(magnitudes.idxmin()), 24)})"
+    diagnosis = diagnose(history)
+    verdict = ": ".join([diagnosis.verdict, *(CAUSES[one.cause] for one in diagnosis.findings[:1])])
     flagged = f"{len(placement.flagged)} of {counted(len(history.layers), 'layer')}"
     losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in history.conditions.get("losses", [])]
-    return str(history.iterations), smallest, flagged, f"{losses[0]} -> {losses[-1]}" if losses else ""
+    return str(history.iterations), verdict, flagged, f"{losses[0]} -> {losses[-1]}" if losses else ""
 
 
 def _not_recorded(steps: int) -> tuple[str, ...]:

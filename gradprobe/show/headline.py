@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gradprobe.decide.causes.finding import CAUSES
-from gradprobe.decide.diagnosis import Diagnosis, diagnose, where_it_is_flagged
+from gradprobe.decide.diagnosis import Diagnosis, diagnose, what_the_rule_means
 from gradprobe.decide.explain import explain, trained
 from gradprobe.decide.findings import with_default_flags
 from gradprobe.record.history import GradientHistory
@@ -124,14 +124,15 @@ def _diagnosed(history: GradientHistory, placement: Placement) -> Verdict:
     diagnosis: Diagnosis = diagnose(history)
     if diagnosis.verdict == "sick":
         first, *others = diagnosis.findings
-        details = tuple(f"{CAUSES[one.cause].capitalize()}: {one.sentence} {one.remedy}" for one in others)
-        return Verdict("sick", first.sentence, details, first.remedy, first.cause)
+        causes = [f"{CAUSES[one.cause].capitalize()}: {one.sentence} {one.remedy}" for one in others]
+        rule = what_the_rule_means(history, with_default_flags(history, placement), diagnosis)
+        return Verdict("sick", first.sentence, tuple(filter(None, [*causes, rule])), first.remedy, first.cause)
     if diagnosis.verdict == "unclear":
         return Verdict("cannot tell", diagnosis.sentence, (), diagnosis.step)
     found = [one for one in explain(history, placement) if one.cause not in ("vanishing", "exploding")]
     details = tuple(f"{one.sentence} {one.step}" for one in found)
-    flagged = where_it_is_flagged(history, with_default_flags(history, placement))
-    return Verdict("healthy", diagnosis.sentence, (*details, *flagged), diagnosis.step)
+    flagged = what_the_rule_means(history, with_default_flags(history, placement), diagnosis)
+    return Verdict("healthy", diagnosis.sentence, tuple(filter(None, [*details, flagged])), diagnosis.step)
 
 
 def _health(history: GradientHistory, placement: Placement) -> Verdict:

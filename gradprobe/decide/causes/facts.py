@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.record.by_depth import by_depth, shares
 from gradprobe.record.evidence import Evidence
 from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.text import layer_span, middle
@@ -120,10 +121,7 @@ class Reading:
     @cached_property
     def spread(self) -> dict[str, float]:
         """The spread of each layer's output, median over the window."""
-        alone = {
-            n: f["spread_over_window"] for n, f in self.facts.items() if f.get("spread_over_window") is not None
-        }
-        return {**alone, **self.evidence.median("spread")}
+        return {str(name): float(one) for name, one in by_depth(self.history)["spread"].dropna().items()}
 
     @cached_property
     def update(self) -> dict[str, float]:
@@ -137,15 +135,8 @@ class Reading:
 
     @cached_property
     def _shares(self) -> pd.DataFrame:
-        """For each iteration and layer the L2 norm of dL/d output, over that of the last layer."""
-        rows = self.history.frame[(self.history.frame["of"] == "output") & self.history.frame["rms"].notna()]
-        joined = rows.merge(
-            self.evidence.frame[["iteration", "layer", "elements"]].dropna(), on=["iteration", "layer"]
-        )
-        joined = joined.assign(norm=joined["rms"] * joined["elements"] ** 0.5)
-        norms = joined.pivot(index="iteration", columns="layer", values="norm")
-        order = [layer.name for layer in self.layers if layer.name in norms.columns]
-        return norms[order].div(norms[order[-1]], axis=0) if order else norms
+        """For each iteration and layer the share of the gradient that arrives there."""
+        return shares(self.history)
 
     @cached_property
     def share(self) -> dict[str, float]:

@@ -15,6 +15,14 @@ _RANGES = {
     "softmax": (0.0, 1.0),
     "clamp_min": (0.0, None),
 }
+_NAMES = {"relu": "ReLU", "clamp_min": "clamp", **{name: name for name in ("sigmoid", "tanh", "softmax")}}
+_ENDS = {
+    "relu": "never below 0",
+    "sigmoid": "between 0 and 1",
+    "tanh": "between -1 and 1",
+    "softmax": "between 0 and 1",
+    "clamp_min": "never below its limit",
+}
 _SLACK = 0.02  # of the target's range: label smoothing and rounding
 CLAMPED = 0.5  # of the output held at the end of a ReLU
 _LONG = 40  # iterations
@@ -51,7 +59,7 @@ def _labels(use: Mapping[str, Any]) -> Iterator[Finding]:
     if one_class:
         yield _found(
             "labels_wrong", use,
-            f"All of {seen} labels in the window are the same class, of {len(labels)}.",
+            f"All {seen} labels in the window are the same class, of {len(labels)} classes.",
             "Look at how the labels are made: a division, a cast to integers or an index may have removed them.",
             "exact: the labels that the loss was given", labels_seen=seen,
         )  # fmt: skip
@@ -93,7 +101,7 @@ def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
     elif loss == "nll" and "log_softmax" not in activations and output is not None and (output["max"] or 0) > 1e-6:
         yield _found(
             "loss_wrong", use,
-            "NLLLoss gets an output that is no logarithm of probabilities: it holds positive numbers.",
+            "NLLLoss expects the logarithms of probabilities, and gets positive numbers.",
             "Use nn.CrossEntropyLoss on the logits, or put a log_softmax before nn.NLLLoss.",
             "the definition of the loss", output_max=output["max"],
         )  # fmt: skip
@@ -124,16 +132,15 @@ def _twice(use: Mapping[str, Any]) -> Iterator[Finding]:
     if first == "softmax" and use["classes"] != 1 and ("log_softmax" in activations or loss == "bce_with_logits"):
         yield _found(
             "double_softmax", use,
-            "The output goes through a softmax, and the loss takes another one: gradients are small, and "
+            "The output goes through a softmax, and the loss applies another one: gradients are small, and "
             "probabilities cannot come near 0 and 1.",
             "Give the loss the logits: take the softmax out of the model's forward.",
         )  # fmt: skip
     elif first == "sigmoid" and loss == "bce_with_logits":
         yield _found(
             "double_sigmoid", use,
-            "The output goes through a sigmoid, and the loss takes another one: probabilities stay "
-            "between .5 and "
-            ".73.",
+            "The output goes through a sigmoid, and the loss applies another one: probabilities stay between .5 "
+            "and .73.",
             "Give nn.BCEWithLogitsLoss the logits: take the sigmoid out of the model's forward, or "
             "use nn.BCELoss.",
         )  # fmt: skip
@@ -154,9 +161,9 @@ def _activation(reading: Reading, use: Mapping[str, Any]) -> Iterator[Finding]:
     ):
         yield _found(
             "output_activation", use,
-            f"The loss takes logits, of any size and sign, and gets the output of a {first}: it cannot be right "
-            "about any class for certain.",
-            f"Take the {first} out of the last layer.",
+            f"The loss expects logits of any size and sign, and gets the output of a {_NAMES[first]}, which is "
+            f"{_ENDS[first]}.",
+            f"Take the {_NAMES[first]} out of the last layer.",
         )  # fmt: skip
     elif (
         target is not None
@@ -179,11 +186,11 @@ def _out_of_range(use: Mapping[str, Any], activation: str, target: Mapping[str, 
     too_low = low is not None and target["min"] < low - slack
     too_high = high is not None and target["max"] > high + slack
     if too_low or too_high:
-        ends = f"{'-inf' if low is None else f'{low:g}'} to {'inf' if high is None else f'{high:g}'}"
         yield _found(
             "output_activation", use,
-            f"The targets go from {target['min']:.3g} to {target['max']:.3g}; a {activation} gives {ends}.",
-            f"Take the {activation} off the last layer, or scale the targets into its range.",
+            f"The targets go from {target['min']:.3g} to {target['max']:.3g}, but what a {_NAMES[activation]} "
+            f"returns is {_ENDS[activation]}.",
+            f"Take the {_NAMES[activation]} off the last layer, or scale the targets into its range.",
             target_min=target["min"], target_max=target["max"],
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.onset import onset
+from gradprobe.record.quantities import short
 
 LARGE = 0.3  # of a weight in one step: You et al. 2017 (LARS) train at 1e-3 to 1e-2
 SMALL = 1e-4  # sound scripts move a weight by 3.2e-4 at least in the median
@@ -44,11 +45,21 @@ def _too_large(reading: Reading) -> Iterator[Finding]:
             "lr_high", reading.names(layers),
             {"largest_update": largest, "threshold": LARGE, "trend": reading.trend},
             f"Steps are too large: one moves the weights of {reading.span(reading.names(layers))} by "
-            f"{largest:.0%} of "
-            "themselves, and the loss does not fall.",
+            f"{times(largest)} their size, and the loss does not fall.",
             "Lower the learning rate by a factor of 10, or warm it up.",
             "You et al. 2017 (LARS): healthy updates are 1e-3 to 1e-2 of a weight",
         )  # fmt: skip
+
+
+def times(update: float) -> str:
+    """An update in words, to be followed by what it is of.
+
+    Example:
+        >>> times(1.2345e-5), times(0.3), times(240.0)
+        ('1.2e-5 of', '0.3 of', '240 times')
+    """
+    number = short(float(f"{update:.2g}"))
+    return f"{number} times" if update > 1 else f"{number} of"
 
 
 def _does_not_fall(reading: Reading) -> bool:
@@ -75,8 +86,8 @@ def _grown(reading: Reading, largest: float, nonfinite: bool) -> Finding:
     if steps > LARGE and not _began_large(reading):
         return Finding(
             "lr_high", tuple(reading.trained), evidence,
-            f"Steps are too large: the first ones move the weights by {steps:.0%} of themselves, and "
-            "the loss grows.",
+            f"Steps are too large: the first ones move the weights by {times(steps)} their size, and the loss "
+            "grows.",
             "Lower the learning rate by a factor of 10, or warm it up.",
             "You et al. 2017 (LARS): healthy updates are 1e-3 to 1e-2 of a weight",
         )  # fmt: skip
@@ -108,10 +119,10 @@ def _too_small(reading: Reading) -> Iterator[Finding]:
     turn = turns[len(turns) // 2] if turns else math.nan
     is_small = update < SMALL
     is_straight = turn > TURN and not math.isnan(reading.fell) and abs(reading.fell) < 0.1
-    if reading.learned or not (is_small or is_straight):
+    if reading.learned or not (is_small or is_straight) or reading.history.conditions.get("default_optimizer"):
         return
     if is_small:
-        why = f"a step moves the weights by {update:.1e} of themselves"
+        why = f"each moves the weights by only {times(update)} their size"
     else:
         why = f"the gradient keeps its direction ({turn:.2f} of 1) while the loss falls by {reading.fell:.1%}"
     yield Finding(

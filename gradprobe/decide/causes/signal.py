@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import Finding
+from gradprobe.record.quantities import short
 
 SCALE = 10.0  # RMS: initial weights are made for inputs and targets of about 1
 ALIKE = 1e-3  # spread of a weight's rows: of random rows it is about 1
@@ -44,9 +45,8 @@ def _alone(reading: Reading) -> Iterator[Finding]:
     if layers and not reading.learned:
         yield Finding(
             "bn_batch1", reading.names(layers), {"batch_size": 1},
-            f"Batch normalisation ({reading.span(reading.names(layers))}) sees one example at a time "
-            "and subtracts "
-            "what makes it different from others.",
+            f"Batch normalisation ({reading.span(reading.names(layers))}) gets one example at a time, and "
+            "subtracts what tells this one from others.",
             "Use larger batches, or GroupNorm or LayerNorm.", "exact: the inputs of the layers; Wu and He 2018",
         )  # fmt: skip
 
@@ -89,7 +89,7 @@ def _symmetry(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         "symmetry", reading.names(layers),
         {"spread_of_rows": max(alike[name] for name in layers), "threshold": ALIKE},
-        f"The units of {reading.span(layers)} are all alike: they get the same gradient, and stay alike.",
+        f"The units of {reading.span(layers)} are all alike: each gets the same gradient, so they stay alike.",
         "Initialise the weights at random, each unit differently (the default of torch does).",
         "Goodfellow et al., Deep Learning, 2016, section 8.4",
     )  # fmt: skip
@@ -130,9 +130,8 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
     if layers:
         yield Finding(
             "saturated", reading.names(layers), {"units_at_their_ends": DEAD, "threshold": DEAD},
-            f"The units of {reading.span(reading.names(layers))} are at the ends of their "
-            f"{after[layers[0]]}: hardly any gradient "
-            "passes.",
+            f"The units of {reading.span(reading.names(layers))} stay at the flat ends of their "
+            f"{after[layers[0]]}, where hardly any gradient passes.",
             "Use smaller initial weights (Xavier's rule), scaled inputs, or a normalisation before "
             "the activation.",
             "Glorot and Bengio 2010",
@@ -149,13 +148,20 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         "signal_collapse", layers,
         {"spread": spread, "spread_threshold": SPREAD, "share": share, "share_threshold": SHARE},
-        f"The signal is lost over the depth of the network: the output of {reading.span(layers)} "
-        "depends on the input "
-        f"by {spread:.1e} of its size, and {share:.1e} of the gradient arrives at the first "
-        "layers."
-        if layers else "The signal is lost over the depth of the network.",
+        _where_it_is_lost(reading, spread, share),
         "Initialise by LSUV or He's rule (gradprobe.remedies.lsuv(model, x)), use ReLU or tanh in "
         "place of sigmoid, "
         "or put normalisation between the layers.",
         _THEORY,
     )  # fmt: skip
+
+
+def _where_it_is_lost(reading: Reading, spread: float, share: float) -> str:
+    """Which of the two is lost, and how much of it is left."""
+    signal = f"only {short(spread)} of the last layers' output depends on the input"
+    gradient = f"only {short(share)} of the gradient arrives at the first layers"
+    if spread < SPREAD and share < SHARE:
+        return f"Signal and gradient are lost over the depth of the network: {signal}, and {gradient}."
+    if spread < SPREAD:
+        return f"The signal is lost over the depth of the network: {signal}."
+    return f"The gradient is lost over the depth of the network: {gradient}."

@@ -24,6 +24,8 @@ for (const arm of DATA.arms) {
     quantity.statistics = unpackAll(quantity.statistics, Float32Array);
   }
 }
+// spread, share and update: one number for each layer, NaN where it is missing; null where only gradients were recorded
+if (DATA.signal) DATA.signal = unpackAll(DATA.signal, Float64Array);
 
 // as gradprobe.record.quantities.short
 function short(value) {

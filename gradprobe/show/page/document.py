@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 import gradprobe.show.page.words as words
 from gradprobe.show.headline import verdict
-from gradprobe.show.page.numbers import page_data
+from gradprobe.show.page.numbers import found_rows, page_data
 from gradprobe.show.page.steps import arms_steps, steps
 from gradprobe.version import __version__
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gradprobe.verdict.comparison import Comparison
 
 # in this order: each uses what those before it define
-FIGURES = ("curves.js", "profile.js", "heatmap.js", "learning.js")
+FIGURES = ("depth.js", "signal.js", "curves.js", "profile.js", "heatmap.js", "learning.js")
 SCRIPTS = ("data.js", "state.js", "chart.js", "marks.js", *FIGURES, "tree.js", "table.js", "main.js")
 _UNBROKEN = re.compile(r"--[a-z][a-z-]*(?: \d+)?|\d[\d.]*e-\d+")  # an option, a number
 
@@ -94,6 +94,8 @@ def render(
     return _template().render(
         title=str(history.conditions.get("target") or "a run"),
         verdict=said,
+        layers=[(row, history.layers[row].name) for row in found_rows(history)] if said.cause else [],
+        has_signal=history.evidence is not None,
         facts=words.facts(history, placement),
         synthetic=history.conditions.get("synthetic", False),
         why=words.why(history, placement),

@@ -95,6 +95,7 @@ function setUpPrinting() {
 
 function setUpFigures() {
   byId("figures").hidden = false;
+  if (DATA.signal) new SignalByDepth(byId("signal"));
   for (let arm = 0; arm < DATA.arms.length; arm += 1) new Curves(byId("curves"), arm);
   new Profile(byId("profile"));
   for (let arm = 0; arm < DATA.arms.length; arm += 1) new HeatMap(byId("heat"), arm);
@@ -103,8 +104,18 @@ function setUpFigures() {
   table = new LayerTable(byId("table"));
 }
 
+// a layer that the verdict names is marked where it is drawn
+function setUpLinks() {
+  for (const link of document.querySelectorAll("a[data-layer]")) {
+    link.addEventListener("click", () => {
+      if (state.layer !== Number(link.dataset.layer) || !state.pinned) pin(Number(link.dataset.layer));
+    });
+  }
+}
+
 setUpTheme();
 setUpCopying();
+setUpLinks();
 setUpPrinting();
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;

@@ -12,10 +12,12 @@ import numpy as np
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
+from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.findings import with_default_flags
+from gradprobe.record.by_depth import BY_DEPTH, by_depth
 from gradprobe.record.history import AGGREGATES, GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.record.quantities import CNDS_THRESHOLD, label
+from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
 from gradprobe.record.text import shorten
 from gradprobe.show.plots.arms import arm_looks
 from gradprobe.show.plots.grid import Grid, recorded_quantity
@@ -69,10 +71,41 @@ def page_data(
         "quantities": {of: label(of) for of in quantities},
         "aggregates": list(AGGREGATES),
         "decided": decided(history, placement),
+        "signal": _signal(history),
+        "finding": {"layers": found_rows(history), "sentence": signal_sentence(history)},
         "arms": [_arm(name, arm, quantities, list(row_of)) for name, arm in arms.items()],
         "learning": _learning(comparison, several),
         "colours": [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 1, 33))],
     }
+
+
+def found_rows(history: GradientHistory) -> list[int]:
+    """The rows of the layers of the first finding of the diagnosis."""
+    findings = diagnose(history).findings
+    names = set(findings[0].layers) if findings else set()
+    return [row for row, layer in enumerate(history.layers) if layer.name in names]
+
+
+def signal_sentence(history: GradientHistory) -> str:
+    """What spread, share and update are at the ends of the network; empty where they were not recorded."""
+    table = by_depth(history)
+    said = []
+    for name, at in (("spread", "last"), ("share", "first")):
+        known = table[name].dropna()
+        if len(known):
+            said.append(f"{name} {short(known.iloc[-1 if at == 'last' else 0])} at the {at} layer")
+    updates = table["update"].dropna()
+    if len(updates):
+        said.append(f"a step moves a layer's weights by {short(updates.min())} to {short(updates.max())} of them")
+    sentence = "; ".join(said)
+    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
+
+
+def _signal(history: GradientHistory) -> dict[str, str] | None:
+    if history.evidence is None:
+        return None
+    table = by_depth(history)
+    return {name: _packed(table[name], "<f8") for name in BY_DEPTH}
 
 
 def decided(history: GradientHistory, placement: Placement) -> dict[str, Any]:

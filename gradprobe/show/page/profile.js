@@ -2,42 +2,25 @@
 
 const NAME_ROWS = 3; // of the names of branches, above the axes
 
-class Profile extends Chart {
+class Profile extends DepthChart {
   constructor(parent) {
     super(parent, "Gradient by depth");
     this.threshold = new Threshold(this);
   }
 
   layOut() {
-    this.xs = [-0.6, LAYERS - 0.4];
     this.ys = limits();
-    const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
-    const bottom = Math.min(longest, 24) * 6.8 + 36;
-    this.margin = { left: 48, right: 12, top: 22 + 15 * Math.min(BRANCHES.length, NAME_ROWS), bottom };
-    this.height = (this.width < 420 ? 240 : 320) + bottom + this.margin.top;
+    this.layOutLayers(22 + 15 * Math.min(BRANCHES.length, NAME_ROWS));
   }
 
   paint(context) {
     this.decades();
     this.nameY(`${DATA.quantities[state.of]}, ${state.how}`);
-    this.layerAxis();
+    this.layerAxis(isFlagged);
     this.branchLines();
     this.dots(context, 0);
     if (DATA.arms.length > 1) this.dots(context, 1);
     this.threshold.place();
-  }
-
-  layerAxis() {
-    const step = Math.ceil(LAYERS / Math.max(2, Math.floor(this.inner.width / 15)));
-    const bottom = this.inner.top + this.inner.height;
-    for (let row = 0; row < LAYERS; row += step) {
-      const turn = `translate(${this.x(row) + 4} ${bottom + 9}) rotate(-90)`;
-      const look = isFlagged(row) ? { fill: "var(--flagged)", "font-weight": 600 } : {};
-      this.axes.append(svgElement("text", { transform: turn, "text-anchor": "end", ...look }, DATA.shorts[row]));
-    }
-    const named = step > 1 ? `layer, by depth (${Math.ceil(LAYERS / step)} of ${LAYERS} named)` : "layer, by depth";
-    const middle = this.inner.left + this.inner.width / 2;
-    this.axes.append(svgElement("text", { class: "name", x: middle, y: this.height - 4, "text-anchor": "middle" }, named));
   }
 
   // a line for each branch, with its name at the upper end, in the lowest row that has room for it, if one has
@@ -103,33 +86,13 @@ class Profile extends Chart {
     return this.y(value === 0 ? -Infinity : Math.log10(value));
   }
 
-  highlight() {
-    this.marks.replaceChildren();
-    if (state.layer === null) return;
-    const x = this.x(state.layer);
-    const { top, height, left, width } = this.inner;
-    this.marks.append(svgElement("line", { class: "current", x1: x, x2: x, y1: top, y2: top + height, stroke: "var(--ink)", opacity: 0.5 }));
-    for (let arm = 0; arm < DATA.arms.length; arm += 1) {
-      const y = this.level(magnitude(state.layer, arm));
-      if (!Number.isNaN(y)) this.marks.append(svgElement("circle", { cx: x, cy: y, r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 2 }));
-    }
-    const anchor = x > left + width / 2 ? "end" : "start";
-    const place = { class: "halo", x: x + (anchor === "end" ? -6 : 6), y: top + height - 6, "text-anchor": anchor, "font-weight": 600 };
-    this.marks.append(svgElement("text", place, DATA.shorts[state.layer]));
+  levels(row) {
+    return DATA.arms.map((_, arm) => this.level(magnitude(row, arm)));
   }
 
   positionOf(row) {
     const value = magnitude(row);
     return [this.x(row), Number.isNaN(value) ? this.inner.top : this.level(value)];
-  }
-
-  layerAt(x) {
-    const row = Math.round(this.valueAt(x));
-    return row >= 0 && row < LAYERS ? { row, column: null } : null;
-  }
-
-  rowAndColumnStep([down, along]) {
-    return [down + along, 0];
   }
 
   finding() {

@@ -38,6 +38,7 @@ class LayerTable {
       { name: "status", title: "status", value: (row) => this.status(row), text: String },
       number("magnitude", several ? "without" : "magnitude", (row) => magnitude(row), aligned),
       ...(several ? [number("with", "with", (row) => magnitude(row, 1), aligned), number("times", "times", ratio, plain)] : []),
+      ...Object.keys(DATA.signal ?? {}).map((name) => number(name, name, (row) => DATA.signal[name][row], aligned)),
       ...statistics.map((name) => number(name, STATISTICS[name], (row) => record().statistics[name][row], TEXTS[name])),
       { name: "kind", title: "kind", value: (row) => DATA.kinds[row], text: String },
       number("parameters", "parameters", (row) => DATA.parameters[row], (value) => value.toLocaleString("en")),

@@ -83,7 +83,7 @@ _SOMETIMES = {
     "loose_parameters": "parameters of no module",
 }
 # those above, and what the page shows elsewhere or in other words
-_LISTED = {*_ALWAYS, *_SOMETIMES, "losses", "complete", "reduction", "synthetic"}
+_LISTED = {*_ALWAYS, *_SOMETIMES, "losses", "complete", "reduction", "synthetic", "default_optimizer"}
 _COMPARISON = {
     "iterations": "length of each training",
     "seeds": "seeds",

@@ -11,6 +11,7 @@ from gradprobe.show.plots.heatmap import plot_heatmap
 from gradprobe.show.plots.iterations import plot_history
 from gradprobe.show.plots.learning import plot_learning
 from gradprobe.show.plots.paper import paper_figure
+from gradprobe.show.plots.signal import plot_signal
 
 __all__ = [
     "comparison_figure",
@@ -21,6 +22,7 @@ __all__ = [
     "plot_history",
     "plot_learning",
     "plot_profile",
+    "plot_signal",
     "save_figure",
     "save_figures",
     "save_side_by_side",

@@ -83,7 +83,7 @@ def plot_profile(
     style.draw_threshold(ax, threshold)
     EndLabels(ax, threshold_end(ax, threshold, of))
     lay_out(ax)  # the names of the layers are fitted to the axes' size
-    _layer_axis(ax, grid, flagged)
+    layer_axis(ax, grid.names, flagged)
     entries = _draw_magnitudes(ax, grid, magnitudes, flagged, word) + _decision_entries(placement)
     start = max(_draw_points(ax, grid, points), header_start(grid.nonfinite))
     below = threshold if placement is None else None
@@ -134,16 +134,15 @@ def _draw_dots(ax: Axes, rows: Rows, values: Floats, colour: str, marker: str, c
     ax.plot(rows[positive], values[positive], marker, gid="magnitudes", **look)
 
 
-def _layer_axis(ax: Axes, grid: Grid, flagged: Collection[str]) -> None:
+def layer_axis(ax: Axes, layers: Sequence[str], flagged: Collection[str]) -> None:
     """Layer names as tick labels; of many layers only some. Flagged ones have their colour."""
-    count = len(grid.names)
-    ticks = style.tick_positions(count, ax.bbox.width * 72 / ax.figure.dpi)
-    names = [style.layer_label(grid.names[tick], ax, 20) for tick in ticks]
+    ticks = style.tick_positions(len(layers), ax.bbox.width * 72 / ax.figure.dpi)
+    names = [style.layer_label(layers[tick], ax, 20) for tick in ticks]
     upright = len(names) > 12 or max(map(len, names), default=0) > 14
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks(ticks, names, parse_math=False, **({"rotation": 90} if upright else slanted))
-    style.colour_ticks(ax.get_xticklabels(), [grid.names[tick] in flagged for tick in ticks])
-    style.name_axis(ax.xaxis, "layer, by depth" + style.named_phrase(len(ticks), count))
+    style.colour_ticks(ax.get_xticklabels(), [layers[tick] in flagged for tick in ticks])
+    style.name_axis(ax.xaxis, "layer, by depth" + style.named_phrase(len(ticks), len(layers)))
 
 
 def _decision_entries(placement: Placement | None) -> list[Artist]:

@@ -24,6 +24,7 @@ from gradprobe.show.plots.grid import recorded_quantity
 from gradprobe.show.plots.heatmap import heatmap_size, plot_heatmap
 from gradprobe.show.plots.iterations import plot_history
 from gradprobe.show.plots.paper import draw_paper, paper_size
+from gradprobe.show.plots.signal import plot_signal
 
 if TYPE_CHECKING:
     import os
@@ -49,8 +50,8 @@ def save_figures(
 ) -> list[Path]:
     """Write ``iterations.png``, ``depth.png``, ``heatmap.png``; of a comparison ``comparison.png``, ``paper.png``.
 
-    Of several arms it writes ``arms.png``. No window is opened, whatever the backend, and equal data gives equal
-    files.
+    With ``stats="all"`` it writes ``signal.png`` too, and of several arms ``arms.png``. No window is opened,
+    whatever the backend, and equal data gives equal files.
 
     Args:
         folder: Folder to write into; made if it does not exist.
@@ -93,7 +94,7 @@ def save_figures(
 def _history_axes(
     history: GradientHistory, placement: Placement | None, of: str, threshold: float, width: float
 ) -> dict[str, Axes]:
-    """The three figures of a history, by the names of their files."""
+    """The figures of a history, by the names of their files."""
     flagged = None if placement is None else placement.flagged
     size, heatmap = style.panel_size(width), heatmap_size(history, width)
     axes = {
@@ -101,6 +102,8 @@ def _history_axes(
         "depth": plot_profile(history, of=of, threshold=threshold, placement=placement, ax=_axes(*size)),
         "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*heatmap)),
     }
+    if history.evidence is not None:
+        axes["signal"] = plot_signal(history, ax=_axes(*size))
     for ax in axes.values():
         figure = ax.figure.figure
         grow_height(figure, [ax], figure.get_figheight())
