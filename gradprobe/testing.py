@@ -11,6 +11,8 @@ from itertools import groupby
 
 from torch import nn
 
+from gradprobe.decide.causes.finding import CAUSES
+from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import EXPLODING, FINDINGS, findings
 from gradprobe.decide.findings import unreached as unreached_layers
@@ -31,6 +33,7 @@ WIDTH = 28  # of a bar, in characters
 MOST_ROWS = 40
 ENDS = 4  # rows that are left at either end of a run of equal layers, where there are too many
 UNREACHED = ("fail", "ignore")
+LOST = ("signal_collapse", "dead_units", "saturated")  # causes for which signal or gradient do not get through
 
 LayersByKind = Mapping[str, Sequence[str]]  # by kind of finding
 ReachCheck = Callable[..., GradientHistory]  # `assert_gradients_reach`, and what the fixture makes of it
@@ -68,8 +71,8 @@ def assert_gradients_reach(
 ) -> GradientHistory:
     """Train a little and assert that every layer gets a gradient; the model is bit-identical afterwards.
 
-    It fails where a layer is flagged by the policy (vanishing), where its mean magnitude exceeds 1e3 in some
-    iteration (exploding), where its gradient or the loss is NaN or infinite, and where no gradient arrives
+    It fails where the diagnosis finds that the signal or the gradient is lost (see `gradprobe.diagnose`), where a
+    layer is flagged by the policy (vanishing), where its mean magnitude exceeds 1e3 in some iteration (exploding), where its gradient or the loss is NaN or infinite, and where no gradient arrives
     though the layer is not frozen. A layer whose weight gets a gradient is reached, also where its output has none
     (a projection inside attention, whose weight is used without calling the module).
 
@@ -79,7 +82,8 @@ def assert_gradients_reach(
         loss_fn: ``(output, target) -> scalar``.
         iterations: Optimizer steps to record.
         policy: What counts as vanishing: by default CNDS' rule, below 1e-7 on the outputs' gradient (Wang et al.
-            2015, section 3), which depends on the batch size; `gradprobe.RelativePolicy` does not.
+            2015, section 3), unless the diagnosis finds the network healthy. The rule depends on the batch size;
+            `gradprobe.RelativePolicy` does not.
         layers: Names or shell patterns of the layers to check; all by default. All are recorded.
         optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
         unreached: ``"ignore"`` lets layers pass that no gradient arrives at, as long as one arrives at some layer.
@@ -90,8 +94,8 @@ def assert_gradients_reach(
         What was recorded.
 
     Raises:
-        GradientReachError: An AssertionError whose message names the layers, shows the magnitudes by depth as bars
-            and says what to do.
+        GradientReachError: An AssertionError whose message begins with the cause and what mends it, names the
+            layers, and shows the magnitudes by depth as bars.
         ValueError: If no layer has such a name, nothing in the model can be trained, or the loss does not depend
             on it.
 
@@ -110,6 +114,8 @@ def assert_gradients_reach(
     names = [layer.name for layer in history.layers if wanted is None or layer.name in wanted]
     placement = place(history, policy)
     by_kind = _findings_in(names, history, placement, unreached)
+    if policy is None and diagnose(history).verdict == "healthy":  # magnitudes are small in sound networks too
+        by_kind.pop("vanishing", None)
     if by_kind or _stopped(history):
         how = getattr(policy, "aggregate", "median")
         raise GradientReachError(_message(history, placement, by_kind, names, how), history, placement)
@@ -190,7 +196,9 @@ def _findings_in(
     arrived = set(rows["layer"]) & set(names)
     missing = list(names) if not arrived else unreached_layers(history) if unreached == "fail" else []
     everywhere = {**findings(history, placement), "unreached": missing}
-    by_kind = {kind: [name for name in everywhere.get(kind, []) if name in names] for kind in FINDINGS}
+    if "vanishing" not in everywhere:
+        everywhere |= {one.cause: list(one.layers) for one in diagnose(history).findings if one.cause in LOST}
+    by_kind = {kind: [name for name in everywhere.get(kind, []) if name in names] for kind in (*FINDINGS, *LOST)}
     return {kind: layers for kind, layers in by_kind.items() if layers}
 
 
@@ -202,8 +210,11 @@ def _stopped(history: GradientHistory) -> str | None:
 def _message(
     history: GradientHistory, placement: Placement, by_kind: LayersByKind, names: Sequence[str], how: str
 ) -> str:
+    diagnosis = diagnose(history)
+    cause = str(diagnosis).splitlines()[:2] if diagnosis.verdict == "sick" else []
     return "\n".join(
         [
+            *cause,
             _headline(by_kind, _stopped(history)),
             text_profile(history, placement, by_kind, layers=names, how=how),
             describe_conditions(history.conditions),
@@ -215,8 +226,13 @@ def _message(
 def _headline(by_kind: LayersByKind, stopped: str | None) -> str:
     if not by_kind:
         return f"{stopped}: the record ends there"
-    parts = [f"{kind.replace('_', ' ')} at {_listed(layers)}" for kind, layers in by_kind.items()]
-    return f"the gradient is {'; '.join([*parts, stopped] if stopped else parts)}"
+    parts = [f"{_in_words(kind)} at {_listed(names)}" for kind, names in by_kind.items()]
+    begins = "" if next(iter(by_kind)) in LOST else "the gradient is "
+    return begins + "; ".join([*parts, stopped] if stopped else parts)
+
+
+def _in_words(kind: str) -> str:
+    return CAUSES[kind] if kind in LOST else kind.replace("_", " ")
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:

@@ -50,6 +50,12 @@ def failure(*args, **kwargs):
     return caught.value
 
 
+def below_the_cause(error):
+    """The lines of a message from the one that says what the gradient is."""
+    lines = str(error).splitlines()
+    return lines[next(i for i, line in enumerate(lines) if line.startswith("the gradient is ")) :]
+
+
 def test_a_network_that_is_reached_gives_its_history(batches):
     history = assert_gradients_reach(Net(), batches, cross_entropy, iterations=5)
     assert_agrees(history, record(Net(), batches, cross_entropy, 5))
@@ -84,7 +90,7 @@ def test_the_same_test_gives_the_same_numbers(batches):
 def test_a_layer_that_vanishes_is_named_with_its_magnitude(chain):
     # dL/d output is 1/4 at the last layer, and 1/4 times the weights after it at each other
     error = failure(chain(1.0, 1e-4, 1e-8, 1.0), ones(), mean, iterations=1)
-    lines = str(error).splitlines()
+    lines = below_the_cause(error)
     assert lines[0] == "the gradient is vanishing at 2 layers (0, 1)"
     rows = {line.split()[1]: line for line in lines[2:6]}
     assert [rows[name].split()[2] for name in "0123"] == ["2.5e-13", "2.5e-9", "0.25", "0.25"]
@@ -98,7 +104,7 @@ def test_a_layer_that_vanishes_is_named_with_its_magnitude(chain):
 
 def test_the_bars_are_in_proportion_and_do_not_cross_the_mark(chain):
     error = failure(chain(*[0.1] * 12), ones(), mean, iterations=1)
-    bars = [line.split(maxsplit=3)[3] for line in str(error).splitlines()[2:14]]
+    bars = [line.split(maxsplit=3)[3] for line in below_the_cause(error)[2:14]]
     lengths = [bar.count("█") for bar in bars]
     assert lengths == sorted(lengths)
     assert lengths[0] >= 1
@@ -111,16 +117,30 @@ def test_the_bars_are_in_proportion_and_do_not_cross_the_mark(chain):
     assert all("|█" in bar for bar in bars[len(flagged) + 1 :])
 
 
+def test_the_message_begins_with_the_cause_and_what_mends_it(batches):
+    """Weights of std 1e-5 at every layer: the gradient loses five powers of ten at each."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(3, 3, bias=False), nn.Tanh())))[:-1]
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=1e-5)
+    error = failure(net, batches, cross_entropy, policy=gp.ThresholdPolicy(1e-99))
+    verdict, step, *rest = str(error).splitlines()
+    assert verdict.startswith("Sick. ")
+    assert "lost over the depth" in verdict
+    assert step.startswith("Initialise by ")
+    assert rest[0].startswith("signal lost at ")
+
+
 def test_zero_is_not_unreached(chain):
     error = failure(chain(1.0, 0.0, 1.0), ones(), mean, iterations=1)
-    lines = str(error).splitlines()
+    lines = below_the_cause(error)
     assert lines[0] == "the gradient is vanishing at 1 layer (0)"
     assert lines[2].split()[:4] == ["0", "0", "0", "|"]
 
 
 def test_a_layer_that_explodes(chain):
     error = failure(chain(1.0, 1e5, 1.0), ones(), mean, iterations=1)
-    assert str(error).startswith("the gradient is exploding at ")
+    assert below_the_cause(error)[0].startswith("the gradient is exploding at ")
     assert "exploding (above 1000)" in str(error)
 
 
@@ -136,7 +156,7 @@ def test_a_gradient_that_is_not_finite_says_where_it_began(batches):
 
 def test_a_loss_that_becomes_nan_fails_also_where_the_gradients_are_fine(batches):
     error = failure(Net(), batches, lambda y, t: cross_entropy(y, t) + math.nan)
-    assert str(error).startswith("the loss became nan at iteration 0: the record ends there")
+    assert "\nthe loss became nan at iteration 0: the record ends there\n" in str(error)
 
 
 NOT_REACHED = {
@@ -153,7 +173,7 @@ NOT_REACHED = {
 def test_a_layer_that_no_gradient_arrives_at(case, batches):
     way, why = NOT_REACHED[case]
     error = failure(Net(way), batches, cross_entropy)
-    assert str(error).splitlines()[0] == "the gradient is unreached at 1 layer (mid)"
+    assert below_the_cause(error)[0] == "the gradient is unreached at 1 layer (mid)"
     assert f"unreached: mid: {why}" in str(error)
     assert "pass unreached='ignore'" in str(error)
     assert assert_gradients_reach(Net(way), batches, cross_entropy, unreached="ignore").iterations == 10
@@ -197,7 +217,7 @@ def test_the_policy_and_the_optimizer_are_the_callers(chain):
     policy = gp.ThresholdPolicy(of="weight", aggregate="max")
     weighed = failure(chain(1e-9, 1.0), ones(), mean, iterations=1, policy=policy)
     # dL/d weight is what comes in
-    assert str(weighed).startswith("the gradient is vanishing at 1 layer (1)")
+    assert below_the_cause(weighed)[0].startswith("the gradient is vanishing at 1 layer (1)")
     assert "mean |dL/d weight| by depth, max over 1 iteration, log scale" in str(weighed)
     steps = assert_gradients_reach(net, ones(), mean, optimizer=lambda m: torch.optim.Adam(m.parameters()))
     assert "Adam" in steps.conditions["optimizer"]
@@ -279,7 +299,7 @@ def test_the_fixture_keeps_the_run_of_a_failure_and_names_it(tmp_path):
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 failed, 2 passed" in done.stdout
-    assert "GradientReachError: the gradient is vanishing at 1 layer (0)" in done.stdout
+    assert "the gradient is vanishing at 1 layer (0)" in done.stdout
     line = next(i for i, text in enumerate(PROJECT.splitlines(), 1) if "iterations=3" in text)
     assert f"test_project.py:{line}: GradientReachError" in done.stdout  # the line of the test, not one of ours
     note = next(line for line in done.stdout.splitlines() if "run written to" in line)

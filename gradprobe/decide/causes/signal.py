@@ -140,6 +140,8 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
 
 def _collapse(reading: Reading) -> Iterator[Finding]:
     spread, share = reading.spread_at_end, reading.share_at_start
+    if not any(reading.spread.values()):  # the inputs are all the same, so nothing can depend on them
+        spread = 1.0
     if reading.learned or not (spread < SPREAD or share < SHARE):
         return
     lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < SPREAD]
