@@ -26,8 +26,11 @@ WIDTH = 80
 # a chapter for each folder, its names in the order in which a reader needs them; others come under "More"
 CHAPTERS = {
     "Measure": ("measure", ["scan", "GradientProbe"]),
-    "Record": ("record", ["GradientHistory", "Placement", "Points", "Point"]),
-    "Decide": ("decide", ["place", "ThresholdPolicy", "RelativePolicy", "EveryLayerPolicy"]),
+    "Record": ("record", ["GradientHistory", "Evidence", "Placement", "Points", "Point"]),
+    "Decide": (
+        "decide",
+        ["diagnose", "Diagnosis", "Finding", "place", "ThresholdPolicy", "RelativePolicy", "EveryLayerPolicy"],
+    ),
     "Find points": ("network", ["points"]),
     "Insert": (
         "insert",
@@ -52,6 +55,7 @@ CHAPTERS = {
         [
             "plot_history",
             "plot_profile",
+            "plot_signal",
             "plot_heatmap",
             "plot_comparison",
             "comparison_figure",

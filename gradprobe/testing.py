@@ -73,9 +73,9 @@ def assert_gradients_reach(
 
     It fails where the diagnosis finds that the signal or the gradient is lost (see `gradprobe.diagnose`), where a
     layer is flagged by the policy (vanishing), where its mean magnitude exceeds 1e3 in some iteration (exploding),
-    where its gradient or the loss is NaN or infinite, and where no gradient arrives though the layer is not frozen.
-    A layer whose weight gets a gradient is reached, also where its output has none (a projection inside attention,
-    whose weight is used without calling the module).
+    where its gradient or the loss is NaN or infinite, and where no gradient arrives though the layer is not
+    frozen. A layer whose weight gets a gradient is reached, also where its output has none (a projection inside
+    attention, whose weight is used without calling the module).
 
     Args:
         model: Any module.

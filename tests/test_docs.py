@@ -15,6 +15,7 @@ import torch.distributed as dist
 from support.awkward import CASES
 
 from gradprobe.cli import main
+from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.policies import POLICIES
 from gradprobe.record.history import UNREACHED
 from gradprobe.testing import assert_gradients_reach
@@ -281,6 +282,12 @@ def test_every_file_and_name_in_a_page_exists(page):
 def test_every_reason_for_a_missing_number_is_explained():
     text = sections(ROOT / "docs" / "which-gradient.md")["What is missing, and why"]
     assert tuple(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == UNREACHED
+
+
+def test_every_cause_is_explained():
+    pages = sections(ROOT / "docs" / "diagnosis.md")
+    rows = [line for text in pages.values() for line in text.splitlines() if line.startswith("| `")]
+    assert {code for row in rows for code in re.findall(r"`(\w+)`", row.split("|")[1])} == set(CAUSES)
 
 
 def test_every_fact_that_the_code_cites_is_there():
