@@ -59,7 +59,8 @@ class Diagnosis:
     """What is wrong, why, and what mends it.
 
     Attributes:
-        verdict: ``"healthy"``, ``"sick"``, or ``"unclear"`` where too little was measured.
+        verdict: ``"healthy"``, ``"sick"``, or ``"unclear"`` where too little was measured, or nothing is learned
+            and no cause was found.
         findings: The causes, in the order in which they should be dealt with.
         sentence: The result in one sentence.
         step: What to do first.
@@ -100,6 +101,8 @@ def diagnose(history: GradientHistory) -> Diagnosis:
     reading = Reading(history)
     found = list(without_consequences(finding for rule in _RULES for finding in rule(reading)))
     found = found or list(loss.unrelated(reading))
+    if not found and reading.stands_still:
+        return _no_cause(reading)
     if not found:
         return Diagnosis("healthy", (), _all_is_well(reading), "Nothing to do.")
     return Diagnosis("sick", tuple(found), found[0].sentence, found[0].remedy)
@@ -186,6 +189,16 @@ def _unclear(history: GradientHistory) -> Diagnosis:
         return Diagnosis("unclear", (), "Nothing was recorded.", "Record a few steps of training.")
     sentence = "Only gradients were recorded, not what layers return and how steps move them."
     return Diagnosis("unclear", (), sentence, "Record the run again with this version of gradprobe.")
+
+
+def _no_cause(reading: Reading) -> Diagnosis:
+    """Nothing that is looked at is wrong, and yet nothing is learned."""
+    sentence = (
+        f"No cause was found, but after {len(reading.losses)} iterations the loss ({reading.end:.3g}) is still "
+        f"that of a constant answer ({reading.constant:.3g})."
+    )
+    step = "Record more iterations, and look at some pairs of input and target as the loss gets them."
+    return Diagnosis("unclear", (), sentence, step)
 
 
 def _all_is_well(reading: Reading) -> str:

@@ -15,6 +15,9 @@ from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.text import layer_span, middle
 
 LEARNED = 0.9  # of the loss of the best constant answer: below it the network has learned more than a constant
+LONG = 40  # iterations: of fewer nobody can say that nothing is learned
+EXAMPLES = 1500  # at batches of 2 and 8 networks that learn show nothing of it in 50 iterations
+NOTHING = 0.98  # of the loss of the best constant answer
 _ENDS = 5  # iterations that are averaged at the end of the window: single losses are noisy
 
 
@@ -101,6 +104,20 @@ class Reading:
         return self.fell > 1 - LEARNED
 
     @property
+    def is_long(self) -> bool:
+        """Whether the window has so many iterations and examples that a network that learns shows it."""
+        batch = self.history.conditions.get("batch_size")
+        count = len(self.losses)
+        return count >= LONG and (batch is None or count * batch >= EXAMPLES)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether, in a long window, the loss stays that of the best constant answer, and does not fall."""
+        if self.constant is None or not self.is_long or self.history.conditions.get("default_optimizer"):
+            return False
+        return self.end > NOTHING * self.constant and not self.trend > 2
+
+    @property
     def trend(self) -> float:
         """Student's t of the losses of the two halves of the window: above 2 they fall."""
         values = self.finite_losses
@@ -162,6 +179,12 @@ class Reading:
         """
         last = self.ordered(self.spread)[-2:]
         return max((self.spread[name] for name in last), default=math.nan)
+
+    @cached_property
+    def spread_at_start(self) -> float:
+        """The spread where the network begins: the larger one of its first two layers."""
+        first = self.ordered(self.spread)[:2]
+        return max((self.spread[name] for name in first), default=math.nan)
 
     @cached_property
     def first_spread_at_end(self) -> float:

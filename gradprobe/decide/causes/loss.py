@@ -14,21 +14,26 @@ _RANGES = {
     "tanh": (-1.0, 1.0),
     "softmax": (0.0, 1.0),
     "clamp_min": (0.0, None),
+    "log_softmax": (None, 0.0),
+    "log_sigmoid": (None, 0.0),
 }
-_NAMES = {"relu": "ReLU", "clamp_min": "clamp", **{name: name for name in ("sigmoid", "tanh", "softmax")}}
+_NAMES = {name: name for name in _RANGES} | {"relu": "ReLU", "clamp_min": "clamp"}
 _ENDS = {
     "relu": "never below 0",
     "sigmoid": "between 0 and 1",
     "tanh": "between -1 and 1",
     "softmax": "between 0 and 1",
     "clamp_min": "never below its limit",
+    "log_softmax": "never above 0",
+    "log_sigmoid": "never above 0",
 }
 _SLACK = 0.02  # of the target's range: label smoothing and rounding
+_OFF_SIMPLEX = 0.1  # of the examples
 CLAMPED = 0.5  # of the output held at the end of a ReLU
-_LONG = 40  # iterations
 _NO_BETTER = 0.97  # of the loss of a constant answer
 _NO_WORSE = 1.1
 _FAR = 0.2  # of the weights, added up over the window
+_WELL = 0.5  # of the loss of a constant answer
 _NOISE = 1.15  # times what independent gradients give
 _GRAPH = "exact: the graph of the loss"
 
@@ -83,12 +88,17 @@ def _is_adversarial(use: Mapping[str, Any]) -> bool:
     return use["loss"] in ("bce", "bce_with_logits", "mse")
 
 
+def _is_known(target: Mapping[str, Any] | None) -> bool:
+    """Whether the target was seen and is finite."""
+    return target is not None and None not in target.values()
+
+
 def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
     loss, target, output = use["loss"], use["target"], use["output"]
     activations = use["activations"]
     if (
         loss in ("bce", "bce_with_logits")
-        and target is not None
+        and _is_known(target)
         and (target["max"] > 1.001 or target["min"] < -0.001)
     ):
         yield _found(
@@ -167,10 +177,19 @@ def _activation(reading: Reading, use: Mapping[str, Any]) -> Iterator[Finding]:
         )  # fmt: skip
     elif (
         target is not None
+        and _is_known(target)
         and first in _RANGES
         and use["loss"] in ("mse", "smooth_l1", "huber", "difference", "bce")
     ):
         yield from _out_of_range(use, first, target)
+        if first == "softmax" and (use.get("off_simplex") or 0) > _OFF_SIMPLEX:
+            yield _found(
+                "output_activation", use,
+                f"The targets of {use['off_simplex']:.0%} of the examples do not add up to 1, and what a softmax "
+                "returns always does.",
+                "For several labels at once give the logits to nn.BCEWithLogitsLoss.",
+                off_simplex=use["off_simplex"], threshold=_OFF_SIMPLEX,
+            )  # fmt: skip
         if first == "relu" and (use["clamped"] or 0) > CLAMPED and not reading.learned:
             yield _found(
                 "output_activation", use,
@@ -202,7 +221,7 @@ def unrelated(reading: Reading) -> Iterator[Finding]:
     """
     count = len(reading.losses)
     turns = [(turn, reading.facts[name].get("turns_of", 16)) for name, turn in reading.fact("turn").items()]
-    if reading.constant is None or count < _LONG or not turns:
+    if reading.constant is None or not reading.is_long or not turns:
         return
     if not _NO_BETTER * reading.constant <= reading.end <= _NO_WORSE * reading.constant:
         return
@@ -220,9 +239,20 @@ def unrelated(reading: Reading) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _is_linear_on_purpose(reading: Reading) -> bool:
+    """A linear network may be meant: one that learns well all the same, or that has a bottleneck and learns."""
+    if reading.constant and reading.end < _WELL * reading.constant:
+        return True
+    sizes = [reading.facts[name] for name in reading.trained if "units" in reading.facts.get(name, {})]
+    if not reading.learned or len(sizes) < 2:
+        return False
+    ends = min(sizes[0]["fan_in"], sizes[-1]["units"])
+    return bool(min(facts["units"] for facts in sizes[:-1]) < ends)
+
+
 def _no_activation(reading: Reading) -> Iterator[Finding]:
     weighted = reading.network.get("weighted") or 0
-    if reading.network.get("bends") is False and weighted > 1:
+    if reading.network.get("bends") is False and weighted > 1 and not _is_linear_on_purpose(reading):
         yield Finding(
             "no_activation", tuple(reading.trained), {"products": weighted, "activations": 0},
             f"There is no activation between the {weighted} layers: together they are one linear function.",

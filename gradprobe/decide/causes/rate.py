@@ -13,6 +13,7 @@ from gradprobe.record.quantities import short
 LARGE = 0.3  # of a weight in one step: You et al. 2017 (LARS) train at 1e-3 to 1e-2
 SMALL = 1e-4  # sound scripts move a weight by 3.2e-4 at least in the median
 TURN = 0.9  # squared mean gradient over mean squared gradient: sound scripts reach .80
+FALLS = 0.2  # of the loss
 GREW = 10.0
 _SHORT = 10  # iterations: of fewer noisy losses nobody can say that they do not fall
 _LONG = 20  # iterations, after which a network that learns has learned more than a constant
@@ -117,7 +118,7 @@ def _began_large(reading: Reading) -> bool:
 def _too_small(reading: Reading) -> Iterator[Finding]:
     update, turns = reading.median_update(), sorted(reading.fact("turn").values())
     turn = turns[len(turns) // 2] if turns else math.nan
-    is_small = update < SMALL
+    is_small = update < SMALL and not reading.fell > FALLS
     is_straight = turn > TURN and not math.isnan(reading.fell) and abs(reading.fell) < 0.1
     if reading.learned or not (is_small or is_straight) or reading.history.conditions.get("default_optimizer"):
         return

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import Finding
 from gradprobe.record.quantities import short
 
+SMALL_SCALE = 0.01  # RMS of inputs: the biases of the first layer, at about 1/sqrt(fan_in), then hide them
 SCALE = 10.0  # RMS: initial weights are made for inputs and targets of about 1
 ALIKE = 1e-3  # spread of a weight's rows: of random rows it is about 1
+RECURRENT = 5.0  # times 1/sqrt(inputs); torch's own weights have .58, an orthogonal matrix of gain 1 has 1
 DEAD = 0.9  # of the units of a layer
 SPREAD = 0.01  # Schoenholz et al. 2017; sound scripts stay above .037 in the window
 SHARE = 1e-3  # sound scripts stay above .017 in the window
+STRICTER = (
+    5.0  # times both where the loss shows that nothing is learned: none of 40 tasks below spread .05 then does
+)
 _THEORY = "Schoenholz et al., Deep Information Propagation, ICLR 2017; 136 scripts measured"
 
 
@@ -53,21 +59,25 @@ def _alone(reading: Reading) -> Iterator[Finding]:
 
 def _scales(reading: Reading) -> Iterator[Finding]:
     given = reading.network.get("input") or {}
-    rms = given.get("rms") or 0.0
-    if rms > SCALE and not reading.learned and not _normalised_at_once(reading):
+    rms = given.get("rms") or 1.0
+    limit = SCALE if rms > 1 else SMALL_SCALE
+    is_far = not SMALL_SCALE <= rms <= SCALE
+    if is_far and not reading.learned and not _normalised_at_once(reading):
         yield Finding(
-            "input_scale", reading.names(reading.trained[:1]), {"input_rms": rms, "threshold": SCALE},
-            f"The inputs are not scaled: their RMS is {rms:.3g}, and initial weights are made for about 1.",
+            "input_scale", reading.names(reading.trained[:1]), {"input_rms": rms, "threshold": limit},
+            f"The inputs are not scaled: their RMS is {short(rms)}, and initial weights are made for about 1.",
             "Subtract the mean of each feature and divide by its standard deviation (images: divide by 255).",
             "LeCun et al., Efficient BackProp, 1998",
         )  # fmt: skip
     for use in reading.uses:
-        target = use["target"]
+        rms = (use["target"] or {}).get("rms") or 1.0
         regression = use["loss"] in ("mse", "smooth_l1", "huber", "difference")
-        if target is not None and regression and target["rms"] > SCALE and not reading.learned:
+        is_small = rms < SMALL_SCALE and use["plain"] and reading.constant is not None
+        if regression and (rms > SCALE or is_small) and not reading.learned:
             yield Finding(
-                "target_scale", (use["layer"],), {"target_rms": target["rms"], "threshold": SCALE},
-                f"The targets are not scaled: their RMS is {target['rms']:.3g}, and outputs begin at about 1.",
+                "target_scale", (use["layer"],),
+                {"target_rms": rms, "threshold": SMALL_SCALE if is_small else SCALE},
+                f"The targets are not scaled: their RMS is {short(rms)}, and outputs begin at about 1.",
                 "Subtract the targets' mean and divide by their standard deviation; undo it on the output.",
                 "LeCun et al., Efficient BackProp, 1998",
             )  # fmt: skip
@@ -114,6 +124,20 @@ def _dead(reading: Reading) -> Iterator[Finding]:
 
 
 def _saturated(reading: Reading) -> Iterator[Finding]:
+    recurrent = {layer.name for layer in reading.layers if layer.kind.startswith(("RNN", "LSTM", "GRU"))}
+    sizes = {
+        name: facts["std"] * facts["fan_in"] ** 0.5 for name, facts in reading.facts.items() if facts.get("std")
+    }
+    large = [name for name in recurrent if sizes.get(name, 0.0) > RECURRENT]
+    if large:
+        yield Finding(
+            "saturated", reading.names(large),
+            {"weights_times_sqrt_fan_in": max(sizes[name] for name in large), "threshold": RECURRENT},
+            f"The weights of {reading.span(reading.names(large))} begin at "
+            f"{short(max(sizes[name] for name in large))} times 1/sqrt(inputs): the units stay at the flat ends "
+            "of tanh and sigmoid.",
+            "Use the default weights, or an orthogonal matrix of gain 1.", "Glorot and Bengio 2010",
+        )  # fmt: skip
     after = reading.fact("after")
     outside = {name: share for name, share in reading.fact("never_inside").items() if share >= DEAD}
     layers = [name for name in outside if after.get(name) in ("sigmoid", "tanh") and name in reading.trained]
@@ -140,17 +164,19 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
 
 def _collapse(reading: Reading) -> Iterator[Finding]:
     spread, share = reading.spread_at_end, reading.share_at_start
-    if not any(reading.spread.values()):  # the inputs are all the same, so nothing can depend on them
-        spread = 1.0
-    if reading.learned or not (spread < SPREAD or share < SHARE):
+    if not reading.spread_at_start > SPREAD:  # it is not lost on the way: the inputs themselves hardly differ
+        spread = math.nan
+    stricter = STRICTER if _is_known_not_to_learn(reading) else 1.0
+    least_spread, least_share = SPREAD * stricter, SHARE * stricter
+    if reading.learned or not (spread < least_spread or share < least_share):
         return
-    lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < SPREAD]
-    far = [name for name in reading.ordered(reading.share) if reading.share[name] < SHARE]
+    lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < least_spread]
+    far = [name for name in reading.ordered(reading.share) if reading.share[name] < least_share]
     layers = reading.names(lost or far)
     yield Finding(
         "signal_collapse", layers,
-        {"spread": spread, "spread_threshold": SPREAD, "share": share, "share_threshold": SHARE},
-        _where_it_is_lost(reading, spread, share),
+        {"spread": spread, "spread_threshold": least_spread, "share": share, "share_threshold": least_share},
+        _where_it_is_lost(spread if spread < least_spread else None, share if share < least_share else None),
         "Initialise by LSUV or He's rule (gradprobe.remedies.lsuv(model, x)), use ReLU or tanh in "
         "place of sigmoid, "
         "or put normalisation between the layers.",
@@ -158,12 +184,17 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _where_it_is_lost(reading: Reading, spread: float, share: float) -> str:
-    """Which of the two is lost, and how much of it is left."""
-    signal = f"only {short(spread)} of the last layers' output depends on the input"
-    gradient = f"only {short(share)} of the gradient arrives at the first layers"
-    if spread < SPREAD and share < SHARE:
+def _is_known_not_to_learn(reading: Reading) -> bool:
+    """Whether the window is long, and its loss near that of the best constant answer to the end."""
+    return reading.constant is not None and reading.is_long and not reading.learned
+
+
+def _where_it_is_lost(spread: float | None, share: float | None) -> str:
+    """Which of the two is lost, and how much of it is left; None for what is not."""
+    signal = f"only {short(spread or 0)} of the last layers' output depends on the input"
+    gradient = f"only {short(share or 0)} of the gradient arrives at the first layers"
+    if spread is not None and share is not None:
         return f"Signal and gradient are lost over the depth of the network: {signal}, and {gradient}."
-    if spread < SPREAD:
+    if spread is not None:
         return f"The signal is lost over the depth of the network: {signal}."
     return f"The gradient is lost over the depth of the network: {gradient}."

@@ -30,6 +30,18 @@ def causes(reading: Reading) -> Iterator[Finding]:
 
 
 def _not_in_optimizer(reading: Reading) -> Iterator[Finding]:
+    if _never_ran(reading):
+        yield Finding(
+            "not_in_optimizer",
+            tuple(reading.trained),
+            {"passes": reading.network["passes"]},
+            "The optimizer holds a network that never ran, while backward passes of another one were made: what "
+            "is trained is not what the optimizer was built from.",
+            "Build the optimizer from the parameters of the network that is trained, after it is made, loaded or "
+            "copied for the last time.",
+            "exact: the calls of the network, and the backward passes",
+        )
+        return
     layers = [x.name for x in reading.layers if x.unreached_code.get("weight") in NOT_HELD]
     loose = reading.history.conditions.get("loose_parameters") or []
     if not layers and not loose:
@@ -47,6 +59,11 @@ def _not_in_optimizer(reading: Reading) -> Iterator[Finding]:
         "not_in_optimizer", reading.names(layers), {"unregistered": len(loose)}, sentence, remedy,
         "exact: the optimizers' param_groups and the graph of the loss",
     )  # fmt: skip
+
+
+def _never_ran(reading: Reading) -> bool:
+    codes = [layer.unreached_code.get("output") for layer in reading.layers]
+    return bool(reading.network.get("passes")) and bool(codes) and set(codes) == {"never_called"}
 
 
 def _step_missing(reading: Reading) -> Iterator[Finding]:
@@ -96,6 +113,7 @@ def looks_initial(facts: dict[str, float] | object) -> bool:
     fan_in, fan_out = facts["fan_in"], facts["fan_out"]
     uniform, normal = abs(facts["kurtosis"] - 1.8) < 0.15, abs(facts["kurtosis"] - 3) < 0.5
     expected = [
+        1.0,  # an embedding's
         math.sqrt(2 / fan_in),
         math.sqrt(1 / fan_in),
         math.sqrt(2 / (fan_in + fan_out)),
@@ -115,7 +133,7 @@ def _detached(reading: Reading) -> Iterator[Finding]:
         and layer.name in reading.trained
         and not reading.facts.get(layer.name, {}).get("arrived")
     ]
-    if not layers or _nothing_arrives(reading):
+    if not layers or _nothing_arrives(reading) or _never_ran(reading):
         return
     yield Finding(
         "detached",

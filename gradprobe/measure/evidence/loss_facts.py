@@ -32,6 +32,7 @@ class LossFacts:
         self._outputs: dict[tuple[Any, ...], list[Tensor]] = {}
         self._clamped: dict[tuple[Any, ...], list[Tensor]] = {}
         self._counts: dict[tuple[Any, ...], Tensor] = {}
+        self._off: dict[tuple[Any, ...], list[Tensor]] = {}
 
     def add(self, use: OutputUse) -> None:
         """One output in one pass."""
@@ -42,6 +43,8 @@ class LossFacts:
         if use.clamped is not None:
             self._clamped.setdefault(key, []).append(use.clamped)
         if use.target is not None and use.target.numel():
+            if use.activations[:1] == ["softmax"] and tuple(use.target.shape) == use.shape:
+                self._off.setdefault(key, []).append(_off_simplex(use.target))
             self._targets.setdefault(key, []).append(_numbers(use.target))
             if use.loss == "nll" and use.classes and use.classes <= _CLASSES:
                 labels = use.target.reshape(-1)[:_SAMPLE].clamp(0, use.classes - 1)
@@ -70,6 +73,7 @@ class LossFacts:
                 else None,
                 "target": _over_window(self._targets.get(key)),
                 "output": _over_window(self._outputs.get(key)),
+                "off_simplex": rounded(float(torch.stack(self._off[key]).mean())) if key in self._off else None,
                 "labels": self._counts[key].tolist() if key in self._counts else None,
             }
             for key, use in self._uses.items()
@@ -85,6 +89,12 @@ def _numbers(tensor: Tensor) -> Tensor:
     return torch.stack(
         [values.square().mean().sqrt(), values.amin(), values.amax(), values.mean(), deviation, whole]
     )
+
+
+def _off_simplex(target: Tensor) -> Tensor:
+    """The share of examples whose targets do not add up to 1 over the classes, as the output of a softmax does."""
+    rows = target.detach()[: _SAMPLE // max(1, target.shape[-1])].float()
+    return ((rows.sum(-1) - 1).abs() > 0.01).float().mean()
 
 
 def _over_window(rows: list[Tensor] | None) -> dict[str, float | None] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 _MOST = 400  # nodes between the layers and the loss
+_PICKS = ("Select", "Slice", "Index", "Gather", "MaskedSelect", "Narrow", "Split", "Unbind")  # some of the values
 _KEEPS_VALUES = (
     "View",
     "UnsafeView",
@@ -23,9 +24,7 @@ _KEEPS_VALUES = (
     "Alias",
     "ToCopy",
     "Expand",
-    "Select",
-    "Slice",
-    "Index",
+    *_PICKS,
 )
 ACTIVATIONS = {
     "ReluBackward0": "relu",
@@ -91,7 +90,7 @@ class OutputUse:
         values: What goes into the loss, if the graph holds it.
         classes: Number of classes that a softmax goes over, or None.
         reduction: ``"mean"`` or ``"sum"`` over the examples, where that is known.
-        plain: Whether the loss is this and nothing else, but for a factor.
+        plain: Whether the loss is of the whole output, and nothing else but for a factor.
         squared: Whether a difference is squared.
     """
 
@@ -136,7 +135,7 @@ def _tail(root: Any, layers: Mapping[Any, str]) -> tuple[dict[Any, list[Any]], l
     waiting = [root]
     while waiting and len(above) < _MOST:
         node = waiting.pop()
-        if node in layers:
+        if node in layers and not _is_wrapped(node, layers):
             heads.append(node)
             continue
         for child, _ in node.next_functions:
@@ -149,9 +148,21 @@ def _tail(root: Any, layers: Mapping[Any, str]) -> tuple[dict[Any, list[Any]], l
     return above, heads
 
 
+def _is_wrapped(node: Any, layers: Mapping[Any, str]) -> bool:
+    """Whether a layer contains the one that makes its output: an activation or a view at its end is no layer."""
+    while node.name() in ACTIVATIONS or node.name().startswith(_KEEPS_VALUES):
+        children = [child for child, _ in node.next_functions if child is not None]
+        if len(children) != 1 or "AccumulateGrad" in children[0].name():
+            return False
+        [node] = children
+        if node in layers:
+            return True
+    return False
+
+
 def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse:
     use, node = OutputUse(layer, shape=_shape(head)), head
-    unsqueezed = False
+    unsqueezed = picked = False
     for _ in range(20):
         parents = above[node]
         if not parents:
@@ -168,11 +179,13 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
         elif not name.startswith(_KEEPS_VALUES):
             break
         unsqueezed |= name.startswith("Unsqueeze")
+        picked |= name.startswith(_PICKS)
         node = parent
         if "Expand" not in name:
             use.shape = _shape(node) or use.shape
     if use.loss == "other":
         use.broadcast = 1
+    use.plain &= not picked  # the rest of the output may be trained elsewhere
     return use
 
 
