@@ -31,7 +31,11 @@ SETS = {
     ),
     "own, used to choose thresholds": ("own", "a", "26 faults on other networks, data and optimizers, and twins"),
     "own, kept aside": ("own", "b", "26 more, whose result was looked at after the thresholds were chosen"),
-    "own, written blind": ("own", "c", "64 by someone who had not read the rules, measured before anything was changed"),
+    "own, written blind": (
+        "own",
+        "c",
+        "64 by someone who had not read the rules, measured before anything was changed",
+    ),
 }
 # codes that say the same thing at another level
 SAME = [

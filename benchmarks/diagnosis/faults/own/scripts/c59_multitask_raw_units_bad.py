@@ -30,4 +30,5 @@ for epoch in range(20):
     print(epoch, loss.item())
 with torch.no_grad():
     logits, amount = model(x)
-print("accuracy", (logits.argmax(1) == kind).float().mean().item(), "R2", 1 - (((amount - income) ** 2).mean() / income.var()).item())
+print("R2", 1 - (((amount - income) ** 2).mean() / income.var()).item())
+print("accuracy", (logits.argmax(1) == kind).float().mean().item())
