@@ -161,28 +161,35 @@ def longest_path(graph: Graph, nodes: Iterable[int], layers: Mapping[int, int]) 
 def bypassed_branches(graph: Graph) -> Iterator[tuple[int, set[int]]]:
     """The branches of a flow graph that something goes around: each with the node at which it joins the rest.
 
-    A branch is a node that goes into nothing but a join, and all that leads nowhere but into the branch. The other
-    ways into the join go around all of it.
+    A branch is a node that goes into a join, and else only into what follows that join without a choice, and all
+    that leads nowhere but into the branch. The other ways into the join go around all of it.
 
     Example:
         >>> list(bypassed_branches(flow_graph({0: [1, 3], 1: [2], 2: [3], 3: []}, [0], 3)))
         [(3, {1, 2})]
+        >>> list(bypassed_branches(flow_graph({0: [1, 2], 1: [2, 3], 2: [3], 3: []}, [0], 3)))  # 2 leads only to 3
+        [(2, {1}), (3, {2})]
     """
     before: dict[int, list[int]] = {node: [] for node in graph}
     for node, successors in graph.items():
         for after in successors:
             before[after].append(node)
-    for join, ends in before.items():
-        for end in ends if len(ends) > 1 else ():
-            branch = _closed(end, join, graph, before)
-            if branch:
-                yield join, branch
+    for end, successors in graph.items():
+        if end != SOURCE and successors and len(before[min(successors)]) > 1 and _on_one_way(successors, graph):
+            yield min(successors), _closed(end, graph, before)
 
 
-def _closed(end: int, join: int, graph: Graph, before: Mapping[int, Sequence[int]]) -> set[int]:
-    """A node and what leads nowhere but to it; empty if it leads to more than the join."""
-    if end == SOURCE or set(graph[end]) != {join}:
-        return set()
+def _on_one_way(nodes: Sequence[int], graph: Graph) -> bool:
+    """Whether the first of some nodes leads to all others, by a way on which nothing branches off."""
+    node, last, passed = min(nodes), max(nodes), set[int]()
+    while node < last and len(graph[node]) == 1:
+        passed.add(node)
+        (node,) = graph[node]
+    return node == last and passed.issuperset(set(nodes) - {last})
+
+
+def _closed(end: int, graph: Graph, before: Mapping[int, Sequence[int]]) -> set[int]:
+    """A node and what leads nowhere but to it."""
     branch, ahead = {end}, list(before[end])
     while ahead:
         node = max(ahead)  # the last one first: then all that comes after it is known
