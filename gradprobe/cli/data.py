@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from gradprobe.cli.names import find_part, near_names
 from gradprobe.cli.options import Options
-from gradprobe.cli.user_modules import import_module, public_names, split_target
+from gradprobe.cli.user_modules import named_value
 from gradprobe.measure.batches import Source
-from gradprobe.network.layers import named_layers, no_such_name
+from gradprobe.network.layers import named_layers
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find_data(module: ModuleType, model: nn.Module, options: Options, where: str
     """
     held_out = find_part(module, "held_out")[1]
     if options.data is not None:
-        data = _named_data(options.data, model, options)
+        data = _named_data(options.data, model, options, {where: module})
         return replace(data, held_out=data.held_out or held_out)
     name, batches = find_part(module, "batches")
     if name:
@@ -58,18 +59,12 @@ def find_data(module: ModuleType, model: nn.Module, options: Options, where: str
     )
 
 
-def _named_data(name: str, model: nn.Module, options: Options) -> Data:
+def _named_data(name: str, model: nn.Module, options: Options, loaded: Mapping[str, ModuleType]) -> Data:
     if name == "digits":
         return _digits(model, options)
     if name.endswith(".npz"):
         return _npz(name, options.batch_size, next(model.parameters(), torch.empty(0)).dtype)
-    where, attribute = split_target(name)
-    if attribute is None:
-        raise click.UsageError(f"--data {name}: expected digits, FILE.npz or module:callable")
-    module = import_module(where)
-    batches = getattr(module, attribute, None)
-    if batches is None:
-        raise click.UsageError(f"--data {where}: {no_such_name('attribute', attribute, public_names(module))}")
+    module, batches = named_value("--data", name, loaded, "digits, FILE.npz or module:callable")
     return Data(batches, find_part(module, "held_out")[1], name)
 
 

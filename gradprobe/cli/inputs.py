@@ -87,6 +87,14 @@ def conditions(target: Target, options: Options) -> dict[str, Any]:
     return {"target": target.name, "data": target.data, "seed": options.seed, **made_up}
 
 
+def branches_asked_for(target: Target) -> dict[str, Any]:
+    """The kind of branch and its loss, where they are not the default: what is said of branches names them."""
+    from gradprobe.prove.plan import Supervision
+
+    names = Supervision(target.branch, Options.weight, branch_loss=target.branch_loss).names
+    return {key: name for key, name in names.items() if name != Options.branch}
+
+
 _NOT_WITH_ARMS = ("policy", "repeat", "threshold", "of", "aggregate")
 _OWN = (*_NOT_WITH_ARMS, "target", "seeds", "out", "force", "form", "every_layer", "quiet", "fail_on")
 
@@ -158,7 +166,7 @@ def place_by_trials(
         target.batches,
         target.loss_fn,
         window,
-        branch=options.branch,
+        branch=target.branch,
         weight=options.weight,
         optimizer=target.optimizer,
         seed=options.seed,

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
-from gradprobe.cli.parameters import Finite, arm_names, sizes
+from gradprobe.cli.parameters import BranchKind, Finite, arm_names, sizes
 from gradprobe.decide.causes.finding import CAUSES
+from gradprobe.record.points import BRANCH_NAMES
 from gradprobe.record.quantities import QUANTITIES
 from gradprobe.runs.folder import RUNS
 
 # spelled out here, because --help must not wait for torch or pandas; a test holds them equal to the originals
-BRANCHES = ("auto", "cnds", "pooled", "dense", "native", "token", "shared", "svm")
 METRICS = ("accuracy", "dice", "mean_iou", "loss")
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
 
@@ -131,10 +131,12 @@ POLICY_OR_TRIALS = _group(
 BRANCH = _group(
     click.option(
         "--branch",
-        type=click.Choice(BRANCHES),
+        type=BranchKind(),
         default=Options.branch,
         show_default=True,
-        help="Kind of auxiliary classifier.",
+        metavar="KIND",
+        help=f"Kind of auxiliary classifier: {', '.join(BRANCH_NAMES)}; or module:callable, a function "
+        "(point_shape, output_shape) -> module.",
     ),
     click.option(
         "--weight",

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
+from gradprobe.record.points import BRANCH_NAMES
 from gradprobe.runs.folder import RUNS
 
 
@@ -50,6 +51,25 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"expected a finite number, got {value}", parameter, context)
         return number
+
+
+class BranchKind(StringParamType):
+    """A kind of branch by its name, or ``module:callable`` for a function that builds branches."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        """The name as it is."""
+        kind = str(value)
+        if kind not in BRANCH_NAMES and ":" not in kind:
+            self.fail(
+                f"expected one of {', '.join(BRANCH_NAMES)}, or module:callable, got {kind!r}", parameter, context
+            )
+        return kind
+
+    def shell_complete(
+        self, context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names that begin like this."""
+        return _starting_with(incomplete, BRANCH_NAMES)
 
 
 class RunFolder(click.Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gradprobe.cli.data import find_data
 from gradprobe.cli.names import find_part, is_loss, unused
 from gradprobe.cli.options import Options
-from gradprobe.cli.user_modules import import_module, public_names, run_user, split_target
+from gradprobe.cli.user_modules import import_module, named_value, public_names, run_user, split_target
+from gradprobe.insert.branches import BranchFactory
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.network.layers import no_such_name
@@ -24,6 +25,7 @@ from gradprobe.network.tensors import main_tensor
 from gradprobe.prove.held_out.accuracy import is_classified
 from gradprobe.prove.held_out.measure import MetricFunction, check_metric
 from gradprobe.prove.optimizers import as_factory
+from gradprobe.record.points import BRANCH_NAMES
 
 EXPECTED = (
     "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "
@@ -41,6 +43,7 @@ class Target:
         build: Builds another one with new initial weights, or None where the target is an instance.
         batches: Where its batches come from.
         loss_fn: ``(output, target) -> scalar``.
+        branch: A kind of branch, or a function that builds them: see `gradprobe.supervise`.
         branch_loss: The same of what a branch returns, or None: see `gradprobe.DeepSupervisionLoss`.
         optimizer: ``model -> Optimizer``, or None for the default.
         held_out: Batches to measure the main output on, or None.
@@ -60,6 +63,7 @@ class Target:
     data: str
     synthetic: bool = False
     metric: str | MetricFunction | None = None
+    branch: str | BranchFactory = "auto"
     branch_loss: LossFunction | None = None
     remarks: tuple[str, ...] = ()
 
@@ -97,6 +101,7 @@ def load_target(spec: str, options: Options) -> Target:
         data=data.source,
         synthetic=data.synthetic,
         metric=_metric(options.metric or metric, where),
+        branch=_branch(options.branch, {where: module}),
         branch_loss=branch_loss,
         remarks=tuple(unused(module, value, where, given)),
     )
@@ -109,6 +114,21 @@ def _loss(module: ModuleType, part: str, where: str) -> LossFunction | None:
         raise click.UsageError(f"{where}: {expected}, got {_name(type(loss))}")
     checked: LossFunction | None = loss
     return checked
+
+
+def _branch(kind: str, loaded: Mapping[str, ModuleType]) -> str | BranchFactory:
+    """The kind of branch that ``--branch`` names: the name itself, or the function."""
+    if kind in BRANCH_NAMES:
+        return kind
+    expected = f"{', '.join(BRANCH_NAMES)} or module:callable"
+    _, build = named_value("--branch", kind, loaded, expected)
+    if not callable(build):
+        raise click.UsageError(
+            f"--branch {kind}: expected a function (point_shape, output_shape) -> torch.nn.Module, "
+            f"got {_name(type(build))}"
+        )
+    factory: BranchFactory = build
+    return factory
 
 
 def _optimizer(module: ModuleType, model: Any, loss: Any, where: str) -> OptimizerFactory | None:

@@ -74,7 +74,7 @@ def _scan(target: Target, folder: Path, options: Options) -> None:
                 target.loss_fn,
                 options.iterations,
                 optimizer=target.optimizer,
-                conditions=inputs.conditions(target, options),
+                conditions=inputs.conditions(target, options) | inputs.branches_asked_for(target),
                 on_iteration=display,
             )
             placement = _decide(target, history, policy, options, display)
@@ -103,7 +103,8 @@ def _decide(
         target.loss_fn,
         options.iterations,
         policy=policy,
-        branch=options.branch,
+        branch=target.branch,
+        branch_loss=target.branch_loss,
         weight=options.weight,
         optimizer=target.optimizer,
         seed=options.seed,
@@ -196,7 +197,7 @@ def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
         "optimizer": target.optimizer,
         "held_out": target.held_out,
         "metric": target.metric,
-        "branch": options.branch,
+        "branch": target.branch,
         "branch_loss": target.branch_loss,
         "weight": options.weight,
         "schedule": options.schedule,

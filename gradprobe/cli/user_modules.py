@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ import click
 from gradprobe.prove import jobs
 from gradprobe.tracebacks import own_frames
 
-_NAME = "__gradprobe_target__"  # of the module that is made from a file
+_FROM_FILE = "__gradprobe_target__"  # the name of a module that is made from a file begins with it
 
 
 class TargetError(Exception):
@@ -54,7 +55,8 @@ def _import_file(where: str) -> ModuleType:
         raise click.UsageError(f"{where}: no such file{hint}")
     # as `python model.py` does, so that it can import its neighbours
     sys.path.insert(0, str(path.parent.resolve()))
-    spec = importlib.util.spec_from_file_location(_NAME, path)
+    name = _FROM_FILE + re.sub(r"\W", "_", str(path.resolve()))  # one for each file, and no package
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -75,6 +77,32 @@ def _import_named(where: str) -> ModuleType:
         raise click.UsageError(f"{where}: no such file or module (a file needs its .py)")
     module: ModuleType = run_user(lambda: importlib.import_module(where), f"{where} failed while it was imported")
     return module
+
+
+def named_value(option: str, spec: str, loaded: Mapping[str, ModuleType], expected: str) -> tuple[ModuleType, Any]:
+    """The value that an option names as ``module:attribute``, and the module that defines it.
+
+    Args:
+        option: Its name, for messages.
+        spec: What it was given.
+        loaded: Modules that are imported already, by where they are: a file is not run twice.
+        expected: What the option takes, for messages.
+
+    Raises:
+        click.UsageError: If there is no such attribute.
+        TargetError: If the module raised while it was imported.
+    """
+    from gradprobe.network.layers import no_such_name  # not above: errors of scripts are shown without torch
+
+    where, attribute = split_target(spec)
+    if attribute is None:
+        raise click.UsageError(f"{option} {spec}: expected {expected}")
+    module = loaded[where] if where in loaded else import_module(where)
+    value = getattr(module, attribute, None)
+    if value is None:
+        missing = no_such_name("attribute", attribute, public_names(module))
+        raise click.UsageError(f"{option} {where}: {missing}")
+    return module, value
 
 
 def run_user(call: Callable[[], Any], what: str) -> Any:
@@ -98,10 +126,10 @@ def user_traceback(error: BaseException) -> str:
 
 
 def pickle_target_by_value() -> None:
-    """Let other processes unpickle what a target's file defines: they cannot import that file by its name."""
-    module = sys.modules.get(_NAME)
-    if module is not None:
-        jobs.pickle_by_value(module)
+    """Let other processes unpickle what the user's files define: they cannot import a file by its name."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(_FROM_FILE):
+            jobs.pickle_by_value(module)
 
 
 def public_names(module: ModuleType) -> dict[str, Any]:

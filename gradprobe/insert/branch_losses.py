@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradprobe.insert.loss_inputs import loss_key, mapped, stand_in
 from gradprobe.insert.model_loss import OWN_LOSSES, branch_loss, is_own, matching_losses
-from gradprobe.insert.own_terms import WAY_OUT, OwnTerms, own_terms
+from gradprobe.insert.own_terms import OTHER_BRANCH, WAY_OUT, OwnTerms, own_terms
 from gradprobe.insert.running_state import RunningState
 from gradprobe.network.losses import LossFunction
 from gradprobe.network.tensors import tensors
@@ -133,8 +133,7 @@ class BranchLosses:
         elif terms.left_out and index not in self._depends:
             raise ValueError(
                 f"loss_fn does not depend on what the branches predict, the first tensor of the trunk's "
-                f"{type(output).__name__}: {WAY_OUT}, or branch=, a function that builds branches which return a "
-                "dict with the parts that the loss needs"
+                f"{type(output).__name__}: {WAY_OUT}, or {OTHER_BRANCH}"
             )
         return terms.loss
 

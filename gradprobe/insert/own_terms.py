@@ -20,7 +20,14 @@ from torch.overrides import TorchFunctionMode
 from gradprobe.network.tensors import tensors
 
 Edge = tuple[Node, int]
-WAY_OUT = "pass branch_loss=, a function (prediction, target) -> scalar of what a branch returns"
+WAY_OUT = (
+    "pass branch_loss=, a function (prediction, target) -> scalar of what a branch returns (on the command line: "
+    "define `branch_loss` in TARGET)"
+)
+OTHER_BRANCH = (
+    "branch=, a function that builds branches which return a dict with all parts that the loss needs (on the "
+    "command line: --branch module:callable)"
+)
 
 _DEPTHS = (256, 4, 3, 2, 1, 0)  # of sums in sums: a loss that is added up in a loop has one for each turn
 _ADDING = {"add", "add_", "sub", "sub_", "subtract", "stack", "cat", "concat", "concatenate", "hstack", "vstack"}
@@ -183,8 +190,7 @@ def _refuse_mixed(own: list[_Term], parts: Mapping[int, str], parameters: Collec
     if names:
         raise ValueError(
             f"loss_fn has a term that needs, beside what a branch predicts, {names} of the trunk's output, which "
-            f"no branch predicts: {WAY_OUT}, or branch=, a function that builds branches which return a dict with "
-            "all of it"
+            f"no branch predicts: {WAY_OUT}, or {OTHER_BRANCH}"
         )
     if others.intersection(parameters):
         raise ValueError(

@@ -53,6 +53,14 @@ class Supervision:
     schedule: str = "constant"
     branch_loss: BranchLoss = None
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The kind of branch, and the loss of the branches where they have one of their own."""
+        kind = self.branch if isinstance(self.branch, str) else loss_name(self.branch)
+        losses = self.branch_loss if isinstance(self.branch_loss, Sequence) else [self.branch_loss]
+        own = ", ".join(loss_name(each) for each in losses if each is not None)
+        return {"branch": kind, "branch_loss": own} if own else {"branch": kind}
+
     def criterion(self, loss_fn: LossFunction, total: int = EPOCHS) -> DeepSupervisionLoss:
         """The joint loss of one training."""
         return DeepSupervisionLoss(loss_fn, self.weight, self.schedule, total, branch_loss=self.branch_loss)
@@ -134,14 +142,13 @@ class Plan:
 
     def facts(self) -> dict[str, Any]:
         """What the result of a comparison depends on, as plain JSON types."""
-        branch = self.supervision.branch
         return {
             "iterations": self.trainings.iterations,
             "window": self.trainings.window,
             "seeds": list(self.trainings.seeds),
             "weight": self.supervision.weight,
             "schedule": self.supervision.schedule,
-            "branch": branch if isinstance(branch, str) else loss_name(branch),
+            **self.supervision.names,
         }
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from gradprobe.decide.policies import Policy, place
 from gradprobe.insert.branches import BranchFactory
+from gradprobe.insert.loss import BranchLoss
 from gradprobe.insert.supervise import supervise
 from gradprobe.measure.batches import Batches, Source
 from gradprobe.measure.loop import OptimizerFactory, in_training
@@ -33,6 +34,7 @@ def place_repeatedly(
     rounds: int = 10,
     history: GradientHistory | None = None,
     on_iteration: OnIteration | None = None,
+    branch_loss: BranchLoss = None,
 ) -> Placement:
     """Apply a policy again with the branches in place until it places no new one.
 
@@ -52,6 +54,7 @@ def place_repeatedly(
         rounds: At most this many.
         history: The record without branches, if it was taken already.
         on_iteration: See `gradprobe.scan`; called in the rounds with branches.
+        branch_loss: Of the branches, see `gradprobe.DeepSupervisionLoss`.
 
     Example:
         >>> import torch
@@ -63,7 +66,8 @@ def place_repeatedly(
     """
     source = Batches(batches)
     first = history or scan(model, source.once, loss_fn, iterations, optimizer=optimizer, seed=seed)
-    trainings, supervision = Trainings(iterations, iterations, (seed,)), Supervision(branch, weight)
+    trainings = Trainings(iterations, iterations, (seed,))
+    supervision = Supervision(branch, weight, branch_loss=branch_loss)
     plan = Plan(source, loss_fn, trainings, supervision, optimizer, on_iteration=on_iteration)
     return decide_repeatedly(plan, model, seed, first, policy, rounds)
 

@@ -9,6 +9,7 @@ import pytest
 from support.command_line import BATCHES, BLOCKS, DEEP, NET, write
 
 import gradprobe as gp
+from gradprobe.show.page.steps import steps
 
 
 def test_compare_writes_the_two_figures_and_the_verdict(gradprobe_drawing):
@@ -198,6 +199,45 @@ def test_the_branches_have_the_loss_that_the_target_gives_them(gradprobe):
     assert result.exit_code == 0, result.output
     assert "not used" not in result.stderr
     assert "branch_loss" in gp.load("run").comparison.supervised.conditions["loss"]
+
+
+CHOSEN = """
+def make_branch(point_shape, output_shape):
+    print("a branch of my own")
+    return nn.Sequential(nn.Linear(point_shape[1], output_shape[1]), nn.Tanh())
+def branch_loss(output, target):
+    return (output - nn.functional.one_hot(target, 2)).square().mean()
+"""
+
+
+def test_the_branches_are_those_that_the_file_builds_and_the_lines_to_paste_name_them_and_their_loss(gradprobe):
+    target = write(BLOCKS + BATCHES + CHOSEN)
+    command = (target, *EVERY, "--iterations", 3, "--branch", f"{target}:make_branch")
+    assert gradprobe("scan", *command, "--out", "scanned").exit_code == 0
+    result = gradprobe("compare", *command, "--out", "compared")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("a branch of my own") == 3, "the points: act, blocks.0, blocks.1"
+    for run in "scanned", "compared":
+        saved = gp.load(run)
+        code = "".join(step.code for step in steps("", saved.history, saved.placement, saved.comparison, run))
+        assert "inputs=x, branch=make_branch)" in code
+        assert ", branch_loss=branch_loss)\n" in code
+        assert ", branch=make_branch, branch_loss=branch_loss))" in code, "the comparison to run"
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("dence", "expected one of auto, cnds, pooled, dense, native, token, shared, svm, or module:callable"),
+        ("model.py:bild", "no attribute is called 'bild'; did you mean 'build'?"),
+        ("model.py:batches", "expected a function (point_shape, output_shape) -> torch.nn.Module, got list"),
+    ],
+)
+def test_of_a_branch_that_cannot_be_built_it_is_said_what_was_expected(gradprobe, kind, what):
+    write(BLOCKS + BATCHES + "def build(point_shape, output_shape):\n    return None\n")
+    result = gradprobe("compare", "model.py", *EVERY, "--iterations", 3, "--out", "run", "--branch", kind)
+    assert result.exit_code == 2
+    assert what in " ".join(result.stderr.split())
 
 
 def test_a_metric_that_raises_is_told_before_anything_is_trained(gradprobe):

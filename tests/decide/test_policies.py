@@ -4,15 +4,13 @@ from dataclasses import replace
 import pytest
 
 from gradprobe import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
-from gradprobe.cli import options
 from gradprobe.cli.options import FINDINGS as OPTION_FINDINGS
 from gradprobe.decide.findings import FINDINGS, findings
 from gradprobe.decide.policies import POLICIES, named_policy
 from gradprobe.insert.branches import BRANCHES
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
-from gradprobe.record.points import Point
-from gradprobe.record.quantities import QUANTITIES
+from gradprobe.record.points import BRANCH_NAMES, Point
 
 
 def history(*magnitudes, served=None, of="output", iterations=3):
@@ -174,8 +172,7 @@ def test_a_placement_of_a_run_without_codes_gets_its_rule(name):
 
 def test_findings_by_kind():
     assert FINDINGS == OPTION_FINDINGS
-    assert ("auto", *BRANCHES) == options.BRANCHES
-    assert tuple(QUANTITIES) == tuple(options.QUANTITIES)
+    assert ("auto", *BRANCHES) == BRANCH_NAMES
     one = history(1e-9, math.nan, 2e3, None, 1e-3)
     found = findings(one, place(one))
     assert found == {

@@ -39,6 +39,7 @@ from gradprobe.insert.branches.vectors import PooledBranch as PooledBranch
 from gradprobe.insert.branches.vectors import SVMBranch as SVMBranch
 from gradprobe.insert.branches.vectors import cnds_fits
 from gradprobe.network.layout import Layout, Shape, class_tokens, layouts
+from gradprobe.record.points import BRANCH_NAMES
 
 OutputShape = Shape | tuple[Shape, ...]
 BranchFactory = Callable[[Shape, Any], nn.Module]
@@ -134,8 +135,8 @@ def build_branch(
 
 def check_branch(branch: Any) -> None:
     """Raise ValueError if no branch has this name, TypeError for anything but a name or a function."""
-    if isinstance(branch, str) and branch not in ("auto", *BRANCHES):
-        raise ValueError(f"expected branch= out of {['auto', *BRANCHES]} or a function, got {branch!r}")
+    if isinstance(branch, str) and branch not in BRANCH_NAMES:
+        raise ValueError(f"expected branch= out of {list(BRANCH_NAMES)} or a function, got {branch!r}")
     if not isinstance(branch, str) and not callable(branch):
         raise TypeError(f"expected branch= to be a name or a function, got {type(branch).__name__}")
 

@@ -13,6 +13,7 @@ from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import unreached, with_default_flags
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
+from gradprobe.record.points import BRANCH_NAMES
 from gradprobe.show.headline import is_scale, remedy_name
 from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
@@ -118,7 +119,7 @@ def _mend(history: GradientHistory) -> list[NextStep]:
     """Mend the causes; then see which of several changes helps; branches come last."""
     found = diagnose(history).findings
     mend = [NextStep(f"Mend it: {CAUSES[one.cause]}", one.remedy) for one in found]
-    code = _compare_code(400, 3, "compare_arms")
+    code = _compare_code(400, 3, history.conditions, "compare_arms")
     text = "Initial weights, normalisation and branches, side by side on the same batches and seeds."
     return [*mend, NextStep("Then compare what else may help", text, code)]
 
@@ -137,12 +138,12 @@ def _with_branches(
     history: GradientHistory, placement: Placement, comparison: Comparison | None
 ) -> list[NextStep]:
     """Branches are placed, and nobody knows yet whether they help."""
-    conditions = {} if comparison is None else comparison.conditions
+    conditions = history.conditions if comparison is None else comparison.conditions
     insertion = _insertion("Insert the branch", history, placement, conditions)
     if comparison is not None:
         return [_compare_longer(conditions), _INITIALISE, insertion]
     text = "Often it does not. The same training with and without it, on several seeds, decides."
-    return [insertion, NextStep("See whether it helps", text, _compare_code(400, 3)), _INITIALISE]
+    return [insertion, NextStep("See whether it helps", text, _compare_code(400, 3, conditions)), _INITIALISE]
 
 
 def arms_steps(history: GradientHistory, arms: ArmsComparison) -> list[NextStep]:
@@ -206,14 +207,13 @@ def _insertion(
     schedule = conditions.get("schedule", "cnds")
     total = "" if schedule == "constant" else ", total=epochs"
     names = ", ".join(json.dumps(point.name, ensure_ascii=False) for point in placement.points)
-    branch = conditions.get("branch", "auto")
-    kind = "" if branch == "auto" else f", branch={json.dumps(branch)}"
+    kind, own_loss = _branch_kind(conditions), _branch_loss(conditions)
     net, model = _model_call("net", history), _model_call("model", history)
     code = (
         "import gradprobe as gp\n\n"
         f"net = gp.supervise(model, [{names}], inputs=x{kind})  # x: a batch as the model gets it\n"
         f"criterion = gp.DeepSupervisionLoss(loss_fn, weight={conditions.get('weight', 0.3):g}, "
-        f'schedule="{schedule}"{total})\n'
+        f'schedule="{schedule}"{total}{own_loss})\n'
         f"loss = criterion({net}, y)  # in place of loss_fn({model}, y)"
     )
     text = (
@@ -223,14 +223,29 @@ def _insertion(
     return NextStep(title.replace("branch", "branches") if len(placement.points) > 1 else title, text, code)
 
 
+def _branch_kind(conditions: Mapping[str, Any]) -> str:
+    """The argument that names the kind of branch, if another one than the default was asked for."""
+    kind = conditions.get("branch", "auto")
+    if kind == "auto":
+        return ""
+    own = kind if kind.isidentifier() else "make_branch"  # the name of a lambda cannot be written
+    return f", branch={json.dumps(kind) if kind in BRANCH_NAMES else own}"
+
+
+def _branch_loss(conditions: Mapping[str, Any]) -> str:
+    """The argument that gives the branches the loss that they had, if it was one of their own."""
+    return ", branch_loss=branch_loss" if conditions.get("branch_loss") else ""
+
+
 def _compare_longer(conditions: Mapping[str, Any], function: str = "compare") -> NextStep:
     iterations = 3 * int(conditions.get("iterations", 300))
     seeds = max(3, len(conditions.get("seeds", [])))
-    return NextStep("Compare again", _LONGER, _compare_code(iterations, seeds, function))
+    return NextStep("Compare again", _LONGER, _compare_code(iterations, seeds, conditions, function))
 
 
-def _compare_code(iterations: int, seeds: int, function: str = "compare") -> str:
-    call = f"gp.{function}(model, batches, loss_fn, iterations={iterations}, seeds=range({seeds}))"
+def _compare_code(iterations: int, seeds: int, conditions: Mapping[str, Any], function: str = "compare") -> str:
+    asked_for = f"{_branch_kind(conditions)}{_branch_loss(conditions)}"
+    call = f"gp.{function}(model, batches, loss_fn, iterations={iterations}, seeds=range({seeds}){asked_for})"
     return f"import gradprobe as gp\n\nprint({call})"
 
 

@@ -81,6 +81,8 @@ _SOMETIMES = {
     "inputs": "inputs of the model",
     "stopped": "ended early",
     "loose_parameters": "parameters of no module",
+    "branch": "kind of branch",
+    "branch_loss": "loss of the branches",
 }
 # those above, and what the page shows elsewhere or in other words
 _LISTED = {*_ALWAYS, *_SOMETIMES, "losses", "complete", "reduction", "synthetic", "default_optimizer"}
@@ -90,6 +92,7 @@ _COMPARISON = {
     "weight": "weight of the branches",
     "schedule": "schedule",
     "branch": "kind of branch",
+    "branch_loss": "loss of the branches",
     "metric": "judged by",
     "held_out": "held-out targets",
     "chance": "accuracy of a constant answer",
