@@ -63,7 +63,7 @@ def assert_gradients_reach(
     loss_fn: LossFunction,
     iterations: int = 10,
     *,
-    policy: Policy | None = None,
+    policy: Policy | str | None = None,
     layers: Iterable[str] | None = None,
     optimizer: OptimizerFactory | None = None,
     unreached: str = "fail",

@@ -11,11 +11,15 @@ import matplotlib as mpl
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from gradprobe.network.hooks import Hook
 
 mpl.use("Agg")
+# no test depends on how fast the machine is
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 # Started in the background by a shell, the tests would ignore Ctrl-C, and so would the programs that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -151,16 +151,18 @@ def named_policy(
     return POLICIES[name](*limit, of=of, aggregate=aggregate)
 
 
-def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
+def place(history: GradientHistory, policy: Policy | str | None = None) -> Placement:
     """Decide where supervision has to be placed.
 
     Args:
         history: The record of a probe.
-        policy: Any function from a history to a placement; CNDS' rule by default. The relative rule is applied
-            as well where this is an absolute one, and `Placement.disagreement` says where they differ.
+        policy: Any function from a history to a placement, or the name of a policy (``"threshold"``,
+            ``"relative"``, ``"every"``); CNDS' rule by default. The relative rule is applied as well where this is
+            an absolute one, and `Placement.disagreement` says where they differ.
 
     Raises:
-        TypeError: If it is not given a history, or a policy's name or class in place of a policy.
+        TypeError: If it is not given a history, or a policy's class in place of a policy.
+        ValueError: If no policy has that name.
 
     Example:
         >>> from gradprobe.record.history import Layer, tidy
@@ -189,23 +191,22 @@ def place(history: GradientHistory, policy: Policy | None = None) -> Placement:
 
 
 def as_policy(policy: Any) -> Policy:
-    """The policy itself, CNDS' rule for None.
+    """The policy itself, the one of a name, or CNDS' rule for None.
 
     Raises:
-        TypeError: If it is a policy's name, or its class without the parentheses.
+        TypeError: If it is anything else, such as a policy's class without the parentheses.
+        ValueError: If no policy has that name.
     """
-    if policy is None:
-        return ThresholdPolicy()
+    if policy is None or isinstance(policy, str):
+        return named_policy(policy or "cnds")
     if callable(policy) and not isinstance(policy, type):
         accepted: Policy = policy
         return accepted
-    if isinstance(policy, type):
-        got, example = policy.__name__, f"{policy.__name__}()"
-    else:
-        known = POLICIES.get(str(policy), ThresholdPolicy)
-        got, example = repr(policy), f"gp.{known.__name__}()"
+    is_class = isinstance(policy, type)
+    got, instead = (policy.__name__, f"{policy.__name__}()") if is_class else (repr(policy), '"relative"')
     raise TypeError(
-        f"expected policy to be a function from a history to a placement, got {got}: give an object, {example}"
+        "expected policy to be a function from a history to a placement, or the name of one "
+        f"({', '.join(POLICIES)}), got {got}: give {instead}"
     )
 
 

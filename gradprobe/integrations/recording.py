@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.decide.policies import Policy, ThresholdPolicy, place
+from gradprobe.decide.policies import Policy, ThresholdPolicy, as_policy, place
 from gradprobe.integrations.loggers import log_to
 from gradprobe.measure.probe import GradientProbe
 from gradprobe.network.layers import unwrap
@@ -36,7 +36,7 @@ class Settings:
         iterations: Length of the window.
         out: Folder of the run; by default a free one in ``gradprobe_runs``, named after the model's class.
         force: Replace an existing run there.
-        policy: How layers are flagged; CNDS' rule by default.
+        policy: How layers are flagged; see `gradprobe.place`.
         writers: Where to log, see `gradprobe.integrations.loggers.log_to`. None: to whatever the trainer logs to;
             an empty list: nowhere.
         of: See `gradprobe.GradientProbe`.
@@ -49,7 +49,7 @@ class Settings:
     _: KW_ONLY
     out: str | Path | None = None
     force: bool = False
-    policy: Policy | None = None
+    policy: Policy | str | None = None
     writers: Sequence[Any] | None = None
     of: str | Iterable[str] = ("output", "weight")
     stats: str = "all"
@@ -94,7 +94,8 @@ class Settings:
             rows=rows,
             conditions={"target": name, **(facts or {}), **self.conditions},
         )
-        looked_at = getattr(self.policy, "of", recorder.of[0])
+        policy = None if self.policy is None else as_policy(self.policy)
+        looked_at = getattr(policy, "of", recorder.of[0])
         if looked_at not in recorder.of:
             raise ValueError(f"the policy looks at of={looked_at!r}, but only {list(recorder.of)} is recorded")
         return recorder.__enter__()

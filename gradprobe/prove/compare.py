@@ -36,7 +36,7 @@ def compare(
     loss_fn: LossFunction,
     *,
     placement: Placement | None = None,
-    policy: Policy | None = None,
+    policy: Policy | str | None = None,
     repeat: bool = False,
     iterations: int = 300,
     window: int = 50,
@@ -60,7 +60,7 @@ def compare(
         batches: See `gradprobe.scan`.
         loss_fn: ``(output, target) -> scalar``.
         placement: What to try; by default the policy's, from the plain arm's own window.
-        policy: CNDS' rule by default.
+        policy: See `gradprobe.place`.
         repeat: Apply the policy again with the branches in place until it places no new one.
         iterations: Length of each training.
         window: Iterations whose gradients are recorded.
@@ -97,11 +97,11 @@ class _Decision:
     """Where the branches go: as the caller says, or as a policy decides."""
 
     placement: Placement | None
-    policy: Policy | None
+    policy: Policy | str | None
     repeat: bool
 
     @classmethod
-    def checked(cls, placement: Any, policy: Policy | None, repeat: bool) -> _Decision:
+    def checked(cls, placement: Any, policy: Policy | str | None, repeat: bool) -> _Decision:
         if placement is not None and not isinstance(placement, Placement):
             raise TypeError(
                 f"expected placement= to be what gp.place returns, got {type(placement).__name__}: leave it out, "

@@ -26,7 +26,7 @@ def place_repeatedly(
     loss_fn: LossFunction,
     iterations: int = 50,
     *,
-    policy: Policy | None = None,
+    policy: Policy | str | None = None,
     branch: str | BranchFactory = "auto",
     weight: float = 0.3,
     optimizer: OptimizerFactory | None = None,
@@ -46,7 +46,7 @@ def place_repeatedly(
         batches: See `gradprobe.scan`.
         loss_fn: See `gradprobe.scan`.
         iterations: Window of each round.
-        policy: CNDS' rule by default.
+        policy: See `gradprobe.place`.
         branch: See `gradprobe.supervise`.
         weight: Weight of the branches' losses.
         optimizer: See `gradprobe.scan`.
@@ -77,7 +77,7 @@ def decide_repeatedly(
     model: nn.Module,
     seed: int,
     history: GradientHistory,
-    policy: Policy | None = None,
+    policy: Policy | str | None = None,
     rounds: int = 10,
 ) -> Placement:
     """What `place_repeatedly` decides, from the record without branches and windows as the plan has them."""

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -187,8 +188,8 @@ def test_findings_by_kind():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((history(1e-9, 1e-3), "relative"), r"got 'relative': give an object, gp.RelativePolicy\(\)"),
-        ((history(1e-9, 1e-3), RelativePolicy), r"got RelativePolicy: give an object, RelativePolicy\(\)"),
+        ((history(1e-9, 1e-3), 1e-7), r"or the name of one \(threshold, .*\), got 1e-07: give \"relative\""),
+        ((history(1e-9, 1e-3), RelativePolicy), r"got RelativePolicy: give RelativePolicy\(\)"),
         (("net",), "expected a gp.GradientHistory, got str: give the history that gp.scan returns"),
     ],
 )
@@ -221,8 +222,11 @@ def test_every_policy_has_a_name_and_its_rule_is_in_the_placement():
         1e-9, "weight", "max"
     )
     assert named_policy("relative", threshold=0.1) == RelativePolicy(0.1)
-    with pytest.raises(ValueError, match="no policy is called 'auto'; policies are threshold, cnds, relative"):
-        named_policy("auto")
+    for name, policy in NAMED.items():
+        assert place(history(1e-9, 1e-3), name) == place(history(1e-9, 1e-3), policy)
+    for decide in named_policy, partial(place, history(1e-9, 1e-3)):
+        with pytest.raises(ValueError, match="no policy is called 'auto'; policies are threshold, cnds, relative"):
+            decide("auto")
 
 
 def test_a_frozen_layer_is_not_a_finding_and_one_without_a_gradient_is():

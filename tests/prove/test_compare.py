@@ -138,7 +138,7 @@ def test_a_factory_gives_every_seed_its_own_weights():
         ({"iterations": 0}, "iterations= to be a whole number of at least 1, got 0"),
         ({"window": 2.5}, "window= to be a whole number of at least 1, got 2.5"),
         ({"placement": "0"}, "placement= to be what gp.place returns, got str"),
-        ({"policy": "relative"}, r"got 'relative': give an object, gp.RelativePolicy\(\)"),
+        ({"policy": "relativ"}, "no policy is called 'relativ'; policies are"),
         ({"branch": "big"}, "branch= out of .* or a function, got 'big'"),
         ({"schedule": "exp"}, "schedule= out of"),
         ({"weight": -1}, "a weight of at least 0, got -1"),
