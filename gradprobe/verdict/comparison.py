@@ -138,14 +138,15 @@ def _gradient_sentences(comparison: Comparison) -> list[str]:
     verb = _flagged_verb(table["ratio"], still) if flagged else _supervised_verb(ratio)
     kind = "flagged layer" if flagged else "supervised layer"
     spread = f"; {_times(low, high)} from iteration to iteration" if _times(low, low) != _times(high, high) else ""
-    times = "no longer exactly zero" if math.isinf(ratio) else f"{_times(ratio, ratio)} what it was"
+    times = "no longer exactly zero" if math.isinf(ratio) else _what_it_was(ratio)
     change = (
         f"The gradient {verb}: {label('output')} of the {counted(len(table), kind)} ({which}) is {times} "
         f"(median over {counted(len(over_time), 'iteration')}{spread})."
     )
     if ratio > 1 > low:
         above = int((over_time > 1).sum())
-        change += f" It is higher in {above} of them and lower in the others."
+        others = "the other" if len(over_time) - above == 1 else "the others"
+        change += f" It is higher in {above} of them and lower in {others}."
     if not still:
         return [change]
     names = layer_span(still, order, _short)
@@ -170,7 +171,12 @@ def _flagged_verb(ratios: pd.Series[float], still_flagged: list[str]) -> str:
 
 
 def _supervised_verb(ratio: float) -> str:
-    return "rose" if ratio >= 2 else "fell" if ratio <= 0.5 else "hardly changed"
+    return "rose" if ratio >= 2 else "fell" if ratio <= 0.5 else "changed little"
+
+
+def _what_it_was(ratio: float) -> str:
+    times = _times(ratio, ratio)
+    return "as large as it was" if times == "1 times" else f"{times} what it was"
 
 
 def _short(name: str) -> str:
