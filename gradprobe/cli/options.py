@@ -11,7 +11,7 @@ import click
 
 from gradprobe.cli.parameters import BranchKind, Finite, arm_names, sizes
 from gradprobe.decide.causes.finding import CAUSES
-from gradprobe.record.points import BRANCH_NAMES
+from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.quantities import QUANTITIES
 from gradprobe.runs.folder import RUNS
 

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
-from gradprobe.record.points import BRANCH_NAMES
+from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.runs.folder import RUNS
 
 

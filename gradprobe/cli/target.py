@@ -22,10 +22,10 @@ from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.network.layers import no_such_name
 from gradprobe.network.losses import LossFunction
 from gradprobe.network.tensors import main_tensor
-from gradprobe.prove.held_out.accuracy import is_classified
+from gradprobe.prove.held_out.accuracy import is_classified, labels_in
 from gradprobe.prove.held_out.measure import MetricFunction, check_metric
 from gradprobe.prove.optimizers import as_factory
-from gradprobe.record.points import BRANCH_NAMES
+from gradprobe.record.branches import BRANCH_NAMES
 
 EXPECTED = (
     "expected `model` or `build_model()` in it, or a single torch.nn.Module subclass without required arguments; "
@@ -179,7 +179,7 @@ class DefaultLoss:
             self.__name__, self.reduction = "the model's own", None
             return own
         scores = output if isinstance(output, Tensor) else main_tensor(output)
-        target = target.get("labels") if isinstance(target, dict) else target
+        target = labels_in(target)
         if scores is not None and is_classified(scores, target):
             self.__name__, self.reduction = "cross entropy", "mean"
             return _cross_entropy(scores, target)

@@ -191,9 +191,9 @@ class DeepSupervisionLoss(nn.Module):
 
     @property
     def __name__(self) -> str:  # for `loss_name`
-        left_out = f" (without {', '.join(sorted(self._branches.left_out))})" if self._branches.left_out else ""
-        left_out = " (by branch_loss)" if self._branches.given is not None else left_out
-        return f"{loss_name(self.loss_fn)} + {self.initial:g} x branches{left_out}"
+        left_out = ", ".join(sorted(self._branches.left_out))
+        how = "by branch_loss" if self._branches.given is not None else f"without {left_out}" if left_out else ""
+        return f"{loss_name(self.loss_fn)} + {self.initial:g} x branches{f' ({how})' if how else ''}"
 
     @property
     def epoch(self) -> int:

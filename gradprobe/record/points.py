@@ -9,8 +9,6 @@ from typing import Any
 from gradprobe.record.html import block, layer_names, table, title
 from gradprobe.record.text import counted, shorten
 
-# kinds of branch that have a name; any other is a function (point_shape, output_shape) -> module
-BRANCH_NAMES = ("auto", "cnds", "pooled", "dense", "native", "token", "shared", "svm")
 _INPUT = ":input"  # after the name of a module: what it is called with
 
 

@@ -9,9 +9,10 @@ from gradprobe.cli.options import FINDINGS as OPTION_FINDINGS
 from gradprobe.decide.findings import FINDINGS, findings
 from gradprobe.decide.policies import POLICIES, named_policy
 from gradprobe.insert.branches import BRANCHES
+from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
-from gradprobe.record.points import BRANCH_NAMES, Point
+from gradprobe.record.points import Point
 
 
 def history(*magnitudes, served=None, of="output", iterations=3):

@@ -39,7 +39,7 @@ from gradprobe.insert.branches.vectors import PooledBranch as PooledBranch
 from gradprobe.insert.branches.vectors import SVMBranch as SVMBranch
 from gradprobe.insert.branches.vectors import cnds_fits
 from gradprobe.network.layout import Layout, Shape, class_tokens, layouts
-from gradprobe.record.points import BRANCH_NAMES
+from gradprobe.record.branches import BRANCH_NAMES
 
 OutputShape = Shape | tuple[Shape, ...]
 BranchFactory = Callable[[Shape, Any], nn.Module]

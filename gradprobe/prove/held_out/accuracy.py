@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradprobe.insert.model_loss import LABELS
 from gradprobe.measure.batches import Batches
 from gradprobe.network.tensors import main_tensor
 from gradprobe.prove.held_out.evaluation import shapes_of, through
@@ -33,7 +35,7 @@ class Accuracy:
         Raises:
             ValueError: If there is not one score for each class.
         """
-        scores, labels = main_tensor(output), labels_of(target)
+        scores, labels = main_tensor(output), labels_in(target)
         if scores is None or not is_classified(scores, labels):
             raise ValueError(
                 "expected scores (N, classes, ...) and whole class numbers (N, ...) to take the accuracy of, got "
@@ -72,7 +74,7 @@ def accuracy(model: nn.Module, held_out: Batches) -> float:
     with contextlib.closing(through(model, held_out)) as results:
         for output, target in results:
             scores = main_tensor(output)
-            if scores is None or not is_classified(scores, labels_of(target)):
+            if scores is None or not is_classified(scores, labels_in(target)):
                 return float("nan")
             meter.add(output, target)
     return meter.value()
@@ -88,6 +90,13 @@ def is_classified(output: Tensor, target: Any) -> bool:
     )
 
 
-def labels_of(target: Any) -> Any:
-    """The labels in a batch's target: a batch that is a dict is its own target."""
-    return target.get("labels") if isinstance(target, dict) else target
+def labels_in(target: Any) -> Any:
+    """The labels in a batch's target: a batch that is a dict is its own target; None if it has none.
+
+    Example:
+        >>> labels_in({"input_ids": 1, "label": 2}), labels_in(3)
+        (2, 3)
+    """
+    if not isinstance(target, Mapping):
+        return target
+    return next((target[name] for name in LABELS if name in target), None)

@@ -16,7 +16,7 @@ from gradprobe.measure.batches import Batches, Source
 from gradprobe.network.losses import LossFunction
 from gradprobe.network.preserve import preserved
 from gradprobe.network.tensors import main_tensor, tensors
-from gradprobe.prove.held_out.accuracy import Accuracy, is_classified, labels_of
+from gradprobe.prove.held_out.accuracy import Accuracy, is_classified, labels_in
 from gradprobe.prove.held_out.evaluation import Meter, through
 from gradprobe.prove.held_out.overlap import Dice, MeanIoU
 from gradprobe.tracebacks import in_a_line
@@ -107,7 +107,7 @@ class HeldOut:
         metric = self.metric
         if metric is None:
             scores = main_tensor(output)
-            classes = scores is not None and is_classified(scores, labels_of(target))
+            classes = scores is not None and is_classified(scores, labels_in(target))
             metric = "accuracy" if classes else "loss"
         if metric == "loss":
             return HELD_OUT_LOSS, _Mean(self.loss_fn, "the loss", _IN_EVAL)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.network.tensors import main_tensor
-from gradprobe.prove.held_out.accuracy import labels_of
+from gradprobe.prove.held_out.accuracy import labels_in
 from gradprobe.prove.held_out.evaluation import shapes_of
 
 
@@ -29,18 +29,10 @@ class Overlap:
         Raises:
             ValueError: If the target is neither a map of class numbers nor one channel for each class.
         """
-        predicted, true = _regions(output, labels_of(target))
+        predicted, true = _regions(output, labels_in(target))
         axes = tuple(axis for axis in range(predicted.dim()) if axis != 1)
         for name, region in (("both", predicted & true), ("predicted", predicted), ("true", true)):
             setattr(self, name, getattr(self, name) + region.sum(axes).double().cpu())
-
-    def dice(self) -> float:
-        """Mean over the classes of 2 |A and B| / (|A| + |B|) (Dice 1945); NaN without a class."""
-        return _mean_ratio(2 * self.both, self.predicted + self.true)
-
-    def mean_iou(self) -> float:
-        """Mean over the classes of |A and B| / |A or B| (Jaccard 1912); NaN without a class."""
-        return _mean_ratio(self.both, self.predicted + self.true - self.both)
 
 
 class Dice(Overlap):
@@ -54,8 +46,8 @@ class Dice(Overlap):
     """
 
     def value(self) -> float:
-        """See `Overlap.dice`."""
-        return self.dice()
+        """Mean over the classes of 2 |A and B| / (|A| + |B|) (Dice 1945); NaN without a class."""
+        return _mean_ratio(2 * self.both, self.predicted + self.true)
 
 
 class MeanIoU(Overlap):
@@ -70,8 +62,8 @@ class MeanIoU(Overlap):
     """
 
     def value(self) -> float:
-        """See `Overlap.mean_iou`."""
-        return self.mean_iou()
+        """Mean over the classes of |A and B| / |A or B| (Jaccard 1912); NaN without a class."""
+        return _mean_ratio(self.both, self.predicted + self.true - self.both)
 
 
 def _mean_ratio(part: Tensor, whole: Tensor) -> float:

@@ -11,9 +11,9 @@ from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import unreached, with_default_flags
+from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.record.points import BRANCH_NAMES
 from gradprobe.show.headline import is_scale, remedy_name
 from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
