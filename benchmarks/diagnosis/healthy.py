@@ -1,221 +1,190 @@
-"""Healthy networks out of libraries and of the kinds that people train: each has to be called healthy.
+"""Networks that learn, of the kinds that people train: each has to be called healthy.
 
-    python -m benchmarks.diagnosis.healthy [NAME ...]
+    python -m benchmarks.diagnosis.healthy [NETWORK ...] [--recorded FOLDER] [--out PAGE]
 
-Every network learns a small synthetic task at batches of 2, 8 and 64, in windows of 10, 50 and 150 iterations,
-with SGD and Adam, and once under bfloat16 autocast.
+Batches of 2, 8 and 64, windows of 10, 50 and 150 iterations, SGD and Adam, float32 and bfloat16 autocast. After
+the windows each training is continued until it has learned its task; what does not learn it is no false alarm.
+With ``--recorded`` what is there is not trained again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from benchmarks.diagnosis.networks import SUBJECTS
+from benchmarks.diagnosis.trainings import GAN, NETWORKS, Setting, training
+from benchmarks.diagnosis.windows import EXPLAINED, NUMBERS, Window, keep, read
+from benchmarks.placement import records
+from benchmarks.report import Report
 
-import gradprobe as gp
+WINDOWS = (10, 50, 150)
+CHECKED = (150, 300, 600, 1200, 2400)  # iterations
+LEARNED = 0.5  # of the task
+COLUMNS = ("network", "batch", "optimizer", "precision", "score", "iterations")
+_FP32 = [(batch, optimizer, "fp32") for batch in (2, 8, 64) for optimizer in ("Adam", "SGD")]
+_BF16 = [(2, "Adam", "bf16"), (8, "Adam", "bf16"), (8, "SGD", "bf16")]
+TEXT = f"""\
+Windows of {", ".join(map(str, WINDOWS))} iterations from the beginning of each training. A training counts as one
+that learns when it comes to {LEARNED} of its task within {CHECKED[-1]} iterations: accuracy from that of a
+constant answer (0) to 1, for a VAE the share of the images' variance that it reconstructs, for a GAN the share of its
+points that are near the circle. Of what does not come that far nothing is wanted.
 
-SETTINGS = [
-    (batch, window, optimizer, False)
-    for batch, window, optimizer in (
-        (2, 10, "Adam"),
-        (2, 50, "SGD"),
-        (8, 10, "SGD"),
-        (8, 50, "Adam"),
-        (8, 150, "Adam"),
-        (64, 10, "Adam"),
-        (64, 50, "SGD"),
-        (64, 50, "Adam"),
-    )
-] + [(8, 50, "Adam", True)]
-
-
-def images(batch: int) -> tuple[Tensor, Tensor]:
-    """Images whose class is where the bright square is."""
-    labels = torch.randint(0, 4, (batch,))
-    x = 0.3 * torch.randn(batch, 3, 16, 16)
-    for image, label in zip(x, labels.tolist(), strict=True):
-        row, column = 8 * (label // 2), 8 * (label % 2)
-        image[:, row : row + 8, column : column + 8] += 1.0
-    return x, labels
+{EXPLAINED}"""
 
 
-def masks(batch: int) -> tuple[Tensor, Tensor]:
-    """Images of which the bright part is to be found."""
-    x, _ = images(batch)
-    return x, (x.mean(1, keepdim=True) > 0.5).float()
+@dataclass(frozen=True)
+class Result:
+    """A training, what it came to, and what is said of one of its windows."""
+
+    setting: Setting
+    score: float
+    iterations: int
+    part: str
+    length: int
+    window: Window
+
+    @property
+    def learns(self) -> bool:
+        """Whether the task was learned."""
+        return self.score >= LEARNED
+
+    @property
+    def alarm(self) -> bool:
+        """Whether it learns and is not called healthy."""
+        return self.learns and self.window.diagnosis.verdict != "healthy"
 
 
-def tokens(batch: int) -> tuple[Tensor, Tensor]:
-    """Sequences that count up, with noise."""
-    start = torch.randint(0, 40, (batch, 1))
-    x = (start + torch.arange(17)) % 40
-    return x[:, :-1], x[:, 1:]
+def settings(networks: Iterable[str]) -> list[Setting]:
+    """All ways in which these networks are trained."""
+    return [Setting(network, *how) for network in networks for how in (*_FP32, *_BF16)]
 
 
-def sequences(batch: int) -> tuple[Tensor, Tensor]:
-    """Series whose class is the sign of their sum."""
-    x = torch.randn(batch, 20, 4)
-    return x, (x[..., 0].sum(1) > 0).long()
+def name_of(setting: Setting, part: str, length: int) -> str:
+    """The name of a window."""
+    words = [setting.network + part, f"b{setting.batch}", setting.optimizer, setting.precision, str(length)]
+    return "-".join(words).replace(", ", "_").replace(" ", "_")
 
 
-class ResNet(nn.Module):
-    """Residual blocks with batch normalisation."""
+def train(setting: Setting, folder: Path) -> None:
+    """Record the windows, go on until the task is learned, and write down to what it came."""
+    trained = training(setting)
+    for (part, length), history in trained.record(WINDOWS).items():
+        keep(folder, name_of(setting, part, length), history)
+    done, score = max(WINDOWS), trained.score()
+    for checked in CHECKED:
+        trained.run(checked - done)
+        done, score = checked, trained.score()
+        if score >= LEARNED:
+            break
+    records.append(folder / "learned.csv", COLUMNS, [*astuple(setting), score, done])
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+
+def results(networks: Sequence[str], folder: Path) -> list[Result]:
+    """Every window of every training of these networks, trained where it is not kept."""
+    wanted = settings(networks)
+    for setting in wanted:
+        if setting not in _learned(folder):
+            train(setting, folder)
+    return [
+        Result(setting, *_learned(folder)[setting], part, length, read(folder, name_of(setting, part, length)))
+        for setting in wanted
+        for part in ((", generator", ", critic") if setting.network == GAN else ("",))
+        for length in WINDOWS
+    ]
+
+
+def _learned(folder: Path) -> dict[Setting, tuple[float, int]]:
+    return {
+        Setting(row["network"], int(row["batch"]), row["optimizer"], row["precision"]): (
+            float(row["score"]),
+            int(row["iterations"]),
         )
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
-                nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16),
-            )
-            for _ in range(4)
-        )  # fmt: skip
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = torch.relu(x + block(x))
-        return self.head(x.mean((2, 3)))
+        for row in records.read(folder / "learned.csv")
+    }
 
 
-class Lstm(nn.Module):
-    """A recurrent classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn, self.head = nn.LSTM(4, 32, batch_first=True), nn.Linear(32, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(x)[0][:, -1])
-
-
-class Vae(nn.Module):
-    """A variational autoencoder, which returns its own loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encode = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.ReLU())
-        self.mean, self.log_variance = nn.Linear(64, 8), nn.Linear(64, 8)
-        self.decode = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 768))
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.encode(x)
-        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
-        z = mean + torch.randn_like(mean) * (log_variance / 2).exp()
-        kl = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1).mean()
-        return (self.decode(z) - x.flatten(1)).square().sum(1).mean() / 100 + kl / 100
-
-
-def vit() -> nn.Module:
-    """transformers' ViT, tiny."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    config = ViTConfig(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, image_size=16,
-        patch_size=4,
-        num_labels=4,
-    )  # fmt: skip
-    return ViTForImageClassification(config)
-
-
-def gpt2() -> nn.Module:
-    """transformers' GPT-2, tiny."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(GPT2Config(vocab_size=40, n_positions=32, n_embd=32, n_layer=4, n_head=4))
-
-
-def bert() -> nn.Module:
-    """transformers' BERT, tiny."""
-    from transformers import BertConfig, BertForTokenClassification
-
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=64,
-        num_labels=40,
+def page(every: Sequence[Result]) -> Report:
+    """The page: a row for each network, the windows with a false alarm, and what does not learn."""
+    report = Report(
+        "Healthy networks, and what is said of them", TEXT, packages=("torch", "transformers", "monai")
     )
-    return BertForTokenClassification(config)
-
-
-def unet() -> nn.Module:
-    """monai's U-Net."""
-    from monai.networks.nets import UNet
-
-    return UNet(
-        spatial_dims=2, in_channels=3, out_channels=1, channels=(8, 16, 32), strides=(2, 2), num_res_units=1
+    learning = [one for one in every if one.learns]
+    alarms = [one for one in every if one.alarm]
+    report.add(
+        f"{len(learning) - len(alarms)} of {len(learning)} windows of trainings that learn are healthy.", ""
     )
+    _by_network(report, every)
+    for what, key in (
+        ("window", "length"),
+        ("batch", "batch"),
+        ("optimizer", "optimizer"),
+        ("precision", "precision"),
+    ):
+        _by_condition(report, learning, what, key)
+    report.add("", "What learns and is not called healthy:", "")
+    report.columns("network", "batch", "optimizer", "", "window", "learned", "verdict", "causes", *NUMBERS)
+    for one in alarms:
+        report.row(*_row(one), *one.window.numbers())
+    report.add("", "What does not learn, and the verdicts of its windows:", "")
+    report.columns("network", "batch", "optimizer", "", "window", "learned", "verdict", "causes", *NUMBERS)
+    for one in every:
+        if not one.learns:
+            report.row(*_row(one), *one.window.numbers())
+    return report
 
 
-cross_entropy = nn.functional.cross_entropy
+def _by_network(report: Report, every: Sequence[Result]) -> None:
+    report.columns("network", "from", "trainings", "learn", "windows of those", "not healthy", "causes")
+    for network in dict.fromkeys(one.setting.network for one in every):
+        mine = [one for one in every if one.setting.network == network]
+        trainings = {one.setting for one in mine}
+        learning = [one for one in mine if one.learns]
+        alarms = [one for one in learning if one.alarm]
+        causes = Counter(one.window.cause for one in alarms)
+        report.row(
+            network,
+            SUBJECTS[network].library if network in SUBJECTS else "torch",
+            len(trainings),
+            len({one.setting for one in learning}),
+            len(learning),
+            len(alarms),
+            ", ".join(f"{cause} {count}" for cause, count in causes.most_common()) or "-",
+        )
 
 
-def _lm_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return cross_entropy(model(x).logits.flatten(0, 1), y.flatten())
+def _by_condition(report: Report, learning: Sequence[Result], what: str, key: str) -> None:
+    def value(one: Result) -> object:
+        return one.length if key == "length" else getattr(one.setting, key)
+
+    report.add("")
+    report.columns(what, "windows", "not healthy")
+    for each in dict.fromkeys(map(value, learning)):
+        mine = [one for one in learning if value(one) == each]
+        report.row(each, len(mine), sum(one.alarm for one in mine))
 
 
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[Tensor, Tensor]], Loss, float, float]] = {
-    "resnet": (ResNet, images, lambda m, x, y: cross_entropy(m(x), y), 3e-3, 0.05),
-    "lstm": (Lstm, sequences, lambda m, x, y: cross_entropy(m(x), y), 5e-3, 0.5),
-    "vae": (Vae, images, lambda m, x, y: m(x), 2e-3, 0.02),
-    "vit": (vit, images, lambda m, x, y: cross_entropy(m(x).logits, y), 2e-3, 0.05),
-    "gpt2": (gpt2, tokens, _lm_loss, 2e-3, 0.1),
-    "bert": (bert, tokens, _lm_loss, 2e-3, 0.1),
-    "unet": (unet, masks, lambda m, x, y: nn.functional.binary_cross_entropy_with_logits(m(x), y), 3e-3, 0.1),
-}
-
-
-def diagnosed(name: str, batch: int, window: int, optimizer: str, bf16: bool) -> gp.Diagnosis:
-    """The diagnosis of one network under one setting."""
-    build, data, loss_of, adam, sgd = NETWORKS[name]
-    torch.manual_seed(0)
-    model = build()
-    steps: Any
-    if optimizer == "Adam":
-        steps = torch.optim.Adam(model.parameters(), lr=adam)
-    else:
-        steps = torch.optim.SGD(model.parameters(), lr=sgd, momentum=0.9)
-    cast = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
-    with gp.GradientProbe(model, optimizer=steps, iterations=window) as probe:
-        for _ in range(window):
-            x, y = data(batch)
-            steps.zero_grad()
-            with cast:
-                loss = loss_of(model, x, y)
-            loss.backward()
-            steps.step()
-    return gp.diagnose(probe.history)
-
-
-def rows(names: list[str]) -> Iterator[tuple[str, int, int, str, bool, gp.Diagnosis]]:
-    """Every network under every setting."""
-    for name in names or NETWORKS:
-        for batch, window, optimizer, bf16 in SETTINGS:
-            yield name, batch, window, optimizer, bf16, diagnosed(name, batch, window, optimizer, bf16)
+def _row(one: Result) -> list[object]:
+    setting = one.setting
+    causes = ", ".join(one.window.causes) or "-"
+    learned = f"{one.score:.2f} at {one.iterations}"
+    where = [setting.network + one.part, setting.batch, setting.optimizer, setting.precision, one.length]
+    return [*where, learned, one.window.diagnosis.verdict, causes]
 
 
 def main() -> None:
-    """Print a line for each, and how many are healthy."""
-    results = []
-    for name, batch, window, optimizer, bf16, diagnosis in rows(sys.argv[1:]):
-        results.append(diagnosis.verdict == "healthy")
-        causes = [finding.cause for finding in diagnosis.findings]
-        precision = "bf16" if bf16 else "fp32"
-        print(
-            name, batch, window, optimizer, precision, diagnosis.verdict, *causes, diagnosis.sentence, flush=True
-        )
-    print(f"{sum(results)} of {len(results)} healthy")
+    """Train what is not there, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=NETWORKS)
+    parser.add_argument("--recorded", type=Path, metavar="FOLDER", help="where windows are kept")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    folder = options.recorded or Path(tempfile.mkdtemp())
+    page(results(options.networks, folder)).write(options.out)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
 """The verdict of one window against what the training came to, on the 40 tasks of the placement benchmark.
 
-    python -m benchmarks.diagnosis.tasks [--recorded FOLDER] [--out benchmarks/results/diagnosis_tasks.md]
+    python -m benchmarks.diagnosis.tasks [--recorded FOLDER] [--out PAGE]
 
-The window is the first 50 iterations of the very training whose accuracy `benchmarks/placement/results` holds: the same
-weights, the same batches. With ``--recorded`` windows that are there are not recorded again.
+The window is the first 50 iterations of the very training whose accuracy `benchmarks/placement/results` holds: the
+same weights, the same batches. With ``--recorded`` windows that are there are not recorded again.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import gradprobe as gp
-from benchmarks.diagnosis.windows import NUMBERS, Window, window
+from benchmarks.diagnosis.windows import EXPLAINED, NUMBERS, Window, window
 from benchmarks.placement.arms import NONE
 from benchmarks.placement.differences import mean
 from benchmarks.placement.oracle import SEEDS
@@ -27,14 +28,11 @@ from gradprobe.record.history import GradientHistory
 
 FAILED, LEARNED = 0.6, 0.7  # accuracy: below the one a network should be called sick, above the other healthy
 TEXT = f"""\
-One window of {WINDOW} iterations each, all statistics; 40 tasks, each with {len(SEEDS)} seeds. Accuracy: of 719 held-out
-digits, after the 300 or 400 iterations of the training, of which the window is the first part. Wanted: at least .9
-of what comes to less than {FAILED} is called sick, at most one of 40 of what comes to more than {LEARNED} is.
+One window of {WINDOW} iterations each, all statistics; 40 tasks, each with {len(SEEDS)} seeds. Accuracy: of 719
+held-out digits, after the 300 or 400 iterations of the training, of which the window is the first part. Wanted: at
+least .9 of what comes to less than {FAILED} is called sick, at most one task of what comes to more than {LEARNED}.
 
-*spread at end*: RMS over the batch of (a - mean of a), over RMS of a, of the outputs where the network ends.
-*share at start*: L2 norm of the gradient where the network begins, over that where it ends. *update*: the median
-step over the norm of the weight. *turn*: squared mean gradient over mean squared gradient. *constant*: the loss of
-the best answer that does not depend on the input."""
+{EXPLAINED}"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def record(task: str, seed: int) -> GradientHistory:
     return gp.scan(case.model, case.batches, case.loss, WINDOW, optimizer=case.optimizer, seed=seed)
 
 
-def judge(table: Table, tasks: Iterable[str], seeds: Iterable[int], folder: Path | None) -> list[Judged]:
+def judge(table: Table, tasks: Iterable[str], seeds: Iterable[int], folder: Path) -> list[Judged]:
     """Every task and seed; a training whose accuracy is not stored is trained."""
     judged = []
     for task in tasks:
@@ -119,7 +117,8 @@ def main() -> None:
     parser.add_argument("--recorded", type=Path, metavar="FOLDER", help="where windows are kept")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    judged = judge(Table(), options.tasks, options.seeds, options.recorded)
+    folder = options.recorded or Path(tempfile.mkdtemp())
+    judged = judge(Table(), options.tasks, options.seeds, folder)
     page(judged).write(options.out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,11 @@ from gradprobe.record.placement import Placement
 from gradprobe.runs.run import save
 
 NUMBERS = ("spread at end", "share at start", "update", "turn", "loss", "constant")
+EXPLAINED = """\
+*spread at end*: RMS over the batch of (a - mean of a), over RMS of a, of the outputs where the network ends.
+*share at start*: L2 norm of the gradient where the network begins, over that where it ends. *update*: the median
+step over the norm of the weight. *turn*: squared mean gradient over mean squared gradient. *constant*: the loss of
+the best answer that does not depend on the input."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +64,25 @@ class Window:
         ]
 
 
-def window(folder: Path | None, name: str, record: Callable[[], GradientHistory]) -> Window:
-    """A window, recorded now or, where it is kept, read: rules can be tried again without training.
+def keep(folder: Path, name: str, history: GradientHistory) -> None:
+    """Keep a window as a run, so that rules can be tried again without training."""
+    save(folder / name, history, Placement("none", (), (), ""), figures=False, force=True)
 
-    Args:
-        folder: Where windows are kept, one run each; None keeps none.
-        name: Of the window, and of its folder.
-        record: Trains, and returns the record.
-    """
-    if folder is not None and (folder / name / "run.json").exists():
-        history = gp.load(folder / name).history
-    else:
-        history = record()
-        if folder is not None:
-            save(folder / name, history, Placement("none", (), (), ""), figures=False, force=True)
+
+def read(folder: Path, name: str) -> Window:
+    """A window that was kept, and what is said of it."""
+    history = gp.load(folder / name).history
     return Window(history, gp.diagnose(history))
 
 
-def table(names: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
-    """The lines of a table in Markdown."""
-    heads = list(names)
-    return [f"| {' | '.join(map(str, row))} |" for row in (heads, ["---"] * len(heads), *rows)]
+def window(folder: Path, name: str, record: Callable[[], GradientHistory]) -> Window:
+    """A window, recorded and kept unless it is there already.
+
+    Args:
+        folder: Where windows are kept, one run each.
+        name: Of the window, and of its folder.
+        record: Trains, and returns the record.
+    """
+    if not (folder / name / "run.json").exists():
+        keep(folder, name, record())
+    return read(folder, name)
