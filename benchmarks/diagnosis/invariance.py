@@ -2,8 +2,8 @@
 
     python -m benchmarks.diagnosis.invariance [CASE ...] [--recorded FOLDER] [--out PAGE]
 
-Faulty and sound trainings, by Adam and by SGD, whose rate is divided by what the loss is multiplied with, so that the
-training stays the same. With ``--recorded`` windows that are there are not recorded again.
+Faulty and sound trainings, by Adam and by SGD, whose rate is divided by what the loss is multiplied with, so that
+the training stays the same. With ``--recorded`` windows that are there are not recorded again.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BATCH = 32
 OPTIMIZERS = ("Adam", "SGD")
 BASE = "as it is"
 TEXT = f"""\
-Windows of {WINDOW} iterations. As it is: batches of {BATCH}, mean over the batch. Under *sum* and where the loss is
-multiplied, SGD's rate is divided by the same factor; for other batch sizes it stays.
+Windows of {WINDOW} iterations. As it is: batches of {BATCH}, mean over the batch. Under *sum* and where the loss
+is multiplied, SGD's rate is divided by the same factor; for other batch sizes it stays.
 
 {EXPLAINED}"""
 

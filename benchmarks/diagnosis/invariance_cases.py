@@ -1,4 +1,4 @@
-"""Faulty trainings with one cause each, and sound ones, of which scale, reduction and batch size can be changed."""
+"""Faulty trainings with one cause each, and sound ones; scale, reduction and batch size can be changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.diagnosis import data
 from benchmarks.diagnosis.data import Batch
-from benchmarks.diagnosis.networks import Lstm, post_norm, unet, vit
+from benchmarks.diagnosis.networks import Lstm, post_norm, vit
 from benchmarks.placement.nets import resnet
 from gradprobe.zoo import plain_mlp
 
@@ -190,6 +190,5 @@ _CASES = (
     Case("LSTM", "", Lstm, (5e-3, 0.1), data.series),
     Case("ViT", "", lambda: Logits(vit()), (2e-3, 0.02), data.quadrants),
     Case("transformer, post-norm", "", post_norm, (3e-3, 0.02)),
-    Case("U-Net", "", unet, (3e-3, 0.05), partial(data.masks, channels=1)),
 )
 CASES = {case.name: case for case in _CASES}
