@@ -26,8 +26,18 @@ WINDOWS = (10, 50, 150)
 CHECKED = (150, 300, 600, 1200)  # iterations
 LEARNED = 0.5  # of the task
 COLUMNS = ("network", "batch", "optimizer", "precision", "score", "iterations")
-_FP32 = [(batch, optimizer, "fp32") for batch in (2, 8, 64) for optimizer in ("Adam", "SGD")]
-_BF16 = [(2, "Adam", "bf16"), (8, "Adam", "bf16"), (8, "SGD", "bf16")]
+# the most different ones first, so that a run that is stopped has something of each
+HOW = (
+    (8, "Adam", "fp32"),
+    (2, "SGD", "fp32"),
+    (8, "Adam", "bf16"),
+    (64, "SGD", "fp32"),
+    (2, "Adam", "fp32"),
+    (64, "Adam", "fp32"),
+    (8, "SGD", "fp32"),
+    (2, "Adam", "bf16"),
+    (8, "SGD", "bf16"),
+)
 TEXT = f"""\
 Windows of {", ".join(map(str, WINDOWS))} iterations from the beginning of each training. A training counts as one
 that learns when it comes to {LEARNED} of its task within {CHECKED[-1]} iterations: accuracy from that of a
@@ -61,7 +71,7 @@ class Result:
 
 def settings(networks: Iterable[str]) -> list[Setting]:
     """All ways in which these networks are trained."""
-    return [Setting(network, *how) for network in networks for how in (*_FP32, *_BF16)]
+    return [Setting(network, *how) for how in HOW for network in networks]
 
 
 def name_of(setting: Setting, part: str, length: int) -> str:
@@ -84,15 +94,16 @@ def train(setting: Setting, folder: Path) -> None:
     records.append(folder / "learned.csv", COLUMNS, [*astuple(setting), score, done])
 
 
-def results(networks: Sequence[str], folder: Path) -> list[Result]:
-    """Every window of every training of these networks, trained where it is not kept."""
+def results(networks: Sequence[str], folder: Path, *, stored: bool = False) -> list[Result]:
+    """Every window of every training of these networks, trained where it is not kept unless only that is wanted."""
     wanted = settings(networks)
     for setting in wanted:
-        if setting not in _learned(folder):
+        if not stored and setting not in _learned(folder):
             train(setting, folder)
     return [
         Result(setting, *_learned(folder)[setting], part, length, read(folder, name_of(setting, part, length)))
         for setting in wanted
+        if setting in _learned(folder)
         for part in ((", generator", ", critic") if setting.network == GAN else ("",))
         for length in WINDOWS
     ]
@@ -181,10 +192,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", default=NETWORKS)
     parser.add_argument("--recorded", type=Path, metavar="FOLDER", help="where windows are kept")
+    parser.add_argument("--stored", action="store_true", help="train nothing: the page of what is there")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     folder = options.recorded or Path(tempfile.mkdtemp())
-    page(results(options.networks, folder)).write(options.out)
+    page(results(options.networks, folder, stored=options.stored)).write(options.out)
 
 
 if __name__ == "__main__":
