@@ -95,7 +95,7 @@ def train(setting: Setting, folder: Path) -> None:
 
 
 def results(networks: Sequence[str], folder: Path, *, stored: bool = False) -> list[Result]:
-    """Every window of every training of these networks, trained where it is not kept unless only that is wanted."""
+    """Every window of every training of these networks; with ``stored`` only of those that are there."""
     wanted = settings(networks)
     for setting in wanted:
         if not stored and setting not in _learned(folder):

@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradprobe as gp
@@ -44,7 +43,7 @@ class Judged:
     accuracy: float
     window: Window
 
-    @cached_property
+    @property
     def wrong(self) -> bool:
         """Whether the verdict is not the one that is wanted."""
         return self.window.sick if self.accuracy > LEARNED else self.accuracy < FAILED and not self.window.sick
@@ -80,13 +79,22 @@ def counts(judged: Sequence[Judged]) -> list[object]:
     return [len(failed), f"{sick} ({share})", len(learned), alarms, between]
 
 
+def by_task(judged: Sequence[Judged]) -> list[Judged]:
+    """For each task the window of its first seed, and the mean accuracy of all its seeds."""
+    tasks: dict[str, list[Judged]] = {}
+    for one in sorted(judged, key=lambda one: one.seed):
+        tasks.setdefault(one.task, []).append(one)
+    return [replace(each[0], accuracy=mean([one.accuracy for one in each])) for each in tasks.values()]
+
+
 def page(judged: Sequence[Judged]) -> Report:
     """The page: the counts, what is not as it should be with its numbers, and all tasks."""
     report = Report("The verdict of one window, against what the training came to", TEXT)
-    report.columns("seed", f"below {FAILED}", "called sick", f"above {LEARNED}", "called sick", "between")
+    report.columns("windows of", f"below {FAILED}", "called sick", f"above {LEARNED}", "called sick", "between")
+    report.row("seed 0, mean accuracy of all seeds", *counts(by_task(judged)))
     for seed in sorted({one.seed for one in judged}):
-        report.row(seed, *counts([one for one in judged if one.seed == seed]))
-    report.row("all", *counts(judged))
+        report.row(f"seed {seed}", *counts([one for one in judged if one.seed == seed]))
+    report.row("all seeds", *counts(judged))
     report.add("", "What is not as wanted:", "")
     report.columns("task", "seed", "accuracy", "verdict", "causes", *NUMBERS)
     for one in judged:
