@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.architectures.zoo import ZOO
 from benchmarks.diagnosis import data
 from benchmarks.diagnosis.data import CLASSES, TOKENS, Batch
 from benchmarks.placement.nets import Transformer, UNet, resnet
@@ -192,9 +191,11 @@ class Subject:
         return torch.optim.SGD(model.parameters(), lr=self.rates[1], momentum=MOMENTUM)
 
 
-def zoo(name: str) -> Callable[[], nn.Module]:
-    """How a network of the zoo is built."""
-    return ZOO[name].build
+def zoo(name: str) -> nn.Module:
+    """A network of the zoo."""
+    from benchmarks.architectures.zoo import ZOO
+
+    return ZOO[name].build()
 
 
 _masks = partial(data.masks, channels=1)
@@ -209,10 +210,12 @@ _SUBJECTS = (
     Subject("ViT", "transformers", vit, data.quadrants, (2e-3, 0.02)),
     Subject("GPT-2", "transformers", gpt2, data.counting, (3e-3, 0.1)),
     Subject("BERT, tokens", "transformers", bert, data.counting, (3e-3, 0.1)),
-    Subject("BERT, texts", "transformers", zoo("BertForSequenceClassification"), data.marked, (3e-3, 0.02)),
+    Subject(
+        "BERT, texts", "transformers", partial(zoo, "BertForSequenceClassification"), data.marked, (3e-3, 0.02)
+    ),
     Subject("transformer, post-norm", "torch", post_norm, data.digits, (3e-3, 0.02)),
     Subject("LSTM", "torch", Lstm, data.series, (5e-3, 0.1)),
-    Subject("LSTM, two on tokens", "torch", zoo("LSTM, out[:, -1]"), data.marked, (1e-2, 0.2)),
+    Subject("LSTM, two on tokens", "torch", partial(zoo, "LSTM, out[:, -1]"), data.marked, (1e-2, 0.2)),
     Subject("VAE", "torch", Vae, _bright, (2e-3, 0.1), vae_loss, explained),
     Subject("VAE, monai", "monai", vae_of_monai, partial(_bright, channels=1), (3e-3, 0.1), vae_loss, explained),
 )

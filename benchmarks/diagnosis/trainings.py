@@ -119,7 +119,7 @@ class Adversarial(Training):
 
     def _optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         if self.setting.optimizer == "Adam":
-            return torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.5, 0.999))
+            return torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.5, 0.999))
         return torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.5)
 
     def step(self) -> None:
