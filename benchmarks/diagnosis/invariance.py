@@ -56,7 +56,6 @@ CHANGES = (
     Change("loss / 1000", scale=1 / 1000),
     Change("sum", reduction="sum"),
     Change("batch 8", batch=8),
-    Change("batch 128", batch=128),
     Change("batch 512", batch=512),
 )
 
@@ -103,9 +102,9 @@ def record(case: Case, optimizer: str, change: Change) -> GradientHistory:
 def answers(cases: Sequence[str], folder: Path) -> list[Answer]:
     """Every case with each optimizer under each change."""
     found = []
-    for case in map(CASES.__getitem__, cases):
-        for optimizer in OPTIMIZERS:
-            for change in CHANGES:
+    for change in CHANGES:
+        for case in map(CASES.__getitem__, cases):
+            for optimizer in OPTIMIZERS:
                 name = f"{case.name}-{optimizer}-{change.name}".replace(" ", "_").replace("/", "over")
                 said = window(folder, name, lambda how=(case, optimizer, change): record(*how))  # type: ignore[misc]
                 found.append(Answer(case, optimizer, change, said))
