@@ -11,7 +11,7 @@ from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
 FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
-NOT_HELD = ("not_held", "not_held_new")  # codes out of `gradprobe.record.history.UNREACHED`
+NOT_HELD = ("not_held", "not_held_new")  # codes out of `gradprobe.record.layer.UNREACHED`
 _NO_FINDING = (
     "frozen",
     "bypassed",
@@ -40,7 +40,7 @@ def findings(history: GradientHistory, placement: Placement) -> dict[str, list[s
         >>> findings(history, Placement("by hand", (), (), ""))
         {'nonfinite': ['a']}
     """
-    frame, flagged = history.frame, list(with_default_flags(history, placement).flagged)
+    frame, flagged = history.rows_of_layers, list(with_default_flags(history, placement).flagged)
     by_kind = {
         "vanishing": flagged,
         "exploding": _layers(frame[frame["mean_abs"] > EXPLODING]),
@@ -91,7 +91,7 @@ def unreached(history: GradientHistory) -> list[str]:
         >>> unreached(GradientHistory(tidy(rows), {}, (projection,), (), None))
         []
     """
-    weighted = set(history.frame.loc[history.frame["of"] == "weight", "layer"])
+    weighted = set(history.rows_of_layers.loc[history.rows_of_layers["of"] == "weight", "layer"])
     names = []
     for layer in history.layers:
         of = "weight" if layer.name in weighted else "output"
@@ -105,7 +105,9 @@ def _zero_weights(history: GradientHistory) -> list[str]:
 
     In one iteration it may be: behind a weight that begins at zero (a residual branch, a low-rank adapter).
     """
-    rows = history.frame[(history.frame["of"] == "weight") & history.frame["nonfinite"].notna()]
+    rows = history.rows_of_layers[
+        (history.rows_of_layers["of"] == "weight") & history.rows_of_layers["nonfinite"].notna()
+    ]
     by_layer = rows.groupby("layer", sort=False)
     is_zero = by_layer["mean_abs"].max().eq(0) & by_layer["nonfinite"].sum().eq(0) & by_layer.size().gt(1)
     return [str(name) for name in is_zero.index[is_zero.to_numpy(dtype=bool)]]

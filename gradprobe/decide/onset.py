@@ -58,11 +58,12 @@ def onset(history: GradientHistory) -> Onset | None:
         >>> onset(GradientHistory(tidy(rows), {}, layers, (), None))
         Onset(iteration=1, layer='a', where='backward', after='b')
     """
-    bad = history.frame[(history.frame["nonfinite"] > 0).fillna(False).astype(bool)]
+    frame = history.rows_of_layers
+    bad = frame[(frame["nonfinite"] > 0).fillna(False).astype(bool)]
     if not len(bad):
         return None
     first = int(bad["iteration"].min())
-    rows = history.frame[(history.frame["iteration"] == first) & history.frame["nonfinite"].notna()]
+    rows = frame[(frame["iteration"] == first) & frame["nonfinite"].notna()]
     rows = rows.sort_values("depth", kind="stable")
     outputs = rows[rows["of"] == "output"]
     reached = outputs[outputs["nonfinite"] > 0]

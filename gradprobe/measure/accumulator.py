@@ -10,8 +10,18 @@ from torch import Tensor
 from gradprobe.measure.presence import Gate
 from gradprobe.measure.reduction import PartialSumError, Reducer, is_plain, local_part
 
-Key = tuple[str, str]  # (layer, of), as in the columns of a history
+Key = tuple[str, str]  # (layer, of), as in the columns of a history; or (layer, one of its recurrent weights)
 _SMALL = 8  # a gradient that fits into the scratch buffer this many times can wait for others
+
+
+def whole(key: Key) -> Key:
+    """The quantity that a key is a part of: the layer's weight, of one of its weights.
+
+    Example:
+        >>> whole(("rnn", "weight_hh_l0")), whole(("rnn", "output"))
+        (('rnn', 'weight'), ('rnn', 'output'))
+    """
+    return key if key[1] == "output" else (key[0], "weight")
 
 
 class ReducedGradients(NamedTuple):
@@ -32,8 +42,9 @@ class ReducedGradients(NamedTuple):
     gates: tuple[Gate, ...] = ()
 
     def without(self, left_out: Set[Key]) -> ReducedGradients:
-        """The rows of all other keys."""
-        return self._replace(keys=tuple(None if key in left_out else key for key in self.keys))
+        """The rows of all others but these quantities of layers."""
+        keys = (None if key is None or whole(key) in left_out else key for key in self.keys)
+        return self._replace(keys=tuple(keys))
 
     def chosen(self, layers: Mapping[str, Gate], divisor: Tensor | float) -> ReducedGradients | None:
         """The rows of these layers, each with a gate, and what to divide them by; None if there are none.
@@ -89,7 +100,7 @@ class Accumulator:
         """Add a gradient; a small one must not change until `flush`."""
         count = gradient.numel()
         if not count:
-            self._refused[key] = "its output had no elements"
+            self._refused[whole(key)] = "its output had no elements"
             return
         capacity = self._reducer.capacity(gradient.device)
         if count * _SMALL <= capacity and is_plain(gradient):
@@ -134,7 +145,7 @@ class Accumulator:
 
     @property
     def spoiled(self) -> Set[Key]:
-        """Keys of which a part could not be measured, so that the rest counts for nothing."""
+        """Quantities of layers of which a part could not be measured, so that the rest counts for nothing."""
         return self._spoiled
 
     def take(self) -> list[ReducedGradients]:
@@ -161,8 +172,8 @@ class Accumulator:
             self.flush()
 
     def _refuse(self, key: Key, error: Exception | str) -> None:
-        self._refused[key] = str(error).splitlines()[0]
-        self._spoiled.add(key)
+        self._refused[whole(key)] = str(error).splitlines()[0]
+        self._spoiled.add(whole(key))
 
     def _refuse_changed(self, keys: list[Key], gradients: list[Tensor], versions: list[int]) -> None:
         for index in reversed(range(len(keys))):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradprobe.measure.accumulator import whole
 from gradprobe.measure.presence import settled
 from gradprobe.measure.window import Iteration
 
@@ -60,7 +61,11 @@ class Preview:
             divisor = float(scale) * (self._averaged if self._of == "output" else 1)
             for row, total in enumerate(sums.tolist()):
                 key = part.keys[row]
-                if key is not None and key[1] == self._of and (not part.gates or settled(part.gates[row]) == ()):
+                if (
+                    key is not None
+                    and whole(key)[1] == self._of
+                    and (not part.gates or settled(part.gates[row]) == ())
+                ):
                     before = totals.get(key[0], (0.0, 0))
                     totals[key[0]] = before[0] + total / divisor, before[1] + part.counts[row]
         return {name: _mean(*totals[name]) if name in totals else None for name in self._layers}

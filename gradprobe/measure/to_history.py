@@ -16,7 +16,7 @@ from gradprobe.measure.output_gradients import OutputGradients, OutputHook
 from gradprobe.measure.ranks import active_ddp_wrapper, world_size, wrapper_name
 from gradprobe.measure.unreached import Seen, unreached_reasons
 from gradprobe.measure.window import COUNT, Window, statistics
-from gradprobe.network.layers import own_parameters
+from gradprobe.network.layers import own_parameters, recurrent_weights, weight_row
 from gradprobe.network.survey import Topology
 from gradprobe.record.history import Layer
 
@@ -46,8 +46,14 @@ class HookedLayers:
         return [of for of in self.of if of == "output" or self.weights[name]]
 
     def keys(self) -> list[Key]:
-        """Every layer and quantity, in the order of ``named_modules()``."""
-        return [(name, of) for name in self.modules for of in self.quantities(name)]
+        """Every layer and quantity, and every weight of recurrent layers, in the order of ``named_modules()``."""
+        return [(name, of) for name in self.modules for of in (*self.quantities(name), *self.single_weights(name))]
+
+    def single_weights(self, name: str) -> list[str]:
+        """Local names of the weights of a layer that have rows of their own."""
+        if "weight" not in self.quantities(name):
+            return []
+        return [local for local in recurrent_weights(self.modules[name]) if local in self.weights[name]]
 
     def layers(
         self,
@@ -102,6 +108,7 @@ class HookedLayers:
             {of: refused.get(of, reasons[of].sentence) for of in missing},
             unserved,
             {of: "refused" if of in refused else reasons[of].code for of in missing},
+            tuple(weight_row(name, local) for local in self.single_weights(name)),
         )
 
     def _seen(
@@ -120,20 +127,28 @@ class HookedLayers:
         )
 
     def rows(self, layers: Sequence[Layer], sums: Sums) -> Iterator[tuple[Any, ...]]:
-        """The rows of the history's table: one for each iteration, layer and quantity."""
+        """The rows of the history's table: in each iteration one for each quantity of a layer, and weight."""
         place = {key: index for index, key in enumerate(self.keys())}
         counts = {key: self._true_count(*key) for key in place}
-        columns = [(layer.name, layer.depth, of) for layer in layers for of in self.quantities(layer.name)]
-        for iteration, row in enumerate(sums):
-            for name, depth, of in columns:
-                yield iteration, name, depth, of, *statistics(row[place[name, of]], counts[name, of])
+        columns = [(row, layer.depth, of, key) for layer in layers for row, of, key in self._rows_of(layer.name)]
+        for iteration, table in enumerate(sums):
+            for row, depth, of, key in columns:
+                yield iteration, row, depth, of, *statistics(table[place[key]], counts[key])
+
+    def _rows_of(self, name: str) -> Iterator[tuple[str, str, Key]]:
+        """What the rows of a layer are called, the quantity of each, and its key."""
+        for of in self.quantities(name):
+            yield name, of, (name, of)
+        for local in self.single_weights(name):
+            yield weight_row(name, local), "weight", (name, local)
 
     def _true_count(self, name: str, of: str) -> int | None:
-        """Elements of a layer's weights, of which several ranks may have counted copies."""
+        """Elements of a layer's weights, or of one of them, of which several ranks may have counted copies."""
         if of == "output" or world_size() == 1:
             return None
         own = own_parameters(self.modules[name])
-        return sum(own[local].numel() for local in self.weights[name] if local in own)
+        wanted = self.weights[name] if of == "weight" else [of]
+        return sum(own[local].numel() for local in wanted if local in own)
 
 
 def elements_by_layer(keys: Sequence[Key], sums: Sums) -> dict[tuple[int, str], float]:

@@ -19,7 +19,7 @@ class Reason:
     """Why no gradient arrived.
 
     Attributes:
-        code: One of `gradprobe.record.history.UNREACHED`.
+        code: One of `gradprobe.record.layer.UNREACHED`.
         sentence: The same in words.
     """
 

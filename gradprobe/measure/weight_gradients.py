@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 
-from gradprobe.measure.accumulator import Accumulator, Key
+from gradprobe.measure.accumulator import Accumulator, Key, whole
 from gradprobe.measure.reduction import is_plain
-from gradprobe.network.layers import parameter_place
+from gradprobe.network.layers import parameter_place, recurrent_weights
 
 _Place = tuple[dict[str, Any], str]  # where a module keeps a parameter, and its name there
 
@@ -43,8 +43,9 @@ class WeightGradients:
 
     def __init__(self, layers: Mapping[str, nn.Module], names: Mapping[str, Sequence[str]]) -> None:
         self._places = [
-            ((name, "weight"), parameter_place(module, local))
+            ((name, local if local in recurrent else "weight"), parameter_place(module, local))
             for name, module in layers.items()
+            for recurrent in [recurrent_weights(module)]
             for local in names[name]
         ]
         self._groups: list[_Alike] | None = None
@@ -61,7 +62,7 @@ class WeightGradients:
                 self._read_each(zip(alike.keys, alike.places, strict=True), into)
 
     def all_in(self, parameters: Set[int]) -> set[Key]:
-        """The keys all of whose gradients are of parameters with these ids.
+        """The layers' weights all of whose gradients are of parameters with these ids.
 
         Example:
             >>> import torch
@@ -71,7 +72,7 @@ class WeightGradients:
             >>> weights.all_in({id(layer.weight)}), weights.all_in({id(layer.bias)})
             ({('fc', 'weight')}, set())
         """
-        weights = [(key, owner.get(name)) for key, (owner, name) in self._places]
+        weights = [(whole(key), owner.get(name)) for key, (owner, name) in self._places]
         with_gradient = [
             (key, id(weight)) for key, weight in weights if weight is not None and weight.grad is not None
         ]

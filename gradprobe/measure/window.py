@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.measure import reduction
-from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
+from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients, whole
 from gradprobe.measure.presence import Gate, is_open
 from gradprobe.measure.weight_gradients import WeightGradients
 
@@ -146,9 +146,15 @@ def table(iterations: Sequence[Iteration], keys: Sequence[Key]) -> Tensor:
     place = {key: index for index, key in enumerate(keys)}
     for sums, iteration in zip(filled, iterations, strict=True):
         for part in iteration.reduced:
-            counted = [row for row, key in enumerate(part.keys) if key in place and _is_counted(part, row)]
-            index = torch.tensor([place[part.keys[row]] for row in counted], dtype=torch.long, device="cpu")  # type: ignore[index]
-            columns = _columns(part, iteration.averaged)[counted]
+            counted = [
+                (row, place[one])
+                for row, key in enumerate(part.keys)
+                if key is not None and _is_counted(part, row)
+                for one in dict.fromkeys((key, whole(key)))  # a layer's weight is all of its weights
+                if one in place
+            ]
+            index = torch.tensor([at for _, at in counted], dtype=torch.long, device="cpu")
+            columns = _columns(part, iteration.averaged)[[row for row, _ in counted]]
             sums[:, :PEAK].index_add_(0, index, columns[:, :PEAK])
             sums[:, PEAK].scatter_reduce_(0, index, columns[:, PEAK], "amax")
     return filled

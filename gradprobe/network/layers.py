@@ -137,6 +137,32 @@ def weight_names(module: nn.Module) -> list[str]:
     return [name for name in own_parameters(module) if "bias" not in name.replace(".", "_").split("_")]
 
 
+def recurrent_weights(module: nn.Module) -> list[str]:
+    """Local names of the weights of a recurrent layer; none for any other layer.
+
+    Those from the input to the state and from one state to the next fade and explode apart from each other. A
+    layer is recurrent if one of its weights has the word ``hh`` in its name, as torch calls them.
+
+    Example:
+        >>> recurrent_weights(nn.GRUCell(3, 2)), recurrent_weights(nn.LSTM(3, 4, proj_size=2, bias=False))
+        (['weight_ih', 'weight_hh'], ['weight_ih_l0', 'weight_hh_l0', 'weight_hr_l0'])
+        >>> recurrent_weights(nn.Linear(3, 2))
+        []
+    """
+    names = weight_names(module)
+    return names if any("hh" in name.replace(".", "_").split("_") for name in names) else []
+
+
+def weight_row(layer: str, local: str) -> str:
+    """What a row of a single weight is called: the weight's name in the network.
+
+    Example:
+        >>> weight_row("encoder.rnn", "weight_hh_l0"), weight_row("", "weight_hh_l0")
+        ('encoder.rnn.weight_hh_l0', 'weight_hh_l0')
+    """
+    return f"{layer}.{local}" if layer else local
+
+
 def matching_names(names: Iterable[str], patterns: Iterable[str] | None) -> list[str]:
     """Filter names by exact names or shell patterns, keeping their order; None keeps all.
 

@@ -5,7 +5,7 @@ Plain data, as the history that it belongs to. `gradprobe.decide.diagnosis` read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +20,13 @@ class Evidence:
     """Signal, update and loss of a window, from samples in some of its iterations.
 
     Attributes:
-        frame: One row for each sampled iteration and layer. ``spread``: how far the layer's output depends on the
-            input (RMS over the batch of a - mean(a), over RMS of a); ``rms`` and ``zeros`` (share of exact zeros)
-            of the output; ``beyond_3`` and ``beyond_5``: share of it above 3 and 5 in absolute value;
-            ``nonfinite``: share of NaN and infinity; ``elements`` of the whole output; ``update``:
-            ||w after - w before|| / ||w before|| of the step; ``left``: what the step found of the gradient that
-            the backward pass had made. A missing number is NaN.
+        frame: One row for each sampled iteration and layer, and each weight of recurrent layers (``update`` and
+            ``left`` only). ``spread``: how far the layer's output depends on the input (RMS over the batch of
+            a - mean(a), over RMS of a); ``rms`` and ``zeros`` (share of exact zeros) of the output; ``beyond_3``
+            and ``beyond_5``: share of it above 3 and 5 in absolute value; ``nonfinite``: share of NaN and
+            infinity; ``elements`` of the whole output; ``update``: ||w after - w before|| / ||w before|| of the
+            step; ``left``: what the step found of the gradient that the backward pass had made. A missing number
+            is NaN.
         layers: Facts of each layer over the window, by name.
         network: Facts of the training: losses, inputs, targets, what comes before the loss, ...
 
@@ -46,6 +47,13 @@ class Evidence:
         """From rows in the order of `SAMPLES`."""
         columns = list(zip(*rows, strict=True)) or [()] * len(SAMPLES)
         return cls(_frame(dict(zip(SAMPLES, columns, strict=True))), layers, network)
+
+    def without(self, names: Collection[str]) -> Evidence:
+        """The same without the rows and facts of these."""
+        if not names:
+            return self
+        frame = self.frame[~self.frame["layer"].isin(list(names))]
+        return Evidence(frame, {n: facts for n, facts in self.layers.items() if n not in names}, self.network)
 
     def median(self, column: str) -> dict[str, float]:
         """The median over the window of one of `MEASURED`, for each layer that has it."""

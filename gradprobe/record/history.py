@@ -5,8 +5,8 @@ Plain data: no tensors, no model, no torch. Deciding, drawing and reporting need
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,8 @@ import pandas as pd
 from gradprobe.record.conditions import describe_conditions, with_codes
 from gradprobe.record.evidence import Evidence
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
+from gradprobe.record.layer import UNREACHED as UNREACHED
+from gradprobe.record.layer import Layer as Layer
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
 from gradprobe.record.text import counted, names_by_reason, shorten
@@ -21,75 +23,7 @@ from gradprobe.record.text import counted, names_by_reason, shorten
 KEYS = ("iteration", "layer", "depth", "of")
 MEASURES = ("mean_abs", "rms", "max_abs", "zero_fraction", "nonfinite")
 COLUMNS = KEYS + MEASURES
-UNREACHED = (
-    "frozen",
-    "never_called",
-    "no_path",
-    "detached",
-    "consumed",
-    "refused",
-    "came_late",
-    "not_held",  # by an optimizer
-    "not_held_new",  # the same, of a layer that was put in after the optimizer was built
-    "checkpointed",  # inside reentrant checkpointing none of whose inputs requires a gradient
-    "other_tensor",  # of its output is on the path, not the one that is measured
-    "bypassed",  # its hooks, since no module was called as one
-    "opaque",  # its output
-)
-_MISSING = {
-    "frozen": "frozen",
-    "not_held": "not held",
-    "not_held_new": "not held",
-    "other_tensor": "not measured",
-    "bypassed": "not measured",
-    "opaque": "not measured",
-}
 AGGREGATES = ("median", "mean", "min", "max", "first", "last")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module that owns parameters, as the probe found it.
-
-    Attributes:
-        name: Canonical name from ``named_modules()``; ``""`` is the root.
-        depth: Position in the order in which the layers first finished their forward pass, from 0.
-        kind: Class name of the module.
-        parameters: Number of elements in its own parameters.
-        unreached: Why no gradient arrived, in words, by quantity: keys ``"output"`` and ``"weight"``.
-        unreached_code: The same as codes out of `UNREACHED`, for code that decides by it.
-        unserved: Why no branch can serve this layer, or None where one can.
-    """
-
-    name: str
-    depth: int
-    kind: str
-    parameters: int
-    unreached: Mapping[str, str] = field(default_factory=dict)
-    unserved: str | None = None
-    unreached_code: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether no gradient has to arrive: every reason for a missing one is that the layer is frozen."""
-        return set(self.unreached_code.values()) == {"frozen"}
-
-    @property
-    def why(self) -> str:
-        """Why no gradient arrived, in words, each reason once; empty where one arrived everywhere."""
-        if len(self.unreached) > 1 and len(set(self.unreached.values())) == 1:
-            return next(iter(self.unreached.values()))
-        return "; ".join(f"{of}: {reason}" for of, reason in self.unreached.items())
-
-    def missing(self, of: str) -> str:
-        """What stands in place of a number that is missing: a word or two."""
-        return _MISSING.get(self.unreached_code.get(of, ""), "unreached")
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Layer:
-        """The reverse of ``dataclasses.asdict``; runs of version 0.1.0 hold no codes, only the words."""
-        codes = {of: "frozen" for of, why in record["unreached"].items() if why.startswith("frozen")}
-        return cls(**{"unreached_code": codes, **record})
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +32,8 @@ class GradientHistory:
 
     The frame has one row for each iteration, layer and quantity (``of``), whether or not a gradient
     arrived. Where none did, the statistics are missing. A gradient that holds NaN or inf was measured: its
-    ``nonfinite`` is above zero.
+    ``nonfinite`` is above zero. Each weight of a recurrent layer has a row of its own beside the layer's,
+    under the weight's name (``rnn.weight_hh_l0``): `single_weights` reads these, all else goes by layers.
 
     Attributes:
         frame: Columns ``iteration, layer, depth, of, mean_abs, rms, max_abs, zero_fraction, nonfinite``.
@@ -157,19 +92,26 @@ class GradientHistory:
         return next(iter(asked), None)
 
     @property
+    def rows_of_layers(self) -> pd.DataFrame:
+        """The frame without the rows of single weights."""
+        single = [row for layer in self.layers for row in layer.weights]
+        return self.frame[~self.frame["layer"].isin(single)] if single else self.frame
+
+    @property
     def unreached(self) -> dict[str, dict[str, str]]:
         """For each layer that no gradient arrived at: the reason, by quantity."""
         return {layer.name: dict(layer.unreached) for layer in self.layers if layer.unreached}
 
     def select(self, of: str) -> pd.DataFrame:
-        """Rows of one quantity at which a gradient arrived.
+        """Rows of layers, of one quantity, at which a gradient arrived.
 
         Raises:
             ValueError: If the quantity was not recorded.
         """
         if of not in self.of and len(self.frame):
             raise ValueError(f"expected one of the recorded quantities {list(self.of)}, got of={of!r}")
-        return self.frame[(self.frame["of"] == of) & self.frame["nonfinite"].notna()]
+        rows = self.rows_of_layers
+        return rows[(rows["of"] == of) & rows["nonfinite"].notna()]
 
     def aggregate(self, of: str = "output", how: str = "median") -> pd.Series[float]:
         """One magnitude for each layer: ``mean_abs`` over the iterations, in depth order.
@@ -182,13 +124,20 @@ class GradientHistory:
             how: One of ``median``, ``mean``, ``min``, ``max``, ``first``, ``last``. ``median`` below a
                 threshold says that the layer was below it in at least half of the iterations.
         """
-        if how not in AGGREGATES:
-            raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {how!r}")
-        rows = self.select(of)
-        values = rows["mean_abs"].where(rows["nonfinite"] == 0, float("inf"))
-        # "first" and "last" need the iterations in order (groupby keeps it) and skip NaN, which is inf by now
-        by_layer = values.groupby(rows["layer"], sort=False).agg(how)
-        return by_layer.reindex([layer.name for layer in self.layers if layer.name in by_layer.index])
+        return _aggregated(self.select(of), [layer.name for layer in self.layers], how)
+
+    def single_weights(self, how: str = "median") -> pd.Series[float]:
+        """One magnitude for each weight of the recurrent layers, as `aggregate` makes it, in depth order.
+
+        Example:
+            >>> names = ["rnn", "rnn.weight_ih_l0", "rnn.weight_hh_l0"]
+            >>> rows = [(0, name, 0, "weight", 0.5, 0.5, 0.5, 0.0, 0) for name in names]
+            >>> layer = Layer("rnn", 0, "RNN", 9, weights=tuple(names[1:]))
+            >>> GradientHistory(tidy(rows), {}, (layer,), (), None).single_weights().to_dict()
+            {'rnn.weight_ih_l0': 0.5, 'rnn.weight_hh_l0': 0.5}
+        """
+        rows = self.frame[(self.frame["of"] == "weight") & self.frame["nonfinite"].notna()]
+        return _aggregated(rows, [row for layer in self.layers for row in layer.weights], how)
 
     def summary(self, how: str = "median") -> pd.DataFrame:
         """One row for each layer: name, depth, kind, the aggregated magnitudes, and why one is missing.
@@ -244,11 +193,15 @@ class GradientHistory:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def _weight_line(self, name: str, value: float) -> str:
+        numbers = "".join(f"  {f'{value:.3g}' if of == 'weight' else '':>18}" for of in self.of)
+        return f"{'':>5}    {shorten(name, 30):<30}{numbers}"
+
     def _repr_html_(self) -> str:
         return history_html(self)
 
     def __str__(self) -> str:
-        table = self.summary()
+        table, singles = self.summary(), self.single_weights()
         head = f"{'depth':>5}  {'layer':<32}" + "".join(f"  {label(of):>18}" for of in self.of)
         lines = [f"gradient history: {len(self.layers)} layers, {self.iterations} iterations"]
         lines += [describe_conditions(self.conditions), "median over the iterations:", head]
@@ -257,9 +210,19 @@ class GradientHistory:
                 f"  {layer.missing(of):>18}" if pd.isna(row[of]) else f"  {row[of]:>18.3g}" for of in self.of
             )
             lines.append(f"{row['depth']:>5}  {shorten(row['layer'], 32):<32}{numbers}")
+            lines += [self._weight_line(name, singles[name]) for name in layer.weights if name in singles]
         why = {layer.name: layer.why for layer in self.layers if layer.unreached}
         lines += [f"without a number: {names} ({reason})" for reason, names in names_by_reason(why)]
         return "\n".join(line for line in lines if line)
+
+
+def _aggregated(rows: pd.DataFrame, names: Sequence[str], how: str) -> pd.Series[float]:
+    if how not in AGGREGATES:
+        raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {how!r}")
+    values = rows["mean_abs"].where(rows["nonfinite"] == 0, float("inf"))
+    # "first" and "last" need the iterations in order (groupby keeps it) and skip NaN, which is inf by now
+    by_layer = values.groupby(rows["layer"], sort=False).agg(how)
+    return by_layer.reindex([name for name in names if name in by_layer.index])
 
 
 def as_tuples(value: Any) -> Any:

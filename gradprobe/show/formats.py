@@ -35,6 +35,29 @@ def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame
     return table
 
 
+def weight_table(history: GradientHistory) -> pd.DataFrame:
+    """One row for each weight of recurrent layers, in depth order: its gradient and update, medians of the window.
+
+    Returns:
+        Columns ``weight`` (its name in the network), ``layer``, ``gradient``, ``update``.
+
+    Example:
+        >>> from gradprobe.record.history import Layer, tidy
+        >>> layer = Layer("rnn", 0, "RNN", 9, weights=("rnn.weight_hh_l0",))
+        >>> rows = [(0, "rnn.weight_hh_l0", 0, "weight", 0.5, 0.5, 0.5, 0.0, 0)]
+        >>> weight_table(GradientHistory(tidy(rows), {}, (layer,), (), None)).to_dict("list")
+        {'weight': ['rnn.weight_hh_l0'], 'layer': ['rnn'], 'gradient': [0.5], 'update': [nan]}
+    """
+    gradients = history.single_weights()
+    updates = history.evidence.median("update") if history.evidence is not None else {}
+    rows = [
+        (row, layer.name, float(gradients.get(row, math.nan)), updates.get(row, math.nan))
+        for layer in history.layers
+        for row in layer.weights
+    ]
+    return pd.DataFrame(rows, columns=["weight", "layer", "gradient", "update"])
+
+
 def as_json(history: GradientHistory, placement: Placement, comparison: Comparison | None = None) -> str:
     """One JSON object: the verdict and the causes that the diagnosis found, the conditions, the decision and rows.
 
@@ -59,6 +82,7 @@ def as_json(history: GradientHistory, placement: Placement, comparison: Comparis
         "conditions": dict(history.conditions),
         "placement": placement.to_dict(),
         "layers": _json_rows(result_frame(history, placement)),
+        "weights": _json_rows(weight_table(history)),
     }
     if comparison is not None:
         result["comparison"] = {

@@ -20,7 +20,7 @@ from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import QUANTITIES, label, short
 from gradprobe.record.text import counted, names_by_reason, shorten
 from gradprobe.record.text_bars import sparkline
-from gradprobe.show.formats import result_frame
+from gradprobe.show.formats import result_frame, weight_table
 from gradprobe.show.headline import verdict
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
@@ -51,7 +51,7 @@ def as_table(
     said = verdict(history, placement, comparison)
     first = Text.assemble((f"{said.look.badge}. ", "bold"), (said.sentence, "bold"))
     parts: list[RenderableType] = [first, *map(Text, filter(None, [said.step, *said.details])), ""]
-    parts.append(_Layers(table, chosen, shown, history.layers, frozen))
+    parts.append(_Layers(table, chosen, shown, history.layers, frozen, weight_table(history)))
     if len(chosen) < len(table):
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
         parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
@@ -138,9 +138,11 @@ class _Layers:
         placement: Placement,
         layers: Sequence[Layer],
         frozen: Collection[int],
+        weights: pd.DataFrame,
     ) -> None:
         self._table, self._chosen, self._placement = table, chosen, placement
         self._layers, self._frozen = layers, frozen
+        self._weights = {str(row["weight"]): row for row in weights.to_dict("records")}
         self._of = [of for of in QUANTITIES if of in table.columns]
         self._branched = {point.layers[-1] for point in placement.points}
 
@@ -166,8 +168,19 @@ class _Layers:
                 table.add_row(
                     *self._row(row, self._layers[index], shown, wide), style="red" if row["flagged"] else ""
                 )
+                for cells in self._single_weights(self._layers[index], shown, wide):
+                    table.add_row(*cells, style="dim")
             before = index
         yield table
+
+    def _single_weights(self, layer: Layer, shown: Sequence[str], wide: bool) -> Iterator[list[RenderableType]]:
+        """A row for each weight of a recurrent layer below it: its gradient, and how far a step moves it."""
+        for row in (self._weights[name] for name in layer.weights if "weight" in shown):
+            local = _Name(f"  {row['weight'].removeprefix(layer.name).removeprefix('.')}")
+            moves = "" if pd.isna(row["update"]) else f"update {row['update']:.1e}"
+            number = layer.missing("weight") if pd.isna(row["gradient"]) else _magnitude(row["gradient"])
+            numbers = [number if of == "weight" else "" for of in shown]
+            yield [*(["", local, moves] if wide else [local]), *numbers, ""]
 
     def _row(self, row: Mapping[Any, Any], layer: Layer, shown: Sequence[str], wide: bool) -> list[RenderableType]:
         name, kind = _Name(str(row["layer"])), _Name(str(row["kind"]))

@@ -72,6 +72,11 @@ def record(model, batches, loss_fn, iterations, optimizer=None, seed=None):
             ]
             if values:
                 found[iteration, name, "weight"] = np.concatenate(values).mean()
+            if isinstance(module, (torch.nn.RNNBase, torch.nn.RNNCellBase)):
+                for local, parameter in module.named_parameters(recurse=False):
+                    if local.startswith("weight") and parameter.grad is not None:
+                        row = f"{name}.{local}" if name else local
+                        found[iteration, row, "weight"] = np.abs(parameter.grad.double().numpy()).mean()
         steps.step()
     return found
 

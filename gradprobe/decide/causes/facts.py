@@ -31,8 +31,9 @@ class Reading:
     def __init__(self, history: GradientHistory) -> None:
         assert history.evidence is not None
         self.history = history
-        self.evidence: Evidence = history.evidence
-        self.facts: Mapping[str, Mapping[str, Any]] = history.evidence.layers
+        single = {row for layer in history.layers for row in layer.weights}
+        self.evidence: Evidence = history.evidence.without(single)
+        self.facts: Mapping[str, Mapping[str, Any]] = self.evidence.layers
         self.network: Mapping[str, Any] = history.evidence.network
 
     @cached_property

@@ -52,7 +52,7 @@ class EvidenceCollector:
         self._why: str | None = None
         self._signal = Signal(modules)
         self._weights = WeightSamples(modules, weights)
-        self._collected = Collected(self._weights.layers)
+        self._collected = Collected(self._weights.rows)
         self._loss = LossFacts()
         self._following: Following | None = None
         self._few: list[nn.Parameter] = []
@@ -84,7 +84,7 @@ class EvidenceCollector:
         self._few = trained[:: max(1, len(trained) // _FEW)][:_FEW]
         self._collected.initial = self._weights.facts()
         self._weights.take()
-        self._stepped = torch.ones(len(self._weights.layers), dtype=torch.bool)
+        self._stepped = torch.ones(len(self._weights.rows), dtype=torch.bool)
         self._look(0)
 
     @property
@@ -100,7 +100,7 @@ class EvidenceCollector:
     def _look(self, iteration: int) -> None:
         self._iteration, self._is_sampled, self._passes = iteration, is_sampled(iteration), 0
         self._signal.is_on = self._is_sampled
-        self._steps = LayerSteps(len(self._weights.layers)) if self._is_sampled else None
+        self._steps = LayerSteps(len(self._weights.rows)) if self._is_sampled else None
         self._arrived = None
 
     # backward passes
@@ -117,7 +117,7 @@ class EvidenceCollector:
         if not self._is_sampled or not isinstance(loss, Tensor) or loss.grad_fn is None:
             return
         there = any(parameter.grad is not None for parameter in self._few)
-        count = len(self._weights.layers)
+        count = len(self._weights.rows)
         now = self._weights.norms(self._weights.take(gradients=True)) > 0 if there else torch.zeros(count) > 0
         known = now if self._left_over is None else self._left_over
         self._left_over = torch.where(self._stepped.to(now.device), now, known.to(now.device) & now)
@@ -199,7 +199,7 @@ class EvidenceCollector:
             steps.moved(held, moved, self._weights.norms(before))
 
     def _held(self, optimizer: Optimizer | None) -> Tensor:
-        count = len(self._weights.layers)
+        count = len(self._weights.rows)
         if optimizer is None:
             return torch.ones(count, dtype=torch.bool)
         return torch.tensor(self._weights.held_by(parameter_ids(optimizer)), dtype=torch.bool)

@@ -44,7 +44,7 @@ class LayerSteps:
             left = norms / arrived * (1.0 if scale is None else scale.to(norms.device))
             self.left = torch.where(held, left, self.left.to(norms.device))
         if left_over is not None:
-            there = (left_over.to(norms.device) & (norms > 0)).float()
+            there = (left_over.to(norms.device) & (norms > 0)).to(self.left_over.dtype)
             self.left_over = torch.where(held, there, self.left_over.to(norms.device))
 
     def moved(self, held: Tensor, moved: Tensor, before: Tensor) -> None:
@@ -58,11 +58,11 @@ class Collected:
     """The numbers of a window.
 
     Args:
-        layers: Names of the layers that have weights.
+        names: Of the layers that have weights, and of single weights of recurrent ones.
     """
 
-    def __init__(self, layers: Sequence[str]) -> None:
-        self._layers = layers
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
         self.sampled: list[int] = []
         self._signal: list[list[tuple[tuple[str, ...], Tensor]]] = []
         self._steps: list[LayerSteps] = []
@@ -109,10 +109,9 @@ class Collected:
             self._turned = torch.zeros_like(gradients), torch.zeros_like(squares), torch.zeros_like(squares)
         total, of_squares, count = self._turned
         mask = held.to(gradients.device)
-        assert weights.owner is not None
-        total += gradients * mask[weights.owner]
+        total += gradients * weights.of_elements(mask)
         of_squares += squares * mask
-        count += mask.float()
+        count += mask.to(count.dtype)
 
     def result(
         self,
@@ -159,9 +158,9 @@ class Collected:
                 for names, table in groups
                 for name, row in zip(names, table.double().cpu().tolist(), strict=True)
             }
-            update = dict(zip(self._layers, steps.update.tolist(), strict=True))
-            left = dict(zip(self._layers, steps.left.tolist(), strict=True))
-            for name in dict.fromkeys([*seen, *self._layers]):
+            update = dict(zip(self._names, steps.update.tolist(), strict=True))
+            left = dict(zip(self._names, steps.left.tolist(), strict=True))
+            for name in dict.fromkeys([*seen, *self._names]):
                 values = [
                     *seen.get(name, [math.nan] * len(STATISTICS)),
                     elements.get((iteration, name), math.nan),
@@ -177,8 +176,8 @@ class Collected:
         units, over_window, final = signal.unit_shares(), signal.spread_over_window(), self._final(weights)
         initial, turned, left_over = described(self.initial), self._turns(weights), self._left_over()
         reached = [] if self._arrived is None else self._arrived.tolist()
-        arrived = dict(zip(self._layers, reached, strict=False))
-        names = dict.fromkeys([*self._layers, *units, *signal.calls])
+        arrived = dict(zip(self._names, reached, strict=False))
+        names = dict.fromkeys([*self._names, *units, *signal.calls])
         return {
             name: _plain(
                 {
@@ -213,7 +212,7 @@ class Collected:
         turned = weights.sums(total.square()) / (count * of_squares)
         return {
             name: (value, round(number))
-            for name, value, number in zip(self._layers, turned.tolist(), count.tolist(), strict=True)
+            for name, value, number in zip(self._names, turned.tolist(), count.tolist(), strict=True)
             if number > 3 and value == value
         }
 
@@ -224,7 +223,7 @@ class Collected:
         table = torch.stack([steps.left_over.cpu() for steps in self._steps])
         return {
             name: value
-            for name, value in zip(self._layers, table.nanmean(0).tolist(), strict=True)
+            for name, value in zip(self._names, table.nanmean(0).tolist(), strict=True)
             if value == value
         }
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.evidence.sampling import elements_of_each, some_of
 from gradprobe.measure.reduction import is_plain, local_part
-from gradprobe.network.layers import parameter_place
+from gradprobe.network.layers import parameter_place, recurrent_weights, weight_row
 
 _SIDE = 64  # rows and columns of a weight that are compared
+
+
+class _Place(NamedTuple):
+    """Where a weight is kept, and which rows it is a part of: its layer's, and its own if it has one."""
+
+    owner: dict[str, nn.Parameter | None]
+    name: str
+    layer: int
+    single: int | None
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        return (self.layer,) if self.single is None else (self.layer, self.single)
 
 
 class WeightSamples:
@@ -22,6 +35,9 @@ class WeightSamples:
     Args:
         modules: The layers by name.
         names: Local names of each layer's parameters other than biases.
+
+    Attributes:
+        rows: What there is a number of: the layers that have weights, then each weight of recurrent ones.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -32,22 +48,34 @@ class WeightSamples:
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], names: Mapping[str, Sequence[str]]) -> None:
-        self.layers = [name for name in modules if names[name]]
+        layers = [name for name in modules if names[name]]
+        single = [
+            weight_row(name, local)
+            for name in layers
+            for local in recurrent_weights(modules[name])
+            if local in names[name]
+        ]
+        self._layers = len(layers)
+        self.rows = [*layers, *single]
+        row_of = {name: index for index, name in enumerate(self.rows)}
         self._places = [
-            (index, *parameter_place(modules[name], local))
-            for index, name in enumerate(self.layers)
+            _Place(*parameter_place(modules[name], local), row_of[name], row_of.get(weight_row(name, local)))
+            for name in layers
             for local in names[name]
         ]
         self._most = elements_of_each(len(self._places))
         self._sizes: list[int] | None = None
-        self.owner: Tensor | None = None
-        self.device = torch.device("cpu")
+        self._owner = self._single = torch.zeros(0, dtype=torch.int32)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def _parameters(self) -> list[nn.Parameter | None]:
-        return [owner.get(key) for _, owner, key in self._places]
+        return [place.owner.get(place.name) for place in self._places]
 
     def take(self, *, gradients: bool = False) -> Tensor:
-        """The sampled elements of all weights, one after the other, in float32; 0 where there is no gradient."""
+        """The sampled elements of all weights, one after the other; 0 where there is no gradient.
+
+        In float32, or in float64 if any weight is: what a step changes of one may be lost in float32.
+        """
         parameters = self._parameters()
         if self._sizes is None:
             self._measure(parameters)
@@ -57,47 +85,66 @@ class WeightSamples:
             tensor = parameter.grad if gradients and parameter is not None else parameter
             sample = None if tensor is None or not size else some_of(tensor, self._most)
             fits = sample is not None and sample.numel() == size
-            parts.append(sample if sample is not None and fits else torch.zeros(size, device=self.device))
+            parts.append(sample if sample is not None and fits else self._zeros(size))
         alike = {(part.dtype, part.device) for part in parts}
-        if alike != {(torch.float32, self.device)}:
-            parts = [part.to(self.device, torch.float32) for part in parts]
+        if alike != {(self.dtype, self.device)}:
+            parts = [part.to(self.device, self.dtype) for part in parts]
         return torch.cat(parts).clone() if len(parts) == 1 else torch.cat(parts)
 
     def _measure(self, parameters: Sequence[nn.Parameter | None]) -> None:
         samples = [None if one is None else some_of(one, self._most) for one in parameters]
         self._sizes = [0 if sample is None else sample.numel() for sample in samples]
-        self.device = next((sample.device for sample in samples if sample is not None), torch.device("cpu"))
-        owners = [index for index, _, _ in self._places]
+        there = [sample for sample in samples if sample is not None]
+        self.device = there[0].device if there else torch.device("cpu")
+        self.dtype = torch.float64 if any(sample.dtype == torch.float64 for sample in there) else torch.float32
         counts = torch.tensor(self._sizes, dtype=torch.long)
-        self.owner = torch.tensor(owners, dtype=torch.long).repeat_interleave(counts).to(self.device)
+        # what is no single weight goes to a row at the end, which is dropped
+        singles = [(len(self.rows) if one.single is None else one.single) - self._layers for one in self._places]
+        indices = torch.tensor([[one.layer for one in self._places], singles], dtype=torch.int32)
+        self._owner, self._single = indices.repeat_interleave(counts, dim=1).to(self.device)
+
+    def _zeros(self, count: int) -> Tensor:
+        return torch.zeros(count, device=self.device, dtype=self.dtype)
 
     def sums(self, values: Tensor) -> Tensor:
-        """The sum of some values of the elements, for each layer."""
-        assert self.owner is not None
-        return torch.zeros(len(self.layers), device=self.device).index_add_(0, self.owner, values)
+        """The sum of some values of the elements, for each of the rows."""
+        by_layer = self._zeros(self._layers).index_add_(0, self._owner, values)
+        single = len(self.rows) - self._layers
+        if not single:
+            return by_layer
+        by_weight = self._zeros(single + 1).index_add_(0, self._single, values)
+        return torch.cat([by_layer, by_weight[:-1]])
+
+    def of_elements(self, rows: Tensor) -> Tensor:
+        """For each element the number of its layer."""
+        return rows[self._owner]
 
     def norms(self, values: Tensor) -> Tensor:
-        """The L2 norm of the sampled elements of each layer."""
+        """The L2 norm of the sampled elements of each of the rows."""
         scale = values.abs().amax().clamp(min=1e-30) if values.numel() else torch.ones((), device=self.device)
         return self.sums((values / scale).square()).sqrt() * scale
 
     def held_by(self, parameters: Set[int]) -> list[bool]:
-        """For each layer whether a weight of it is among the parameters with these ids."""
-        held = [False] * len(self.layers)
-        for (index, _, _), parameter in zip(self._places, self._parameters(), strict=True):
-            held[index] |= id(parameter) in parameters
+        """For each of the rows whether a weight of it is among the parameters with these ids."""
+        held = [False] * len(self.rows)
+        for place, parameter in zip(self._places, self._parameters(), strict=True):
+            for row in place.rows:
+                held[row] |= id(parameter) in parameters
         return held
 
     def facts(self) -> list[tuple[str, dict[str, Any], Tensor]]:
-        """What the weights of each layer are now: the layer, facts of its shape, and `NUMBERS` on the device."""
+        """What the weights are now: for each of the rows facts of its shape, and `NUMBERS` on the device.
+
+        Of a layer with several weights it is the largest one.
+        """
         largest: dict[str, tuple[str, dict[str, Any], Tensor]] = {}
-        for (index, _, _), parameter in zip(self._places, self._parameters(), strict=True):
+        for place, parameter in zip(self._places, self._parameters(), strict=True):
             numbers = None if parameter is None else _numbers(parameter)
             if parameter is None or numbers is None:
                 continue
-            name = self.layers[index]
-            if name not in largest or largest[name][1]["count"] < parameter.numel():
-                largest[name] = name, _shape_facts(parameter), numbers.to(self.device)
+            for name in (self.rows[row] for row in place.rows):
+                if name not in largest or largest[name][1]["count"] < parameter.numel():
+                    largest[name] = name, _shape_facts(parameter), numbers.to(self.device)
         return list(largest.values())
 
 
