@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradprobe.decide.causes import loss, rate, signal, steps
+from gradprobe.decide.causes import loss, rate, sequence, signal, steps
 from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.findings import findings
@@ -19,6 +19,7 @@ _RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
     steps.causes,
     loss.causes,
     signal.causes,
+    sequence.causes,
     rate.causes,
 )
 

@@ -13,6 +13,7 @@ from gradprobe.measure.amp import LossScale
 from gradprobe.measure.evidence.backward import BackwardListener
 from gradprobe.measure.evidence.loss_facts import LossFacts
 from gradprobe.measure.evidence.loss_graph import Following, following, scale_of, uses_of_output
+from gradprobe.measure.evidence.over_time import OverTime, is_looked_at
 from gradprobe.measure.evidence.result import Collected, LayerSteps
 from gradprobe.measure.evidence.sampling import is_sampled
 from gradprobe.measure.evidence.signal import Signal
@@ -50,7 +51,8 @@ class EvidenceCollector:
         self._model, self._modules, self._scale = model, modules, scale
         self._is_on = is_on
         self._why: str | None = None
-        self._signal = Signal(modules)
+        self._over_time = OverTime(modules, self.failed)
+        self._signal = Signal(modules, self._over_time.called)
         self._weights = WeightSamples(modules, weights)
         self._collected = Collected(self._weights.rows)
         self._loss = LossFacts()
@@ -75,6 +77,7 @@ class EvidenceCollector:
             for name, module in self._modules.items():
                 if module not in on_fast_path:
                     hooks.add(module.register_forward_hook(self._signal.hook(name, module, self.failed)))
+            self._over_time.attach(hooks)
             hooks.add(BackwardListener(self))
         except Exception as error:
             self.failed(error)
@@ -95,11 +98,12 @@ class EvidenceCollector:
     def failed(self, error: Exception) -> None:
         """Something of ours failed: the evidence ends here."""
         self._is_on, self._why = False, failure(error)
-        self._signal.is_on = False
+        self._signal.is_on = self._over_time.is_on = False
 
     def _look(self, iteration: int) -> None:
         self._iteration, self._is_sampled, self._passes = iteration, is_sampled(iteration), 0
         self._signal.is_on = self._is_sampled
+        self._over_time.is_on = self._is_sampled and is_looked_at(iteration)
         self._steps = LayerSteps(len(self._weights.rows)) if self._is_sampled else None
         self._arrived = None
 
@@ -149,7 +153,9 @@ class EvidenceCollector:
         if not self._is_on:
             return
         self._collected.passes += 1
-        if self._passes > _MOST_PASSES or self._touched == [_state(parameter) for parameter in self._few]:
+        counts = self._touched != [_state(parameter) for parameter in self._few]
+        self._over_time.passed(self._scale.value, counts)
+        if self._passes > _MOST_PASSES or not counts:
             return
         self._signal.nodes = {}
         if isinstance(loss, Tensor):
@@ -218,6 +224,7 @@ class EvidenceCollector:
         if not self._is_on:
             return
         try:
+            self._over_time.end()
             if self._is_sampled and self._steps is not None:
                 self._collected.add(self._iteration, self._signal.end(), self._steps)
             else:
@@ -232,7 +239,8 @@ class EvidenceCollector:
             return
         try:
             self._collected.final = self._weights.facts()
-            self._is_on = self._signal.is_on = False
+            self._is_on = self._signal.is_on = self._over_time.is_on = False
+            self._over_time.end()
             self._few, self._before, self._touched = [], {}, []  # the network is not kept alive by them
         except Exception as error:
             self.failed(error)
@@ -246,7 +254,7 @@ class EvidenceCollector:
         if not self._collected.sampled and not self._collected.losses:
             return None
         return self._collected.result(
-            self._signal, self._weights, self._loss, self._following, elements, self._why
+            self._signal, self._weights, self._loss, self._over_time, self._following, elements, self._why
         )
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gradprobe.measure.evidence.loss_facts import LossFacts
 from gradprobe.measure.evidence.loss_graph import Following
+from gradprobe.measure.evidence.over_time import OverTime
 from gradprobe.measure.evidence.signal import STATISTICS, Signal
 from gradprobe.measure.evidence.weights import WeightSamples, described
 from gradprobe.record.evidence import Evidence, rounded
@@ -118,12 +119,13 @@ class Collected:
         signal: Signal,
         weights: WeightSamples,
         loss: LossFacts,
+        over_time: OverTime,
         after: Following | None,
         elements: Mapping[tuple[int, str], float],
         why: str | None,
     ) -> Evidence:
         """The plain data. Waits for the device."""
-        layers = self._layer_facts(signal, weights, after)
+        layers = self._layer_facts(signal, weights, over_time, after)
         network = {
             "losses": self._losses(),
             "passes": self.passes,
@@ -171,8 +173,9 @@ class Collected:
         return rows
 
     def _layer_facts(
-        self, signal: Signal, weights: WeightSamples, after: Following | None
+        self, signal: Signal, weights: WeightSamples, over_time: OverTime, after: Following | None
     ) -> dict[str, dict[str, Any]]:
+        times = over_time.result()
         units, over_window, final = signal.unit_shares(), signal.spread_over_window(), self._final(weights)
         initial, turned, left_over = described(self.initial), self._turns(weights), self._left_over()
         reached = [] if self._arrived is None else self._arrived.tolist()
@@ -185,6 +188,7 @@ class Collected:
                     **units.get(name, {}),
                     "alike_now": final[name]["alike"] if name in final else None,
                     "spread_over_window": over_window.get(name),
+                    "over_time": times.get(name),
                     "turn": turned.get(name, (None, None))[0],
                     "turns_of": turned.get(name, (None, None))[1],
                     "arrived": arrived.get(name),

@@ -38,6 +38,7 @@ class Signal:
 
     Args:
         modules: The layers by name.
+        called: Told of each call of a layer, by its name and output.
 
     Attributes:
         is_on: Whether this iteration is looked at.
@@ -49,7 +50,8 @@ class Signal:
         alone: How often batch normalisation saw one example.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], called: Callable[[str, Any], None]) -> None:
+        self._told = called
         self._most = elements_of_each(len(modules))
         self.is_on = False
         self.elements: dict[str, int] = {}
@@ -80,6 +82,7 @@ class Signal:
             return
         self._note_nodes(name, output)
         self._note_mode(name, module, args)
+        self._told(name, output)
         if not self._seen:
             self._look_at_input(args)
         if name in self._seen or type(tensor) is not Tensor or tensor.dim() < 2 or not tensor.numel():
