@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from support.account import Account
 from support.awkward import CASES, MEASURES, Bare, Recorder, bits, data, mlp, run, sgd, squared, threads
 
 from gradprobe import GradientProbe
@@ -41,6 +42,18 @@ class Probed(GradientProbe):
 
     def forget(self):
         pass
+
+
+class Accounted(Probed):
+    """The probe, and beside it the account of signal and update."""
+
+    def __enter__(self):
+        self.account = Account(self, self.model, self.optimizers)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self.account.close()
+        super().__exit__(*error)
 
 
 probed_mean = functools.partial(Probed, stats="mean")
@@ -91,6 +104,29 @@ def test_every_number_agrees_with_the_independent_recorder(name):
     for probe, recorder in zip(probed.attached, expected.attached, strict=True):
         assert probe.recorded == len(recorder.norms) >= 3
         assert_same(measured(probe.history), recorder.found)
+
+
+COMPLEX = ("complex_parameters", "complex_and_real_mixed")  # the account reads real numbers alone
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in COMPLEX])
+def test_signal_and_update_agree_with_the_independent_account(name):
+    for probe in ran(name, Accounted).attached:
+        evidence = probe.history.evidence
+        assert evidence.network["stopped"] is None
+        for (iteration, layer), row in evidence.frame.set_index(["iteration", "layer"]).iterrows():
+            facts, known = evidence.layers.get(layer, {}), probe.account.found.get((iteration, layer), {})
+            for column, value in known.items():
+                if value is None or not math.isfinite(value):
+                    continue  # of a sample, or not defined
+                found = row[column]
+                if math.isnan(found):
+                    assert "no_update" in facts if column == "update" else "no_signal" in facts, (layer, column)
+                else:
+                    assert found == pytest.approx(value, rel=1e-3, abs=1e-6), (iteration, layer, column)
+            if known or not probe.optimizers or layer not in probe.account.layers:
+                continue
+            assert row[["spread", "rms", "update"]].isna().all(), (iteration, layer)
 
 
 @cases("reasons")

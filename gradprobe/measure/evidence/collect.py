@@ -64,7 +64,7 @@ class EvidenceCollector:
         self._stepped = torch.ones(0, dtype=torch.bool)
         self._left_over: Tensor | None = None
         self._arrived: Tensor | None = None
-        self._before: dict[int, tuple[Tensor, LayerSteps]] = {}
+        self._before: dict[int, tuple[Tensor, list[int], LayerSteps]] = {}
         self._touched: list[tuple[int, int]] = []
 
     def attach(self, hooks: Attached) -> None:
@@ -195,14 +195,15 @@ class EvidenceCollector:
         gradients = self._weights.take(gradients=True)
         self._steps.found(held, self._weights.norms(gradients), self._arrived, self._left_over, scale)
         self._collected.turn(self._weights, gradients, held)
-        self._before[0 if optimizer is None else id(optimizer)] = self._weights.take(), self._steps
+        key = 0 if optimizer is None else id(optimizer)
+        self._before[key] = self._weights.take(), self._weights.identities(), self._steps
 
     def _moved(self, optimizer: int, held: Tensor) -> None:
         """Compare the weights to what they were before the last step that was looked at."""
         if optimizer in self._before:
-            before, steps = self._before.pop(optimizer)
+            before, parameters, steps = self._before.pop(optimizer)
             moved = self._weights.norms(self._weights.take() - before)
-            steps.moved(held, moved, self._weights.norms(before))
+            steps.moved(held & self._weights.same(parameters), moved, self._weights.norms(before))
 
     def _held(self, optimizer: Optimizer | None) -> Tensor:
         count = len(self._weights.rows)

@@ -175,7 +175,7 @@ class Collected:
     def _layer_facts(
         self, signal: Signal, weights: WeightSamples, over_time: OverTime, after: Following | None
     ) -> dict[str, dict[str, Any]]:
-        times = over_time.result()
+        times, no_signal, unread = over_time.result(), signal.missing(), set(weights.unread())
         units, over_window, final = signal.unit_shares(), signal.spread_over_window(), self._final(weights)
         initial, turned, left_over = described(self.initial), self._turns(weights), self._left_over()
         reached = [] if self._arrived is None else self._arrived.tolist()
@@ -189,6 +189,8 @@ class Collected:
                     "alike_now": final[name]["alike"] if name in final else None,
                     "spread_over_window": over_window.get(name),
                     "over_time": times.get(name),
+                    "no_signal": no_signal.get(name),
+                    "no_update": "kind" if name in unread else None,
                     "turn": turned.get(name, (None, None))[0],
                     "turns_of": turned.get(name, (None, None))[1],
                     "arrived": arrived.get(name),

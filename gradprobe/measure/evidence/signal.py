@@ -60,7 +60,9 @@ class Signal:
         self.calls: dict[str, int] = {}
         self.eval_calls: dict[str, int] = {}
         self.alone: dict[str, int] = {}
+        self._has_input = False
         self._seen: set[str] = set()
+        self._missing: dict[str, str] = {}
         self._waiting: dict[tuple[Any, ...], list[tuple[str, Tensor]]] = {}
         self._count = 0
         self._rows: list[tuple[tuple[str, ...], Tensor]] = []
@@ -71,25 +73,33 @@ class Signal:
         """A forward hook for a layer."""
 
         def call(module: nn.Module, args: Any, output: Any) -> None:
-            if self.is_on and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
-                self._called(name, module, args, output)
+            if not self.is_on or not torch.is_grad_enabled():
+                return
+            # what is called inside a backward pass is computed again, but what was called without gradients before
+            is_again = torch._C._current_graph_task_id() != -1
+            if not is_again or name not in self._seen:
+                self._called(name, module, args, output, is_again=is_again)
 
         return GuardedHook(call, failed)
 
-    def _called(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    def _called(self, name: str, module: nn.Module, args: Any, output: Any, *, is_again: bool) -> None:
         tensor = measured_tensor(output)
         if tensor is None or is_captured() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            self._missing[name] = "transformed" if tensor is not None else "no_tensor"
             return
-        self._note_nodes(name, output)
+        if not is_again:
+            self._note_nodes(name, output)
         self._note_mode(name, module, args)
         self._told(name, output)
-        if not self._seen:
+        if not self._has_input:
             self._look_at_input(args)
-        if name in self._seen or type(tensor) is not Tensor or tensor.dim() < 2 or not tensor.numel():
+        if name in self._seen:
+            return
+        why = _why_not(tensor)
+        if why is not None:
+            self._missing[name] = why
             return
         self._seen.add(name)
-        if not tensor.is_floating_point() or tensor.is_nested or tensor.is_meta:
-            return
         batch, channels = axes_of(module, tensor.dim())
         self.elements[name] = tensor.numel()
         sample = sample_output(tensor, channels, batch, self._most)
@@ -114,7 +124,7 @@ class Signal:
 
     def _look_at_input(self, args: Any) -> None:
         given = next(tensors(args), None)
-        self._seen.add("")
+        self._has_input = True
         if given is None or type(given) is not Tensor or given.requires_grad or not given.is_floating_point():
             return
         if given.dim() < 2 or not given.numel():
@@ -149,6 +159,7 @@ class Signal:
         rows, self._rows = self._rows, []
         self.is_on = False
         self._seen.clear()
+        self._has_input = False
         self.nodes = {}
         return rows
 
@@ -156,6 +167,11 @@ class Signal:
         """Forget what was not asked for."""
         self.end()
         self.elements = {}
+
+    def missing(self) -> dict[str, str]:
+        """For layers that were called and have no signal a code that says why."""
+        measured = {name for names in self._ranges for name in names}
+        return {name: why for name, why in self._missing.items() if name not in measured}
 
     def unit_shares(self) -> dict[str, dict[str, float]]:
         """For each layer the shares of units that never were above 0, and never within 3, in the window."""
@@ -183,15 +199,27 @@ class Signal:
         return result
 
 
+def _why_not(tensor: Tensor) -> str | None:
+    """Why there is no signal in what a layer returned, as a code."""
+    if type(tensor) is not Tensor and not isinstance(tensor, nn.Parameter):
+        return "kind"
+    if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided or not tensor.is_floating_point():
+        return "kind"
+    return "one_axis" if tensor.dim() < 2 else None if tensor.numel() else "empty"
+
+
 def _statistics(stacked: Tensor) -> Tensor:
     """`STATISTICS` of samples of shape ``(layers, rows, units, positions)``."""
     within = stacked.flatten(1)
     size = within.abs()
-    squares = within.square().mean(1)
+    largest = size.amax(1)
+    scale = torch.where(largest > 0, largest, 1.0)  # squares leave the range of float32 long before the values do
+    scaled = stacked / scale.view(-1, 1, 1, 1)
+    squares = scaled.flatten(1).square().mean(1)
     if stacked.shape[1] > 1:
-        variance = (stacked - stacked.mean(1, keepdim=True)).square().flatten(1).mean(1)
+        variance = (scaled - scaled.mean(1, keepdim=True)).square().flatten(1).mean(1)
         spread = (variance * (stacked.shape[1] / (stacked.shape[1] - 1)) / squares).sqrt()
     else:
         spread = torch.full_like(squares, float("nan"))
     shares = [(size == 0), (size > 3), (size > 5), ~torch.isfinite(within)]
-    return torch.stack([spread, squares.sqrt(), *(share.float().mean(1) for share in shares)], 1)
+    return torch.stack([spread, squares.sqrt() * scale, *(share.float().mean(1) for share in shares)], 1)

@@ -85,7 +85,9 @@ class WeightSamples:
             tensor = parameter.grad if gradients and parameter is not None else parameter
             sample = None if tensor is None or not size else some_of(tensor, self._most)
             fits = sample is not None and sample.numel() == size
-            parts.append(sample if sample is not None and fits else self._zeros(size))
+            parts.append(
+                sample if sample is not None and fits else torch.zeros(size, device=self.device, dtype=self.dtype)
+            )
         alike = {(part.dtype, part.device) for part in parts}
         if alike != {(self.dtype, self.device)}:
             parts = [part.to(self.device, self.dtype) for part in parts]
@@ -103,16 +105,34 @@ class WeightSamples:
         indices = torch.tensor([[one.layer for one in self._places], singles], dtype=torch.int32)
         self._owner, self._single = indices.repeat_interleave(counts, dim=1).to(self.device)
 
-    def _zeros(self, count: int) -> Tensor:
-        return torch.zeros(count, device=self.device, dtype=self.dtype)
+    def unread(self) -> list[str]:
+        """The rows whose weights are of no kind that is read: complex, sparse, quantized, without elements."""
+        sizes = self._sizes or []
+        read = {row for place, size in zip(self._places, sizes, strict=False) if size for row in place.rows}
+        return [name for row, name in enumerate(self.rows) if row not in read and sizes]
+
+    def identities(self) -> list[int]:
+        """Which parameters there are at the moment, by `id`."""
+        return list(map(id, self._parameters()))
+
+    def same(self, before: Sequence[int]) -> Tensor:
+        """Which of the rows have the parameters that they had."""
+        now = self.identities()
+        changed = {
+            row
+            for place, one, two in zip(self._places, before, now, strict=True)
+            if one != two
+            for row in place.rows
+        }
+        return torch.tensor([row not in changed for row in range(len(self.rows))], dtype=torch.bool)
 
     def sums(self, values: Tensor) -> Tensor:
         """The sum of some values of the elements, for each of the rows."""
-        by_layer = self._zeros(self._layers).index_add_(0, self._owner, values)
+        by_layer = values.new_zeros(self._layers).index_add_(0, self._owner, values)
         single = len(self.rows) - self._layers
         if not single:
             return by_layer
-        by_weight = self._zeros(single + 1).index_add_(0, self._single, values)
+        by_weight = values.new_zeros(single + 1).index_add_(0, self._single, values)
         return torch.cat([by_layer, by_weight[:-1]])
 
     def of_elements(self, rows: Tensor) -> Tensor:
@@ -121,8 +141,9 @@ class WeightSamples:
 
     def norms(self, values: Tensor) -> Tensor:
         """The L2 norm of the sampled elements of each of the rows."""
-        scale = values.abs().amax().clamp(min=1e-30) if values.numel() else torch.ones((), device=self.device)
-        return self.sums((values / scale).square()).sqrt() * scale
+        # in float64: squares leave the range of float32, and what is not finite in one layer stays there
+        wide = values.double() if values.device.type != "mps" else values
+        return self.sums(wide.square()).sqrt().to(self.dtype)
 
     def held_by(self, parameters: Set[int]) -> list[bool]:
         """For each of the rows whether a weight of it is among the parameters with these ids."""
