@@ -73,9 +73,8 @@ def assert_gradients_reach(
 
     It fails where the diagnosis finds that the signal or the gradient is lost (see `gradprobe.diagnose`), where a
     layer is flagged by the policy (vanishing), where its mean magnitude exceeds 1e3 in some iteration (exploding),
-    where its gradient or the loss is NaN or infinite, and where no gradient arrives though the layer is not
-    frozen. A layer whose weight gets a gradient is reached, also where its output has none (a projection inside
-    attention, whose weight is used without calling the module).
+    where its gradient or the loss is NaN or infinite, and where no gradient arrives, at its output or its weight,
+    though the layer is not frozen.
 
     Args:
         model: Any module.
@@ -114,9 +113,7 @@ def assert_gradients_reach(
     history = scan(model, batches, loss_fn, iterations, optimizer=optimizer, seed=seed)
     names = [layer.name for layer in history.layers if wanted is None or layer.name in wanted]
     placement = place(history, policy)
-    by_kind = _findings_in(names, history, placement, unreached)
-    if policy is None and diagnose(history).verdict == "healthy":  # magnitudes are small in sound networks too
-        by_kind.pop("vanishing", None)
+    by_kind = _findings_in(names, history, placement, unreached, is_default=policy is None)
     if by_kind or _stopped(history):
         how = getattr(policy, "aggregate", "median")
         raise GradientReachError(_message(history, placement, by_kind, names, how), history, placement)
@@ -190,15 +187,18 @@ def _folded(rows: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:
 
 
 def _findings_in(
-    names: Sequence[str], history: GradientHistory, placement: Placement, unreached: str
+    names: Sequence[str], history: GradientHistory, placement: Placement, unreached: str, *, is_default: bool
 ) -> dict[str, list[str]]:
     """The findings in these layers, by kind, in the order of `FINDINGS`."""
+    diagnosis = diagnose(history)
     rows = history.frame[history.frame["nonfinite"].notna()]
     arrived = set(rows["layer"]) & set(names)
     missing = list(names) if not arrived else unreached_layers(history) if unreached == "fail" else []
     everywhere = {**findings(history, placement), "unreached": missing}
+    if is_default and diagnosis.verdict == "healthy":  # magnitudes are small in sound networks too
+        everywhere.pop("vanishing", None)
     if "vanishing" not in everywhere:
-        everywhere |= {one.cause: list(one.layers) for one in diagnose(history).findings if one.cause in LOST}
+        everywhere |= {one.cause: list(one.layers) for one in diagnosis.findings if one.cause in LOST}
     by_kind = {kind: [name for name in everywhere.get(kind, []) if name in names] for kind in (*FINDINGS, *LOST)}
     return {kind: layers for kind, layers in by_kind.items() if layers}
 

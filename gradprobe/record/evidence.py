@@ -5,13 +5,14 @@ Plain data, as the history that it belongs to. `gradprobe.decide.diagnosis` read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 MEASURED = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite", "elements", "update", "left")
+BY_DEPTH = ("spread", "share", "update")
 SAMPLES = ("iteration", "layer", *MEASURED)
 
 
@@ -87,6 +88,42 @@ class Evidence:
         return self.frame.equals(other.frame) and (self.layers, self.network) == (other.layers, other.network)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def by_depth(frame: pd.DataFrame, evidence: Evidence | None, layers: Sequence[str]) -> pd.DataFrame:
+    """What `gradprobe.GradientHistory.by_depth` gives: see there.
+
+    Args:
+        frame: That of the history.
+        evidence: What was measured beside it.
+        layers: Names in depth order.
+    """
+    columns: dict[str, Any] = {name: {} for name in BY_DEPTH}
+    if evidence is not None:
+        whole = {name: facts.get("spread_over_window") for name, facts in evidence.layers.items()}
+        columns["spread"] = {
+            **{n: one for n, one in whole.items() if one is not None},
+            **evidence.median("spread"),
+        }
+        columns["share"] = shares(frame, evidence, layers).median().to_dict()
+        columns["update"] = evidence.median("update")
+    table = {name: pd.Series(column, dtype=float).reindex(list(layers)) for name, column in columns.items()}
+    return pd.DataFrame(table)
+
+
+def shares(frame: pd.DataFrame, evidence: Evidence, layers: Sequence[str]) -> pd.DataFrame:
+    """The share of the gradient that arrives at each layer: a row for each iteration, a column for each layer.
+
+    The L2 norm of dL/d(its output), of the whole batch, over that of the last layer: rms times the square root of
+    the number of elements. Only for iterations in which the evidence was taken.
+    """
+    rows = frame[(frame["of"] == "output") & frame["rms"].notna()]
+    sizes = evidence.frame[["iteration", "layer", "elements"]].dropna()
+    joined = rows.merge(sizes, on=["iteration", "layer"])
+    joined = joined.assign(norm=joined["rms"] * joined["elements"] ** 0.5)
+    norms = joined.pivot(index="iteration", columns="layer", values="norm")
+    order = [name for name in layers if name in norms.columns]
+    return norms[order].div(norms[order[-1]], axis=0) if order else norms
 
 
 def rounded(value: float) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.record.conditions import describe_conditions, with_codes
-from gradprobe.record.evidence import Evidence
+from gradprobe.record.evidence import Evidence, by_depth
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
 from gradprobe.record.layer import UNREACHED as UNREACHED
 from gradprobe.record.layer import Layer as Layer
@@ -70,6 +70,29 @@ class GradientHistory:
     def output(self) -> dict[str, Any]:
         """What a branch has to know of the network's output, by the names of the attributes."""
         return {name: getattr(self, name) for name in ("output_shape", "output_channels", "head", "activation")}
+
+    @property
+    def by_depth(self) -> pd.DataFrame:
+        """Spread, share and update of every layer, medians over the window; NaN where a number is missing.
+
+        ``spread``: how far the layer's output depends on the input, 1 for all of it (Schoenholz et al., Deep
+        Information Propagation, 2017). ``share``: the L2 norm of dL/d(the layer's output) over that of the last
+        layer's. ``update``: how far a step moves the layer's weights, relative to their norm. Spread and share do
+        not depend on the scale of the loss, its reduction or the batch size.
+
+        Returns:
+            Columns ``spread, share, update``, one row for each layer, in depth order.
+
+        Example:
+            >>> rows = [(0, "a", 0, "output", 1, 0.25, 1, 0, 0), (0, "b", 1, "output", 1, 1.0, 1, 0, 0)]
+            >>> seen = [(0, "a", 0.5, 1, 0, 0, 0, 0, 16, 1e-3, 1), (0, "b", 0.4, 1, 0, 0, 0, 0, 4, 2e-3, 1)]
+            >>> layers = (Layer("a", 0, "Linear", 9), Layer("b", 1, "Linear", 9))
+            >>> evidence = Evidence.from_rows(seen, {}, {})
+            >>> history = GradientHistory(tidy(rows), {}, layers, (), None, evidence=evidence)
+            >>> history.by_depth.loc["a"].to_dict()
+            {'spread': 0.5, 'share': 0.5, 'update': 0.001}
+        """
+        return by_depth(self.frame, self.evidence, [layer.name for layer in self.layers])
 
     @property
     def iterations(self) -> int:

@@ -5,7 +5,6 @@ import pytest
 from matplotlib.figure import Figure
 
 import gradprobe as gp
-from gradprobe.record.by_depth import by_depth
 from gradprobe.record.evidence import Evidence
 from gradprobe.record.history import GradientHistory, Layer, tidy
 
@@ -27,7 +26,7 @@ def fading(depth=12, factor=0.1, still=(2,)):
 
 
 def test_share_and_spread_are_those_of_the_chain():
-    table = by_depth(fading())
+    table = fading().by_depth
     assert np.allclose(table["spread"], 0.1 ** np.arange(12))
     assert np.allclose(table["share"], 0.1 ** np.arange(11, -1, -1))
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.record.by_depth import by_depth, shares
-from gradprobe.record.evidence import Evidence
+from gradprobe.record.evidence import Evidence, shares
 from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.text import layer_span, middle
 
@@ -139,7 +138,7 @@ class Reading:
     @cached_property
     def spread(self) -> dict[str, float]:
         """The spread of each layer's output, median over the window."""
-        return {str(name): float(one) for name, one in by_depth(self.history)["spread"].dropna().items()}
+        return {str(name): float(one) for name, one in self.history.by_depth["spread"].dropna().items()}
 
     @cached_property
     def update(self) -> dict[str, float]:
@@ -154,7 +153,7 @@ class Reading:
     @cached_property
     def _shares(self) -> pd.DataFrame:
         """For each iteration and layer the share of the gradient that arrives there."""
-        return shares(self.history)
+        return shares(self.history.frame, self.evidence, [layer.name for layer in self.layers])
 
     @cached_property
     def share(self) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""What lies between the network's output and the loss, read from the graph; and what follows each layer."""
+"""What lies between the network's output and the loss, read from the graph."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 _MOST = 400  # nodes between the layers and the loss
 _PICKS = ("Select", "Slice", "Index", "Gather", "MaskedSelect", "Narrow", "Split", "Unbind")  # some of the values
-_KEEPS_VALUES = (
+KEEPS_VALUES = (
     "View",
     "UnsafeView",
     "ReshapeAlias",
@@ -54,25 +54,6 @@ _LOSSES = {
     "SubBackward0": "difference",
     "RsubBackward0": "difference",
 }
-_LINEAR = (
-    *_KEEPS_VALUES,
-    "Addmm",
-    "Mm",
-    "Bmm",
-    "Convolution",
-    "NativeDropout",
-    "FeatureDropout",
-    "AvgPool",
-    "MeanBackward",
-    "SumBackward",
-    "torch::autograd::AccumulateGrad",
-    "AddBackward",
-    "CatBackward",
-    "AdaptiveAvgPool",
-    "MkldnnConvolution",
-    "AdaptiveAvgPool2D",
-)
-_WEIGHTED = ("Addmm", "MmBackward", "Convolution", "MkldnnConvolution")
 
 
 @dataclass
@@ -150,7 +131,7 @@ def _tail(root: Any, layers: Mapping[Any, str]) -> tuple[dict[Any, list[Any]], l
 
 def _is_wrapped(node: Any, layers: Mapping[Any, str]) -> bool:
     """Whether a layer contains the one that makes its output: an activation or a view at its end is no layer."""
-    while node.name() in ACTIVATIONS or node.name().startswith(_KEEPS_VALUES):
+    while node.name() in ACTIVATIONS or node.name().startswith(KEEPS_VALUES):
         children = [child for child, _ in node.next_functions if child is not None]
         if len(children) != 1 or "AccumulateGrad" in children[0].name():
             return False
@@ -176,7 +157,7 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
             _take_activation(use, parent, ACTIVATIONS[name])
         elif name.startswith("ExpandBackward") and grown > 1:
             use.broadcast = 1 if unsqueezed else grown
-        elif not name.startswith(_KEEPS_VALUES):
+        elif not name.startswith(KEEPS_VALUES):
             break
         unsqueezed |= name.startswith("Unsqueeze")
         picked |= name.startswith(_PICKS)
@@ -293,66 +274,3 @@ def scale_of(root: Any) -> float:
         scale *= factor if name.startswith("Mul") else 1 / factor if factor else 1.0
         node = children[0]
     return scale
-
-
-@dataclass
-class Following:
-    """What comes after each layer, and whether anything in the network bends.
-
-    Attributes:
-        activation: The activation that a layer's output goes into, by layer.
-        weighted: How many products with weights there are.
-        bends: Whether there is anything but linear functions between them.
-    """
-
-    activation: dict[str, str]
-    weighted: int
-    bends: bool
-
-
-def following(root: Any, layers: Mapping[Any, str], tail: Iterator[Any] | None = None) -> Following:
-    """Read the whole graph, once.
-
-    Example:
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sigmoid(), torch.nn.Linear(2, 1))
-        >>> hidden = net[0](torch.ones(4, 2))
-        >>> output = net[2](net[1](hidden))
-        >>> found = following(output.sum().grad_fn, {hidden.grad_fn: "0", output.grad_fn: "2"})
-        >>> found.activation, found.weighted, found.bends
-        ({'0': 'sigmoid'}, 2, True)
-    """
-    above: dict[Any, list[Any]] = {root: []}
-    waiting = [(root, False)]
-    inside: dict[Any, bool] = {}
-    while waiting:
-        node, below = waiting.pop()
-        below = below or node in layers
-        inside[node] = below
-        for child, _ in node.next_functions:
-            if child is None:
-                continue
-            if child not in above:
-                above[child] = []
-                waiting.append((child, below))
-            above[child].append(node)
-    activation = {name: found for node, name in layers.items() if node in above and (found := _after(node, above))}
-    ops = [node.name() for node in above if inside.get(node)]
-    weighted = sum(name.startswith(_WEIGHTED) for name in ops)
-    return Following(activation, weighted, not all(name.startswith(_LINEAR) for name in ops))
-
-
-def _after(node: Any, above: Mapping[Any, Sequence[Any]]) -> str | None:
-    """The activation that a node's result goes into, or that the node is itself."""
-    if node.name() in ACTIVATIONS:
-        return ACTIVATIONS[node.name()]
-    for _ in range(4):
-        parents = above.get(node) or ()
-        if len(parents) != 1:
-            return None
-        node = parents[0]
-        if node.name() in ACTIVATIONS:
-            return ACTIVATIONS[node.name()]
-        if not node.name().startswith(_KEEPS_VALUES):
-            return None
-    return None

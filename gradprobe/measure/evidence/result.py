@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradprobe.measure.evidence.after_layers import Following
 from gradprobe.measure.evidence.loss_facts import LossFacts
-from gradprobe.measure.evidence.loss_graph import Following
 from gradprobe.measure.evidence.over_time import OverTime
 from gradprobe.measure.evidence.signal import STATISTICS, Signal
 from gradprobe.measure.evidence.weights import WeightSamples, described

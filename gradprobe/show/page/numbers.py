@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.findings import with_default_flags
-from gradprobe.record.by_depth import BY_DEPTH, by_depth
+from gradprobe.record.evidence import BY_DEPTH
 from gradprobe.record.history import AGGREGATES, GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
@@ -88,7 +88,7 @@ def found_rows(history: GradientHistory) -> list[int]:
 
 def signal_sentence(history: GradientHistory) -> str:
     """What spread, share and update are at the ends of the network; empty where they were not recorded."""
-    table = by_depth(history)
+    table = history.by_depth
     said = []
     for name, at in (("spread", "last"), ("share", "first")):
         known = table[name].dropna()
@@ -104,7 +104,7 @@ def signal_sentence(history: GradientHistory) -> str:
 def _signal(history: GradientHistory) -> dict[str, str] | None:
     if history.evidence is None:
         return None
-    table = by_depth(history)
+    table = history.by_depth
     return {name: _packed(table[name], "<f8") for name in BY_DEPTH}
 
 

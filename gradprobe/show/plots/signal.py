@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 import gradprobe.show.plots.style as style
 from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import diagnose
-from gradprobe.record.by_depth import BY_DEPTH, by_depth
 from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.evidence import BY_DEPTH
 from gradprobe.record.history import GradientHistory
 from gradprobe.show.plots.depth import layer_axis
 from gradprobe.show.plots.fitting import lay_out
@@ -43,7 +43,7 @@ def plot_signal(history: GradientHistory, *, ax: Axes | None = None) -> Axes:
     """Draw the signal, the gradient and the steps of every layer against its depth, on one log axis.
 
     Three lines: the spread of the layer's output, its share of the gradient, and its update (see
-    `gradprobe.record.by_depth.by_depth`), each the median over the window. Where the first one falls the signal is
+    `gradprobe.GradientHistory.by_depth`), each the median over the window. Where the first one falls the signal is
     lost, where the second one falls the gradient. What is exactly zero is marked at the bottom. The layers of the
     first finding of `gradprobe.diagnose` have a background and a colour.
 
@@ -71,7 +71,7 @@ def plot_signal(history: GradientHistory, *, ax: Axes | None = None) -> Axes:
         raise ValueError(
             'expected a history with signal and updates; this one holds gradients only: record it with stats="all"'
         )
-    table, findings = by_depth(history), diagnose(history).findings
+    table, findings = history.by_depth, diagnose(history).findings
     marked = set(findings[0].layers) if findings else set()
     ax = style.axes(ax, style.panel_size(style.SCREEN))
     style.strip_axes(ax)
