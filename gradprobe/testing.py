@@ -82,8 +82,7 @@ def assert_gradients_reach(
         loss_fn: ``(output, target) -> scalar``.
         iterations: Optimizer steps to record.
         policy: What counts as vanishing: by default CNDS' rule, below 1e-7 on the outputs' gradient (Wang et al.
-            2015, section 3), unless the diagnosis finds the network healthy. The rule depends on the batch size;
-            `gradprobe.RelativePolicy` does not.
+            2015, section 3), unless the diagnosis finds the network healthy.
         layers: Names or shell patterns of the layers to check; all by default. All are recorded.
         optimizer: ``model -> Optimizer``; SGD with lr 0.01 by default.
         unreached: ``"ignore"`` lets layers pass that no gradient arrives at, as long as one arrives at some layer.

@@ -17,6 +17,7 @@ LEARNED = 0.9  # of the loss of the best constant answer: below it the network h
 LONG = 40  # iterations: of fewer nobody can say that nothing is learned
 EXAMPLES = 1500  # at batches of 2 and 8 networks that learn show nothing of it in 50 iterations
 NOTHING = 0.98  # of the loss of the best constant answer
+_END_EXAMPLES = 160  # at least, unless that is more than half of the window
 _ENDS = 5  # iterations that are averaged at the end of the window: single losses are noisy
 
 
@@ -78,7 +79,9 @@ class Reading:
     @property
     def end(self) -> float:
         """The mean loss of the last iterations; NaN where it is not known."""
-        last = self.finite_losses[-_ENDS:]
+        batch = self.history.conditions.get("batch_size") or _END_EXAMPLES
+        count = min(max(_ENDS, -(-_END_EXAMPLES // batch)), max(_ENDS, len(self.finite_losses) // 2))
+        last = self.finite_losses[-count:]
         return sum(last) / len(last) if last else math.nan
 
     @cached_property
@@ -193,6 +196,18 @@ class Reading:
         first = frame[frame["iteration"] == frame["iteration"].min()].dropna(subset=["spread"])
         values = {str(row.layer): float(row.spread) for row in first.itertuples()}
         return max((values[name] for name in self.ordered(values)[-2:]), default=math.nan)
+
+    @property
+    def both(self) -> float:
+        """Spread at the end and share at the start together: the geometric mean, over the window."""
+        return math.sqrt(self.spread_at_end * self.share_at_start)
+
+    @property
+    def both_at_first(self) -> float:
+        """The same in the first iteration."""
+        names = self.ordered(self.first_share)[:2]
+        share = max((self.first_share[name] for name in names), default=math.nan)
+        return math.sqrt(self.first_spread_at_end * share)
 
     @cached_property
     def share_at_start(self) -> float:

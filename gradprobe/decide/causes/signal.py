@@ -16,9 +16,8 @@ RECURRENT = 5.0  # times 1/sqrt(inputs); torch's own weights have .58, an orthog
 DEAD = 0.9  # of the units of a layer
 SPREAD = 0.01  # Schoenholz et al. 2017; sound scripts stay above .037 in the window
 SHARE = 1e-3  # sound scripts stay above .017 in the window
-STRICTER = (
-    5.0  # times both where the loss shows that nothing is learned: none of 40 tasks below spread .05 then does
-)
+MUCH = 0.75  # of the loss of the best constant answer: what learns more than that is not lost
+BOTH_AT_FIRST, BOTH = 0.03, 0.1  # sqrt(spread * share): 237 windows of networks that learn stay above .14 at first
 _THEORY = "Schoenholz et al., Deep Information Propagation, ICLR 2017; 136 scripts measured"
 
 
@@ -166,27 +165,24 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     spread, share = reading.spread_at_end, reading.share_at_start
     if not reading.spread_at_start > SPREAD:  # it is not lost on the way: the inputs themselves hardly differ
         spread = math.nan
-    stricter = STRICTER if _is_known_not_to_learn(reading) else 1.0
-    least_spread, least_share = SPREAD * stricter, SHARE * stricter
-    if reading.learned or not (spread < least_spread or share < least_share):
+    together = reading.both_at_first < BOTH_AT_FIRST and reading.both < BOTH and not math.isnan(spread)
+    together &= not (reading.constant and reading.end < MUCH * reading.constant)
+    if not together and (reading.learned or not (spread < SPREAD or share < SHARE)):
         return
-    lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < least_spread]
-    far = [name for name in reading.ordered(reading.share) if reading.share[name] < least_share]
-    layers = reading.names(lost or far)
+    lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < max(SPREAD, 2 * spread)]
+    far = [name for name in reading.ordered(reading.share) if reading.share[name] < max(SHARE, 2 * share)]
     yield Finding(
-        "signal_collapse", layers,
-        {"spread": spread, "spread_threshold": least_spread, "share": share, "share_threshold": least_share},
-        _where_it_is_lost(spread if spread < least_spread else None, share if share < least_share else None),
+        "signal_collapse", reading.names(lost if spread < share else far),
+        {"spread": spread, "spread_threshold": SPREAD, "share": share, "share_threshold": SHARE,
+         "both": reading.both, "both_threshold": BOTH, "both_at_first": reading.both_at_first,
+         "both_at_first_threshold": BOTH_AT_FIRST},
+        _where_it_is_lost(
+            spread if together or spread < SPREAD else None, share if together or share < SHARE else None
+        ),
         "Initialise by LSUV or He's rule (gradprobe.remedies.lsuv(model, x)), use ReLU or tanh in "
-        "place of sigmoid, "
-        "or put normalisation between the layers.",
+        "place of sigmoid, or put normalisation between the layers.",
         _THEORY,
     )  # fmt: skip
-
-
-def _is_known_not_to_learn(reading: Reading) -> bool:
-    """Whether the window is long, and its loss near that of the best constant answer to the end."""
-    return reading.constant is not None and reading.is_long and not reading.learned
 
 
 def _where_it_is_lost(spread: float | None, share: float | None) -> str:
