@@ -178,3 +178,150 @@ def test_a_script_can_fail_on_a_cause():
         nn.functional.cross_entropy(model(data()[0]), data()[1]).backward()
         probe.step()
     assert layers_by_code(probe.history, gp.place(probe.history))["double_softmax"] == ["4"]
+
+
+class WithPosition(nn.Module):
+    """A network that owns a parameter itself, as transformers do, so that it is a layer as a whole."""
+
+    def __init__(self, last):
+        super().__init__()
+        torch.manual_seed(0)
+        self.position = nn.Parameter(torch.zeros(8))
+        self.body, self.last = mlp(), last
+
+    def forward(self, x):
+        return self.last(self.body(x + self.position))
+
+
+def with_loss(loss):
+    """A step whose loss is a function of output, inputs and labels."""
+
+    def step(model, optimizer):
+        def call(a, b):
+            optimizer.zero_grad()
+            loss(model(a), a, b).backward()
+            optimizer.step()
+
+        return call
+
+    return step
+
+
+def several_labels(output, a, b):
+    return nn.functional.mse_loss(output, (a[:, :4] > 0).float())
+
+
+def logarithms(output, a, b):
+    return nn.functional.mse_loss(output, nn.functional.one_hot(b, 4).float())
+
+
+def of_the_action(output, a, b):
+    return nn.functional.smooth_l1_loss(output.gather(1, b[:, None]), a.sum(1))  # (N, 1) against (N,)
+
+
+def of_another_network(model, optimizer):
+    copy = mlp()
+
+    def step(a, b):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(copy(a), b).backward()
+        optimizer.step()
+
+    return step
+
+
+def embedding(weight):
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding.from_pretrained(weight)  # frozen by default
+            self.body = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+
+        def forward(self, x):
+            return self.body(self.table((x.abs() * 10).long().clamp(max=39)).mean(1))
+
+    torch.manual_seed(0)
+    return Bag()
+
+
+def recurrent(std):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.GRU(1, 16, batch_first=True), nn.Linear(16, 4)
+            for parameter in self.rnn.parameters():
+                nn.init.normal_(parameter, std=std)
+
+        def forward(self, x):
+            return self.head(self.rnn(x[..., None])[1][0])
+
+    torch.manual_seed(0)
+    return Last()
+
+
+MORE = {
+    "double_softmax": lambda: trained(WithPosition(nn.Softmax(1))),
+    "output_activation": lambda: trained(mlp(nn.Softmax(1)), with_loss(several_labels)),
+    "output_activation of logarithms": lambda: trained(mlp(nn.LogSoftmax(1)), with_loss(logarithms)),
+    "loss_broadcast": lambda: trained(mlp(), with_loss(of_the_action)),
+    "not_in_optimizer": lambda: trained(mlp(), of_another_network),
+    "frozen": lambda: trained(embedding(torch.randn(40, 32, generator=torch.Generator().manual_seed(0)))),
+    "saturated": lambda: trained(recurrent(10.0)),
+    "input_scale": lambda: trained(mlp(), scale=1e-4, lr=1e-3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("case", MORE)
+def test_it_is_named_also_where_it_is_harder_to_see(case):
+    diagnosis = MORE[case]()
+    assert [finding.cause for finding in diagnosis.findings] == [case.split()[0]]
+
+
+SOUND = {
+    "a linear autoencoder": lambda: trained(
+        nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8)), with_loss(lambda y, a, b: ((y - a) ** 2).mean()), lr=0.02
+    ),
+    "frozen vectors that were learned": lambda: trained(
+        embedding(torch.arange(40.0)[:, None] / 40 + torch.eye(40, 32))
+    ),
+    "logits of a network that owns a parameter": lambda: trained(WithPosition(nn.Identity())),
+    "a value of each action": lambda: trained(
+        mlp(), with_loss(lambda y, a, b: nn.functional.mse_loss(y.gather(1, b[:, None])[:, 0], a.sum(1)))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_what_only_looks_like_a_fault_is_none(case):
+    assert SOUND[case]().verdict == "healthy"
+
+
+def test_where_all_inputs_are_equal_no_signal_can_be_lost():
+    def step(model, optimizer):
+        def call(a, b):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(a[:1].expand(32, -1)), b).backward()
+            optimizer.step()
+
+        return call
+
+    assert "signal_collapse" not in [one.cause for one in trained(mlp(), step).findings]
+
+
+def test_a_loss_that_stands_still_without_a_cause_is_unclear():
+    generator = torch.Generator().manual_seed(1)
+
+    def step(model, optimizer):
+        def call(a, b):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(a), torch.randint(4, (32,), generator=generator)).backward()
+            optimizer.step()
+
+        return call
+
+    model = mlp()
+    diagnosis = trained(model, step, steps=60, optimizer=torch.optim.SGD(model.parameters(), lr=0.02))
+    assert (diagnosis.verdict, diagnosis.findings) == ("unclear", ())
+    assert diagnosis.sentence.startswith("No cause was found, but after 60 iterations the loss")
+    assert diagnosis.step.startswith("Record more iterations")
