@@ -22,15 +22,16 @@ def points_tree(points: Points, kinds: Mapping[str, str], *, every_module: bool 
     Args:
         points: The points.
         kinds: Class name of every module, by name, in the order in which to show them.
-        every_module: All of them, however many there are; else, where a module holds many, only the first and the
-            last of them.
+        every_module: All of them, however many there are; else of a large network what is inside the points is
+            left out, and where a module still holds many, all but the first and the last of them.
     """
     lines = _lines(points, kinds)
     children = _children(lines)
-    outline = _Outline(lines, children, points.unserved, len(lines) if every_module else _most(children))
+    shown = children if every_module else _excerpt(children, points)
+    outline = _Outline(lines, children, shown, points.unserved, len(lines) if every_module else _most(shown))
     root = Tree(Text(points.summary()))
-    shown = outline.grow(root.add(lines[""]) if "" in lines else root, "")
-    hidden = len(lines) - shown - ("" in lines)
+    count = outline.grow(root.add(lines[""]) if "" in lines else root, "")
+    hidden = len(lines) - count - ("" in lines)
     if not hidden:
         return root
     counts = f"{hidden} of {len(lines)} modules are not shown"
@@ -66,6 +67,34 @@ def _children(names: Iterable[str]) -> Children:
     return children
 
 
+def _excerpt(children: Children, points: Points) -> Children:
+    """The tree, if it fits; else without what is inside modules that hold no point, first where all are served.
+
+    If that does not fit either, of what is inside a point only other points are left.
+    """
+    at_points = {point.module for point in points}
+    with_point, with_reason = _holders(at_points), _holders(points.unserved)
+    kept = (set(children), with_point | with_reason, with_point if points else with_reason)
+    trees = [{name: held for name, held in children.items() if name in names or not name} for names in kept]
+    trees.append(
+        {
+            name: [child for child in held if child in at_points | with_point or not _is_in(name, at_points)]
+            for name, held in trees[2].items()
+        }
+    )
+    return next((tree for tree in trees if _count(tree, "", MAX_LINES) <= MAX_LINES), trees[1])
+
+
+def _is_in(name: str, modules: Collection[str]) -> bool:
+    """Whether a module is one of these or inside one."""
+    return any(name.rsplit(".", count)[0] in modules for count in range(name.count(".") + 1))
+
+
+def _holders(names: Iterable[str]) -> set[str]:
+    """All modules that hold one of these."""
+    return {name.rsplit(".", count)[0] for name in names for count in range(1, name.count(".") + 1)}
+
+
 def _most(children: Children) -> int:
     """How many modules may be shown below each, so that the tree fits."""
     return next((most for most in range(MAX_LINES, 1, -1) if _count(children, "", most) <= MAX_LINES), 1)
@@ -87,9 +116,10 @@ def _cut(names: Sequence[str], most: int) -> tuple[Sequence[str], Sequence[str],
 
 @dataclass(frozen=True)
 class _Outline:
-    """What the tree shows: the line of each module, its children, and how many of them at most."""
+    """What the tree shows: the line of each module, its children, those to show, and how many of them at most."""
 
     lines: Mapping[str, Text]
+    all_children: Children
     children: Children
     unserved: Collection[str]
     most: int
@@ -103,13 +133,30 @@ class _Outline:
         return shown + self._add(tree, last)
 
     def _add(self, tree: Tree, names: Sequence[str]) -> int:
-        return sum(1 + self.grow(tree.add(self.lines[name]), name) for name in names)
+        return sum(1 + self.grow(tree.add(self._line(name)), name) for name in names)
+
+    def _line(self, name: str) -> Text:
+        shown = self.children.get(name, ())
+        inside = [
+            module
+            for child in self.all_children.get(name, ())
+            if child not in shown
+            for module in self._with_all(child)
+        ]
+        if not inside:
+            return self.lines[name]
+        more = " more" if shown else ""
+        note = f" \N{HORIZONTAL ELLIPSIS} {len(inside)}{more} inside{self._without_point(inside)}"
+        return self.lines[name].copy().append(note, style="dim")
 
     def _left_out(self, names: Sequence[str]) -> str:
-        pointless = sum(module in self.unserved for name in names for module in self._with_all(name))
-        layers = f", {counted(pointless, 'layer')} in them without a point" if pointless else ""
-        return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more{layers}"
+        inside = [module for name in names for module in self._with_all(name)]
+        return f"\N{HORIZONTAL ELLIPSIS} {len(names)} more{self._without_point(inside)}"
+
+    def _without_point(self, names: Sequence[str]) -> str:
+        count = sum(name in self.unserved for name in names)
+        return f", {counted(count, 'layer')} without a point" if count else ""
 
     def _with_all(self, name: str) -> list[str]:
         """A module and all that is in it."""
-        return [name, *(module for child in self.children.get(name, ()) for module in self._with_all(child))]
+        return [name, *(module for child in self.all_children.get(name, ()) for module in self._with_all(child))]

@@ -44,12 +44,13 @@ model = Deep()
 def test_the_points_of_a_deep_network_are_an_excerpt_until_all_are_asked_for(gradprobe):
     target = write(DEEP_BLOCKS + BATCHES)
     lines = gradprobe("points", target).stdout.splitlines()
-    # 603 modules: blocks, 300 with one layer each, gone and fc; 18 blocks are 36 lines, 19 would be 38 of 42
+    # 603 modules: blocks, 300 with one layer each, gone and fc; without what is in them 36 blocks fit in 40 lines
     assert len(lines) == 1 + 1 + 36 + 1 + 2 + 1
+    assert sum("● (4, 3) … 1 inside" in line for line in lines) == 36
     assert lines[0] == "300 points serve 300 layers; 2 layers have none"
     shown = [int(found[1]) for line in lines if (found := re.search(r"(\d+) Sequential", line))]
-    assert shown == [*range(9), *range(291, 300)]
-    assert sum("… 282 more" in line for line in lines) == 1
+    assert shown == [*range(18), *range(282, 300)]
+    assert sum("… 264 more" in line for line in lines) == 1
     assert "fc Linear no point: it makes the network's output" in lines[-2]
     assert lines[-1] == "564 of 603 modules are not shown: --all shows them, and --format csv every layer"
     every = gradprobe("points", target, "--all").stdout.splitlines()
@@ -62,7 +63,50 @@ def test_an_excerpt_says_how_many_without_a_point_are_left_out(gradprobe):
     lines = gradprobe("points", write(DEEP_BLOCKS + unused + BATCHES)).stdout.splitlines()
     [rest] = [line for line in lines if "without a point" in line]
     shown = sum("never called" in line for line in lines)
-    assert f"… {90 - shown} more, {90 - shown} layers in them without a point" in rest
+    assert f"… {90 - shown} more, {90 - shown} layers without a point" in rest
+
+
+NESTED = """
+class Level(nn.Module):
+    def __init__(self, below):
+        super().__init__()
+        self.down, self.below, self.up = tall(), below, tall()
+    def forward(self, x):
+        return self.up(self.below(self.down(x)))
+def tall():
+    return nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(3)))
+model = nn.Sequential(Level(Level(Level(tall()))), nn.Linear(3, 2))
+"""
+
+
+def test_of_a_nested_network_every_point_is_shown_before_what_is_inside_the_points(gradprobe):
+    lines = gradprobe("points", write(NESTED + BATCHES)).stdout.splitlines()
+    every = gradprobe("points", "model.py", "--all").stdout.splitlines()
+    assert len(every) > 41
+    assert len(lines) <= 42
+    assert not [line for line in lines if " more" in line]
+    for output in lines, every:
+        assert sum("●" in line for line in output) == int(output[0].split()[0]) > 6
+
+
+BLOCKS_OF_A_TRANSFORMER = """
+layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=False)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.fc = nn.TransformerEncoder(layer, 8), nn.Linear(4, 2)
+    def forward(self, x):
+        return self.fc(self.encoder(x.expand(4, 5, 3, 4)[:, :, 0]).mean(1))
+model = Net()
+batches = [(torch.randn(4, 1, 1, 4), torch.randint(2, (4,)))]
+"""
+
+
+def test_of_blocks_only_the_points_are_shown_before_some_blocks_are_left_out(gradprobe):
+    lines = gradprobe("points", write(BLOCKS_OF_A_TRANSFORMER)).stdout.splitlines()
+    assert lines[0].startswith("16 points ")  # each block, and in it what comes after its attention
+    assert sum("Layer ● (4, 5, 4) … 5 more inside, 1 layer" in line for line in lines) == 8
+    assert sum("norm1 LayerNorm ● (4, 5, 4)" in line for line in lines) == 8
 
 
 def test_points_for_a_program(gradprobe):
