@@ -4,6 +4,7 @@
 
 - ``@pytest.mark.limit("set-up", "output", "weight")`` on a test makes a row: what holds of the gradients of
   outputs and of weights. ``@pytest.mark.limit("set-up")`` on further tests names these in the same row.
+  ``@pytest.mark.limit("set-up", signal="...")`` on one of them says what holds of signal and update.
 - A loop that is written out in tests/support/loops, and decorated with ``@case``, makes a row of the second table.
 """
 
@@ -34,19 +35,27 @@ def page() -> str:
 def set_ups() -> str:
     """A row for each set-up, in the order of the tests."""
     said: dict[str, tuple[str, str]] = {}
+    signal: dict[str, str] = {}
     held: dict[str, list[str]] = {}
     for name, words in marked():
         set_up, *what = words
         held.setdefault(set_up, []).append(name)
-        if what:
+        if len(what) == 1:
+            signal[set_up] = what[0]
+        elif what:
             if set_up in said:
                 raise ValueError(f"{name}: expected what holds of {set_up!r} to be said by one test alone")
             output, weight = what
             said[set_up] = output, weight
     if held.keys() - said.keys():
         raise ValueError(f"no test says what holds of {sorted(held.keys() - said.keys())}")
-    rows = [(set_up, *said[set_up], "<br>".join(f"`{name}`" for name in held[set_up])) for set_up in held]
-    return _table(("set-up", "output", "weight", "held by"), rows)
+    refused = {set_up: "refused" for set_up, what in said.items() if set(what) == {"refused"}}
+    signal = {**dict.fromkeys(held, "not checked"), **refused, **signal}
+    rows = [
+        (set_up, *said[set_up], signal[set_up], "<br>".join(f"`{name}`" for name in names))
+        for set_up, names in held.items()
+    ]
+    return _table(("set-up", "output", "weight", "signal and update", "held by"), rows)
 
 
 def marked() -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -66,9 +75,11 @@ def _words(name: str, test: ast.FunctionDef, limit: ast.Call) -> tuple[str, ...]
         if any(word in ast.unparse(other) for word in ("mark.skip", "mark.xfail")):
             raise ValueError(f"{name}: expected a limit on a test that runs and passes")
     words = tuple(str(ast.literal_eval(argument)) for argument in limit.args)
-    if len(words) not in (1, 3) or limit.keywords:
-        raise ValueError(f"{name}: expected limit(set-up) or limit(set-up, output, weight), got {words}")
-    return words
+    signal = tuple(str(ast.literal_eval(one.value)) for one in limit.keywords if one.arg == "signal")
+    if len(words) not in (1, 3) or len(signal) != len(limit.keywords) or len(words) + len(signal) not in (1, 2, 3):
+        expected = "limit(set-up), limit(set-up, output, weight) or limit(set-up, signal=...)"
+        raise ValueError(f"{name}: expected {expected}, got {words}")
+    return words + signal
 
 
 def loops() -> str:

@@ -213,10 +213,12 @@ ONE, TWO = "def test_one(): ...\n", "def test_two(): ...\n"
 def test_a_limit_has_the_names_of_the_tests_that_hold_it(limits, tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "ROOT", tmp_path)
     monkeypatch.setattr(limits, "TESTS", tmp_path)
-    (tmp_path / "test_it.py").write_text(SAYS + ONE + ALSO + TWO)
-    assert limits.set_ups().splitlines()[2:] == [
-        "| a loop | exact | missing | `test_it.py::test_one`<br>`test_it.py::test_two` |"
-    ]
+    signal = "@pytest.mark.limit('a loop', signal='of a sample')\n"
+    for also, says in ((ALSO, "not checked"), (signal, "of a sample")):
+        (tmp_path / "test_it.py").write_text(SAYS + ONE + also + TWO)
+        assert limits.set_ups().splitlines()[2:] == [
+            f"| a loop | exact | missing | {says} | `test_it.py::test_one`<br>`test_it.py::test_two` |"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +230,7 @@ def test_a_limit_has_the_names_of_the_tests_that_hold_it(limits, tmp_path, monke
         (SAYS + "@pytest.mark.skipif(True, reason='')\n" + ONE, "a test that runs and passes"),
         (SAYS + "def one(): ...\n", "not collected"),
         ("@pytest.mark.limit('a loop', 'exact')\n" + ONE, "expected limit"),
+        ("@pytest.mark.limit('a loop', other='exact')\n" + ONE, "expected limit"),
     ],
 )
 def test_a_limit_that_no_test_holds_is_refused(limits, tmp_path, monkeypatch, tests, message):

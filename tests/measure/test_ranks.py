@@ -129,3 +129,36 @@ def test_a_rank_that_leaves_does_not_hang_the_others(world, ran):
 def test_only_rank_0_writes(world, ran):
     measured, _ = read(ran(world), "saving", world - 1)
     assert load(ran(world) / "run").history.frame["mean_abs"].dropna().tolist() == list(measured.values())
+
+
+OWN = [
+    "ddp",
+    "ddp_unused",
+    "ddp_no_sync",
+    "ddp_probed_inside",
+    "fsdp2",
+    "fsdp2_not_resharded",
+    "fsdp2_mixed",
+    "tensor_parallel",
+]
+
+
+@pytest.mark.limit("DistributedDataParallel", signal="this rank's own batch, exact")
+@pytest.mark.limit(
+    "FSDP2 `fully_shard`, uneven shards, resharding on or off, hybrid meshes",
+    signal="this rank's own batch and shard, exact",
+)
+@pytest.mark.limit("FSDP2 with mixed precision", signal="this rank's own batch and shard, exact")
+@pytest.mark.limit(
+    "tensor parallel (DTensor), alone or with FSDP2", signal="this rank's own batch and shard, exact"
+)
+@pytest.mark.limit("`no_sync`", signal="this rank's own first small batch; update exact")
+@pytest.mark.limit("unused parameters of DistributedDataParallel", signal="no signal; update 0")
+@pytest.mark.parametrize("name", OWN)
+def test_signal_and_update_are_those_of_the_ranks_own_part(name, ran):
+    for rank in range(2):
+        _, facts = read(ran(2), name, rank)
+        assert facts["differences"] == []
+        numbers = facts["evidence"]
+        assert sum(value is not None for value in numbers["update"]) == 3 * (3 if name == "tensor_parallel" else 4)
+        assert any(value is not None for value in numbers["spread"])

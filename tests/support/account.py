@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from gradprobe.network.hooks import GuardedHook
 from gradprobe.network.layers import frozen_fast_path_modules, named_layers, own_parameters
 from gradprobe.network.tensors import measured_tensor
 
+COLUMNS = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite", "update")
 MOST = 256  # elements of a weight, or of a row of an output, of which all are looked at
 
 
@@ -28,7 +30,7 @@ class Account:
     """
 
     def __init__(self, probe, model, optimizers):
-        self.probe, self.found = probe, {}
+        self.probe, self.found, self.steps = probe, {}, list(optimizers)
         self.layers = named_layers(model)
         unhooked = frozen_fast_path_modules(model)
         self.handles = [
@@ -64,7 +66,7 @@ class Account:
             for name, layer in self.layers.items()
         }
         return {
-            name: torch.cat([one.detach().double().flatten().clone() for one in weights])
+            name: torch.cat([local(one).double().flatten().clone() for one in weights])
             for name, weights in own.items()
             if any(id(one) in held for one in weights)
         }
@@ -77,6 +79,44 @@ class Account:
             moved = float((now - self.was[name]).norm() / self.was[name].norm())
             is_whole = max(one.numel() for one in own_parameters(self.layers[name]).values()) <= MOST
             self.found.setdefault((self.iteration, name), {})["update"] = moved if is_whole else None
+
+    def differences(self, history, rel=1e-3, absolute=1e-6):
+        """What the evidence of a history says otherwise: iteration, layer, column, its value and the account's.
+
+        A number may be missing where the evidence has a reason; and none may be there that the account has not.
+        """
+        evidence = history.evidence
+        if evidence.network["stopped"]:
+            return [evidence.network["stopped"]]
+        frame = evidence.frame[evidence.frame["layer"].isin(list(self.layers))]
+        found = {
+            (row.iteration, row.layer, column): getattr(row, column)
+            for row in frame.itertuples()
+            for column in COLUMNS
+        }
+        known = {(*key, column): value for key, numbers in self.found.items() for column, value in numbers.items()}
+        return [
+            (*key, value, known.get(key))
+            for key, value in found.items()
+            if not self._fits(key, value, known, evidence.layers, rel, absolute)
+        ]
+
+    def _fits(self, key, value, known, facts, rel, absolute):
+        _, layer, column = key
+        if key not in known:
+            return math.isnan(value) or (column == "update" and not self.steps)  # steps by hand are not seen here
+        expected = known[key]
+        if expected is None or not math.isfinite(expected):
+            return True  # of a sample, or not defined
+        if math.isnan(value):
+            return ("no_update" if column == "update" else "no_signal") in facts.get(layer, {})
+        return math.isclose(value, expected, rel_tol=rel, abs_tol=absolute)
+
+
+def local(parameter):
+    """A rank's own part of a parameter."""
+    detached = parameter.detach()
+    return detached.to_local() if hasattr(detached, "to_local") else detached
 
 
 def signal(module, tensor):

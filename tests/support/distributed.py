@@ -20,8 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 import gradprobe.measure.ranks as ranks
 from gradprobe import GradientProbe, place, save, scan
 from gradprobe.record.csv_tables import write_csv
+from support.account import Account
 
 ITERATIONS = 3
+DIFFERENCES: list[str] = []  # between the newest record and the account beside it
 
 
 class Net(nn.Module):
@@ -74,10 +76,20 @@ def sgd(model):
     return torch.optim.SGD(model.parameters(), lr=0.01)
 
 
+@contextlib.contextmanager
+def accounted(probe):
+    """A probe, and beside it the account of this rank's signal and update."""
+    account = Account(probe, probe.model, probe.optimizers)
+    with probe:
+        yield probe
+    account.close()
+    DIFFERENCES[:] = map(str, account.differences(probe.history))
+
+
 def train(model, probed=None, rows=None, world=None, **arguments):
     """Train on the rows of each global batch that are this rank's, or on those given."""
     optimizer = sgd(model)
-    with GradientProbe(model if probed is None else probed, optimizer=optimizer, iterations=ITERATIONS) as probe:
+    with accounted(GradientProbe(probed or model, optimizer=optimizer, iterations=ITERATIONS)) as probe:
         for batch in batches(world or dist.get_world_size()):
             x, y = mine(batch) if rows is None else (part[rows] for part in batch)
             optimizer.zero_grad()
@@ -102,7 +114,7 @@ def ddp_unused():
 def ddp_no_sync():
     model = DistributedDataParallel(build())
     optimizer = sgd(model)
-    with GradientProbe(model, optimizer=optimizer, iterations=ITERATIONS) as probe:
+    with accounted(GradientProbe(model, optimizer=optimizer, iterations=ITERATIONS)) as probe:
         for batch in batches(dist.get_world_size()):
             x, y = mine(batch)
             optimizer.zero_grad()
@@ -233,6 +245,7 @@ def main(folder):
         history = setup()
         if history is not None:
             facts = {"conditions": dict(history.conditions), "unreached": history.unreached}
+            facts |= {"differences": DIFFERENCES, "evidence": history.evidence.to_dict()["samples"]}
             (folder / f"{name}-{rank}.csv").write_text(write_csv(history.frame))
             (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
         dist.barrier()
