@@ -65,6 +65,7 @@ class EvidenceCollector:
         self._stepped = torch.ones(0, dtype=torch.bool)
         self._left_over: Tensor | None = None
         self._arrived: Tensor | None = None
+        self._held_by: dict[int, tuple[list[int], Tensor]] = {}
         self._before: dict[int, tuple[Tensor, list[int], LayerSteps]] = {}
         self._touched: list[tuple[int, int]] = []
 
@@ -210,11 +211,16 @@ class EvidenceCollector:
         count = len(self._weights.rows)
         if optimizer is None:
             return torch.ones(count, dtype=torch.bool)
-        return torch.tensor(self._weights.held_by(parameter_ids(optimizer)), dtype=torch.bool)
+        sizes = [len(group["params"]) for group in optimizer.param_groups]
+        known = self._held_by.get(id(optimizer))
+        if known is None or known[0] != sizes or self._is_sampled:
+            held = self._weights.held_by(parameter_ids(optimizer))
+            known = self._held_by[id(optimizer)] = sizes, torch.tensor(held, dtype=torch.bool)
+        return known[1]
 
     def after_step(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped."""
-        if not self._is_on:
+        if not self._is_on or id(optimizer) not in self._before:
             return
         try:
             self._moved(id(optimizer), self._held(optimizer))

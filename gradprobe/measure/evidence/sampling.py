@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.reduction import is_plain, local_part
@@ -30,6 +33,16 @@ def elements_of_each(layers: int) -> int:
         (256, 65)
     """
     return max(16, min(256, _BUDGET // (4 * max(1, layers))))
+
+
+def units_of_each(layers: int) -> int:
+    """How many elements of each row of a layer's output are looked at.
+
+    Example:
+        >>> units_of_each(10), units_of_each(1000)
+        (256, 16)
+    """
+    return max(16, min(256, _BUDGET // (ROWS * max(1, layers))))
 
 
 def strided(size: int, most: int) -> slice:
@@ -83,15 +96,28 @@ def sample_output(output: Tensor, channels: int, batch: int, most: int) -> Tenso
         >>> sample_output(torch.ones(32, 8, 14, 14), 1, 0, 256).shape
         torch.Size([16, 8, 9])
     """
-    others = output.dim() - 2
+    sizes, strides, first = _strided_view(tuple(output.shape), output.stride(), channels, batch, most)
+    some = output.detach().as_strided(sizes, strides, output.storage_offset() + first)
+    copy = torch.empty(sizes, dtype=torch.float32, device=output.device).copy_(some)
+    return copy.view(sizes[0], sizes[1], -1)
+
+
+@functools.lru_cache(maxsize=256)
+def _strided_view(
+    shape: tuple[int, ...], strides: tuple[int, ...], channels: int, batch: int, most: int
+) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Sizes, strides and the offset of a view of some elements: examples first, then units, then positions."""
+    others = len(shape) - 2
     each = 1 if not others else max(2, round(9 ** (1 / others)))
     units = max(1, most // each**others)
     index = [
         strided(size, ROWS if axis == batch else units if axis == channels else each)
-        for axis, size in enumerate(output.shape)
+        for axis, size in enumerate(shape)
     ]
-    sample = output.detach()[tuple(index)].movedim((batch, channels), (0, 1))
-    return sample.reshape(sample.shape[0], sample.shape[1], -1).float().clone()
+    order = [batch, channels, *(axis for axis in range(len(shape)) if axis not in (batch, channels))]
+    sizes = tuple(len(range(shape[axis])[index[axis]]) for axis in order)
+    steps = tuple(index[axis].step * strides[axis] for axis in order)
+    return sizes, steps, sum(one.start * stride for one, stride in zip(index, strides, strict=True))
 
 
 def axes_of(module: nn.Module, dims: int) -> tuple[int, int]:

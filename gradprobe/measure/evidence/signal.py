@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gradprobe.measure.evidence.sampling import axes_of, elements_of_each, sample_output
+from gradprobe.measure.evidence.sampling import axes_of, sample_output, units_of_each
 from gradprobe.network.hooks import GuardedHook, is_captured
 from gradprobe.network.tensors import measured_tensor, tensors
 
@@ -52,7 +53,7 @@ class Signal:
 
     def __init__(self, modules: Mapping[str, nn.Module], called: Callable[[str, Any], None]) -> None:
         self._told = called
-        self._most = elements_of_each(len(modules))
+        self._most = units_of_each(len(modules))
         self.is_on = False
         self.elements: dict[str, int] = {}
         self.nodes: dict[Any, str] = {}
@@ -221,5 +222,5 @@ def _statistics(stacked: Tensor) -> Tensor:
         spread = (variance * (stacked.shape[1] / (stacked.shape[1] - 1)) / squares).sqrt()
     else:
         spread = torch.full_like(squares, float("nan"))
-    shares = [(size == 0), (size > 3), (size > 5), ~torch.isfinite(within)]
+    shares = [(size == 0), (size > 3), (size > 5), ~(size < math.inf)]
     return torch.stack([spread, squares.sqrt() * scale, *(share.float().mean(1) for share in shares)], 1)

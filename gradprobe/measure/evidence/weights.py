@@ -13,6 +13,9 @@ from gradprobe.measure.evidence.sampling import elements_of_each, some_of
 from gradprobe.measure.reduction import is_plain, local_part
 from gradprobe.network.layers import parameter_place, recurrent_weights, weight_row
 
+_DENSE = (Tensor, nn.Parameter)
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_TOGETHER = 2**18  # elements of samples that are reduced at once
 _SIDE = 64  # rows and columns of a weight that are compared
 
 
@@ -80,18 +83,26 @@ class WeightSamples:
         if self._sizes is None:
             self._measure(parameters)
         assert self._sizes is not None
-        parts: list[Tensor] = []
-        for parameter, size in zip(parameters, self._sizes, strict=True):
-            tensor = parameter.grad if gradients and parameter is not None else parameter
-            sample = None if tensor is None or not size else some_of(tensor, self._most)
-            fits = sample is not None and sample.numel() == size
-            parts.append(
-                sample if sample is not None and fits else torch.zeros(size, device=self.device, dtype=self.dtype)
-            )
+        with torch.no_grad():
+            parts = [
+                self._sample(parameter.grad if gradients and parameter is not None else parameter, size)
+                for parameter, size in zip(parameters, self._sizes, strict=True)
+            ]
         alike = {(part.dtype, part.device) for part in parts}
         if alike != {(self.dtype, self.device)}:
             parts = [part.to(self.device, self.dtype) for part in parts]
         return torch.cat(parts).clone() if len(parts) == 1 else torch.cat(parts)
+
+    def _sample(self, tensor: Tensor | None, size: int) -> Tensor:
+        if tensor is not None and size:
+            if type(tensor) in _DENSE and tensor.layout is torch.strided and tensor.is_contiguous():
+                count = tensor.numel()
+                if size == min(count, self._most) and tensor.dtype in _FLOATS:
+                    return tensor.as_strided((size,), (max(1, count // self._most),))
+            sample = some_of(tensor, self._most)
+            if sample is not None and sample.numel() == size:
+                return sample
+        return torch.zeros(size, device=self.device, dtype=self.dtype)
 
     def _measure(self, parameters: Sequence[nn.Parameter | None]) -> None:
         samples = [None if one is None else some_of(one, self._most) for one in parameters]
@@ -158,15 +169,21 @@ class WeightSamples:
 
         Of a layer with several weights it is the largest one.
         """
-        largest: dict[str, tuple[str, dict[str, Any], Tensor]] = {}
+        largest: dict[str, nn.Parameter] = {}
+        samples: dict[int, Tensor] = {}
         for place, parameter in zip(self._places, self._parameters(), strict=True):
-            numbers = None if parameter is None else _numbers(parameter)
-            if parameter is None or numbers is None:
+            sample = None if parameter is None else _rows_of(parameter)
+            if parameter is None or sample is None:
                 continue
+            samples[id(parameter)] = sample
             for name in (self.rows[row] for row in place.rows):
-                if name not in largest or largest[name][1]["count"] < parameter.numel():
-                    largest[name] = name, _shape_facts(parameter), numbers.to(self.device)
-        return list(largest.values())
+                if name not in largest or largest[name].numel() < parameter.numel():
+                    largest[name] = parameter
+        numbers = _numbers_of_each(samples)
+        return [
+            (name, _shape_facts(parameter), numbers[id(parameter)].to(self.device))
+            for name, parameter in largest.items()
+        ]
 
 
 NUMBERS = ("std", "mean", "largest", "kurtosis", "alike")
@@ -193,17 +210,41 @@ def _shape_facts(parameter: nn.Parameter) -> dict[str, Any]:
     }
 
 
-def _numbers(parameter: nn.Parameter) -> Tensor | None:
-    """Standard deviation, mean, largest absolute value, kurtosis, and how far the units differ from each other."""
+def _rows_of(parameter: nn.Parameter) -> Tensor | None:
+    """Some elements of some rows of a weight; None where it has none that can be read."""
     tensor = local_part(parameter.detach())
     if tensor.dim() < 2 or not tensor.numel() or not is_plain(tensor) or tensor.is_meta:
         return None
     rows = tensor[:: max(1, tensor.shape[0] // _SIDE)][:_SIDE].flatten(1)
-    some = rows[:, :: max(1, rows.shape[1] // 1024)][:, :1024].float()
-    largest = some.abs().amax()
-    scaled = some / largest.clamp(min=1e-30)
-    centred = scaled - scaled.mean()
-    variance = centred.square().mean()
-    kurtosis = centred.pow(4).mean() / variance.square().clamp(min=1e-30)
-    differ = (scaled - scaled.mean(0)).square().mean().sqrt() / scaled.square().mean().sqrt().clamp(min=1e-30)
-    return torch.stack([variance.sqrt() * largest, some.mean(), largest, kurtosis, differ])
+    return rows[:, :: max(1, rows.shape[1] // 1024)][:, :1024]
+
+
+def _numbers_of_each(samples: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """`NUMBERS` of each sample; those of one shape are read together."""
+    alike: dict[Any, list[int]] = {}
+    for key, sample in samples.items():
+        alike.setdefault((sample.shape, sample.dtype, sample.device), []).append(key)
+    numbers: dict[int, Tensor] = {}
+    for keys in alike.values():
+        at_once = max(1, _TOGETHER // samples[keys[0]].numel())
+        for start in range(0, len(keys), at_once):
+            some = keys[start : start + at_once]
+            table = _numbers(torch.stack([samples[key] for key in some]).float())
+            numbers.update(zip(some, table.unbind(), strict=True))
+    return numbers
+
+
+def _numbers(samples: Tensor) -> Tensor:
+    """Standard deviation, mean, largest absolute value, kurtosis, and how far the units differ from each other.
+
+    Args:
+        samples: Shape ``(weights, units, elements)``.
+    """
+    largest = samples.abs().amax((1, 2))
+    scaled = samples / largest.clamp(min=1e-30).view(-1, 1, 1)
+    centred = scaled - scaled.mean((1, 2), keepdim=True)
+    variance = centred.square().mean((1, 2))
+    kurtosis = centred.square().square().mean((1, 2)) / variance.square().clamp(min=1e-30)
+    differ = (scaled - scaled.mean(1, keepdim=True)).square().mean((1, 2)).sqrt()
+    differ = differ / scaled.square().mean((1, 2)).sqrt().clamp(min=1e-30)
+    return torch.stack([variance.sqrt() * largest, samples.mean((1, 2)), largest, kurtosis, differ], 1)
