@@ -103,6 +103,8 @@ def check_table(history: GradientHistory) -> None:
     frame = history.frame
     _each(frame, ~frame["of"].isin(list(QUANTITIES)), "a quantity that gradprobe does not record")
     depths = {layer.name: layer.depth for layer in history.layers}
+    if len(depths) < len(history.layers):
+        raise ValueError("run.json has a layer twice")
     _each(frame, frame["layer"].map(depths) != frame["depth"], "a layer that run.json does not have at this depth")
     _each(frame, frame.duplicated(["iteration", "layer", "of"]), "a row is there twice")
     _check_numbers(frame)

@@ -25,12 +25,16 @@ class Reserved(os.PathLike[str]):
     Attributes:
         shown: As it was asked for.
         folder: Where that is: links and the working directory count once, when it is reserved.
+        parent: The folder that it is in, as it was asked for.
+        saved: Whether there is a run in it by now.
     """
 
     def __init__(self, shown: Path, force: bool) -> None:
         self.shown, self.folder, self._force = shown, Path(os.path.realpath(shown)), force
+        self.parent = Path(os.path.abspath(shown)).parent  # noqa: PTH100 (without following links)
         self._process = os.getpid()
         self._made: list[Path] = []
+        self.saved = False
         self.draft = Draft(self.folder)
         self._enter()
 

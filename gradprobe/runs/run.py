@@ -104,6 +104,7 @@ def save(
         record, tables = _record(run), _tables(run)
         reserved.ensure()
         reserved.draft.replace(record, tables)
+        reserved.saved = True
         if figures:
             _draw(run, reserved)
     return shown
