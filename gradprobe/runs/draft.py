@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.record.atomic import flush_to_disk
-from gradprobe.runs.contents import NAMES, RECORD, TABLES, owned, parse, record_in, sealed, sha256
+from gradprobe.runs.contents import NAMES, RECORD, TABLES, is_whole, owned, parse, record_in, sealed, sha256
 
 with contextlib.suppress(ImportError):  # Windows has other locks: nothing keeps two processes from one run there
     import fcntl
@@ -209,7 +209,7 @@ def _move_into_place(folder: Path) -> None:
     if not (draft / RECORD).is_file():
         return
     record, before = _record_or_none(draft), _record_or_none(folder)
-    if record is None:
+    if record is None or not is_whole(record):
         return
     new, old = owned(record), {} if before is None else owned(before)
     for name in sorted(old.keys() - new.keys()):

@@ -180,7 +180,7 @@ def load(folder: str | Path) -> Run:
     except NewerError as error:
         raise ValueError(f"the run at {shown} {error}") from error
     except Exception as error:  # whatever is in the files, there is no other error than this
-        again = "copy the folder again, or record the run again with --force"
+        again = "copy the folder again, or record the run again"
         raise ValueError(f"the run at {shown} cannot be read: {damage(error)}; {again}") from error
 
 

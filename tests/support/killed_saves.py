@@ -1,7 +1,7 @@
 """Kills a process that saves a run at every line of ours that it comes to, and looks at what is left.
 
-Run as a program: ``python killed_saves.py FOLDER HOW EVERY`` kills at each EVERY-th line; HOW is one of `SAVES`. It
-prints how many kills left the old and the new run. No torch, so that a process is cheap: it is forked for each kill.
+Run as a program: ``python killed_saves.py FOLDER HOW EVERY`` kills at each EVERY-th line; HOW is one of `SAVES`.
+It prints how many kills left the old and the new run. No torch: a process is cheap, and forked for each kill.
 """
 
 import os
@@ -11,15 +11,14 @@ import signal
 import sys
 from pathlib import Path
 
-from support.saved_histories import numbered, placement
-
 import gradprobe.show.page as page_module
 import gradprobe.show.plots as plots_module
 from gradprobe.record.atomic import replacing
 from gradprobe.runs.draft import FOLDER
 from gradprobe.runs.run import load, save
+from support.saved_histories import numbered, placement
 
-OURS = (os.sep + os.path.join("gradprobe", "runs"), os.sep + os.path.join("record", "atomic.py"))
+OURS = (f"gradprobe{os.sep}runs{os.sep}", f"record{os.sep}atomic.py")
 MINE = {"notes.txt": "mine", "paper.pdf": "mine", "data/history.csv": "mine"}
 OLD, NEW = 3, 4
 
@@ -136,11 +135,8 @@ def _outcome(how, folder):
 def main(folder, how, every):
     os.fsync = lambda handle: None  # a kill is no power failure: what was written is there
     plots_module.save_figures, page_module.write_page = _figures, _page
-    folder, outcomes, line = (
-        Path(folder) / "here" / "run",
-        {"old": 0, "new": 0},
-        random.Random(how).randint(1, every),
-    )
+    folder, outcomes = Path(folder) / "here" / "run", {"old": 0, "new": 0}
+    line = random.Random(how).randint(1, every)
     while True:
         os.chdir("/")
         _prepare(how, folder)

@@ -13,6 +13,7 @@ from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import unreached, with_default_flags
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
+from gradprobe.record.text import quoted
 from gradprobe.show.headline import is_scale, remedy_name
 from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
@@ -195,7 +196,7 @@ def _connect_unreached(history: GradientHistory, placement: Placement) -> NextSt
 def _check_scale(run: str) -> NextStep:
     if not run:
         return _SCALE
-    call = f"gp.place(gp.load({json.dumps(run, ensure_ascii=False)}).history, gp.RelativePolicy())"
+    call = f"gp.place(gp.load({quoted(run)}).history, gp.RelativePolicy())"
     return replace(_SCALE, code=f"import gradprobe as gp\n\nprint({call})")
 
 
@@ -205,7 +206,7 @@ def _insertion(
     """The lines that insert the branches, with this model's own names."""
     schedule = conditions.get("schedule", "cnds")
     total = "" if schedule == "constant" else ", total=epochs"
-    names = ", ".join(json.dumps(point.name, ensure_ascii=False) for point in placement.points)
+    names = ", ".join(quoted(point.name) for point in placement.points)
     branch = conditions.get("branch", "auto")
     kind = "" if branch == "auto" else f", branch={json.dumps(branch)}"
     net, model = _model_call("net", history), _model_call("model", history)
