@@ -47,7 +47,8 @@ class Draft:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder, Draft(Path(folder)) as draft:
-        ...     draft.replace({"gradprobe": "0"}, {"history.csv": b"a"})
+        ...     record = {"gradprobe": "0", "conditions": {}, "layers": [], "placement": {}}
+        ...     draft.replace(record, {"history.csv": b"a"})
         ...     (Path(folder) / "history.csv").read_bytes()
         b'a'
     """
@@ -124,7 +125,9 @@ class Draft:
 
     def _commit(self, record: Mapping[str, Any], files: Mapping[str, str]) -> None:
         unnamed = self.path / f"{RECORD}.partial"
-        _write(unnamed, sealed(record, files))
+        data = sealed(record, files)
+        parse(data)  # what could not be read must not count
+        _write(unnamed, data)
         flush_to_disk(self.path)
         unnamed.replace(self.path / RECORD)
         flush_to_disk(self.path)
