@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.record.fields import integer
+from gradprobe.record.files.fields import integer
 from gradprobe.record.history import COLUMNS, MEASURES, GradientHistory, frame_of
 from gradprobe.record.quantities import QUANTITIES
 

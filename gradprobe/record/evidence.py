@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.record.fields import at, count, dict_of, fields, list_of, mapping, number, optional, text
+from gradprobe.record.files.fields import at, count, dict_of, fields, list_of, mapping, number, optional, text
 
 MEASURED = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite", "elements", "update", "left")
 SAMPLES = ("iteration", "layer", *MEASURED)

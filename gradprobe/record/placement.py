@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gradprobe.record.fields import anything, dict_of, fields, integer, number, one_of, optional, text, tuple_of
+from gradprobe.record.files.fields import (
+    anything,
+    dict_of,
+    fields,
+    integer,
+    number,
+    one_of,
+    optional,
+    text,
+    tuple_of,
+)
 from gradprobe.record.history import as_tuples
 from gradprobe.record.html import block, layer_names, paragraph, small, table, title
 from gradprobe.record.points import Point

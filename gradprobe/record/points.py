@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gradprobe.record.fields import count, fields, integer, optional, text, tuple_of
+from gradprobe.record.files.fields import count, fields, integer, optional, text, tuple_of
 from gradprobe.record.html import block, layer_names, table, title
 from gradprobe.record.text import counted, printable, shorten
 

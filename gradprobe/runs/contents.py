@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradprobe.record.fields import anything, at, count, text
+from gradprobe.record.files.fields import anything, at, count, text
 
 FORMAT, SCHEMA = "gradprobe run", 2
 RECORD, PAGE = "run.json", "report.html"

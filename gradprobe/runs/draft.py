@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradprobe.record.atomic import flush_to_disk
+from gradprobe.record.files.atomic import flush_to_disk
 from gradprobe.runs.contents import NAMES, RECORD, TABLES, is_whole, owned, parse, record_in, sealed, sha256
 
 with contextlib.suppress(ImportError):  # Windows has other locks: nothing keeps two processes from one run there

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.record.csv_tables import check_table, read_csv
-from gradprobe.record.fields import at, dict_of, mapping, number, optional
+from gradprobe.record.files.fields import at, dict_of, mapping, number, optional
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.text import one_line

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gradprobe.record.fields import dict_of, fields, number, optional, text
+from gradprobe.record.files.fields import dict_of, fields, number, optional, text
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
 from gradprobe.record.text import few, shorten

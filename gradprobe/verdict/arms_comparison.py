@@ -12,7 +12,7 @@ import pandas as pd
 
 from gradprobe.decide.policies import place
 from gradprobe.record.conditions import describe_conditions
-from gradprobe.record.fields import at, mapping, tuple_of
+from gradprobe.record.files.fields import at, mapping, tuple_of
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.html import block, paragraph, small, table, title
 from gradprobe.record.placement import Placement

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import gradprobe.show.page as page_module
 import gradprobe.show.plots as plots_module
-from gradprobe.record.atomic import replacing
+from gradprobe.record.files.atomic import replacing
 from gradprobe.runs.draft import FOLDER
 from gradprobe.runs.run import load, save
 from support.saved_histories import numbered, placement
 
-OURS = (f"gradprobe{os.sep}runs{os.sep}", f"record{os.sep}atomic.py")
+OURS = (f"gradprobe{os.sep}runs{os.sep}", f"files{os.sep}atomic.py")
 MINE = {"notes.txt": "mine", "paper.pdf": "mine", "data/history.csv": "mine"}
 OLD, NEW = 3, 4
 

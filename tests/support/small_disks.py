@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gradprobe.show.page as page_module
 import gradprobe.show.plots as plots_module
-from gradprobe.record.atomic import replacing
+from gradprobe.record.files.atomic import replacing
 from gradprobe.runs.draft import FOLDER
 from gradprobe.runs.folder import check_free, reserve
 from gradprobe.runs.run import load, save

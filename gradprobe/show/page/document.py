@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 import gradprobe.show.page.words as words
-from gradprobe.record.atomic import replacing
+from gradprobe.record.files.atomic import replacing
 from gradprobe.show.headline import verdict
 from gradprobe.show.page.numbers import page_data
 from gradprobe.show.page.steps import arms_steps, steps

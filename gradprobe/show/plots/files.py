@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 
 import gradprobe.show.plots.style as style
 from gradprobe.decide.findings import with_default_flags
-from gradprobe.record.atomic import replacing
+from gradprobe.record.files.atomic import replacing
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import CNDS_THRESHOLD
 from gradprobe.show.plots.arms import arms_size, draw_arms
