@@ -18,7 +18,7 @@ from gradprobe.record.text import one_line
 from gradprobe.runs.contents import PAGE, NewerError
 from gradprobe.runs.draft import recover, snapshot
 from gradprobe.runs.folder import Reserved, is_first_rank, is_run, reserve
-from gradprobe.runs.reading import damage, read_parts
+from gradprobe.runs.read_run import damage, read_parts
 from gradprobe.verdict.arms_comparison import ArmsComparison, arms_html
 from gradprobe.verdict.comparison import Comparison, comparison_html
 from gradprobe.version import __version__
