@@ -227,6 +227,8 @@ def _move_into_place(folder: Path) -> None:
 def _locked(draft: Path) -> tuple[int, bool]:
     """An open lock in a draft's folder, and whether it is certain that no other process has it."""
     while True:
+        if draft.is_symlink():
+            raise FileExistsError(f"{draft} is a link: delete it")
         draft.mkdir(exist_ok=True)
         try:
             lock = os.open(draft / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

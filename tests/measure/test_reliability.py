@@ -167,7 +167,7 @@ def test_a_run_being_saved_when_killed_is_whole_or_absent(worker, folder, saved,
     chance = random.Random(1)
     outcomes = {"whole": 0, "absent": 0}
     for number in range(0, (KILLS or 15) * 1000, 1000):
-        assert worker("saving", number, chance.uniform(0.0, 0.08)) == KILLED
+        assert worker("saving", number, chance.uniform(0.0, 0.8)) == KILLED
         run = saved()
         outcomes["absent" if run is None else "whole"] += 1
         if run is not None:

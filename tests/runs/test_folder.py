@@ -214,6 +214,18 @@ def test_threads_that_save_at_the_same_time_leave_one_run():
     assert listing("run") == ["history.csv", "run.json"]
 
 
+def test_a_link_in_place_of_our_own_folder_is_not_followed():
+    saved()
+    Path("mine").mkdir()
+    Path("mine/run.json").write_text("mine")
+    Path("run", FOLDER).symlink_to("../mine")
+    with pytest.raises(FileExistsError, match="is a link: delete it"):
+        saved(number=4, force=True)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load("run")
+    assert Path("mine/run.json").read_text() == "mine"
+
+
 def test_a_child_that_was_forked_gives_nothing_back():
     with reserve("run") as folder:
         child = os.fork()
