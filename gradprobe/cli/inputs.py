@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradprobe.cli.options import Options
-from gradprobe.cli.terminal import prints_to_stderr
-from gradprobe.runs.folder import RUNS, check_free, free_folder
+from gradprobe.cli.terminal import prints_to_stderr, say
+from gradprobe.runs.folder import RUNS, Reserved, reserve, reserve_free
+from gradprobe.script.execute import printable
 
 if TYPE_CHECKING:
     from gradprobe.cli.progress import Display
@@ -33,16 +34,21 @@ def saved_run(folder: Path) -> Run:
         raise click.UsageError(str(error)) from error
 
 
-def run_folder(options: Options, target: str, suffix: str = "") -> Path:
-    """Where the run goes: a free folder, or any with ``--force``; by default one named after the target."""
+def run_folder(options: Options, target: str, suffix: str = "") -> Reserved:
+    """Reserve where the run goes: a free folder, or any with ``--force``; else one named after the target."""
     where, _, attribute = target.rpartition(":")
     name = (f"{Path(where).stem}-{attribute}" if where else Path(target).stem) + suffix
-    folder = options.out or (RUNS / name if options.force else free_folder(RUNS, name))
+    return reserved(options, printable(name))
+
+
+def reserved(options: Options, name: str) -> Reserved:
+    """The same by a name."""
     try:
-        check_free(folder, force=options.force)
+        if options.out is None and not options.force:
+            return reserve_free(RUNS, name)
+        return reserve(options.out or RUNS / name, force=options.force)
     except OSError as error:
         raise click.UsageError(str(error)) from error
-    return folder
 
 
 def prepare_target(name: str, options: Options) -> Target:
@@ -63,7 +69,7 @@ def prepare_target(name: str, options: Options) -> Target:
         target = load_target(name, options)
     if not options.quiet:
         for remark in target.remarks:
-            click.echo(remark, err=True)
+            say(remark)
     lr = options.lr
     if lr is not None:
         if target.optimizer is not None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gradprobe.cli.options import Options
-from gradprobe.cli.terminal import FAILED, FOUND, console
+from gradprobe.cli.terminal import FAILED, FOUND, console, printing, say, write
 from gradprobe.record.text import few
+from gradprobe.runs.folder import Reserved, kept_elsewhere
 
 if TYPE_CHECKING:
     from gradprobe.cli.progress import Display
@@ -30,67 +34,104 @@ def timings(task: str, started: float, display: Display | None) -> dict[str, flo
     return {task: time.perf_counter() - started} | ({"display": display.seconds} if display else {})
 
 
-def finish(run: Run, options: Options, interrupted: KeyboardInterrupt | None = None) -> None:
-    """Print the result, write the run, and end with the code that says how it went."""
+def finish(run: Run, folder: Reserved, options: Options, interrupted: KeyboardInterrupt | None = None) -> None:
+    """Write the run, then print the result, and end with the code that says how it went."""
     from gradprobe.decide.diagnosis import layers_by_code
 
     if interrupted is not None and not run.history.iterations:
         raise KeyboardInterrupt
-    show(run.history, run.placement, run.comparison, options)
-    _save(run, options)
+    with _kept(run, folder, options) as where, printing(where):
+        show(run.history, run.placement, run.comparison, options)
     if interrupted is not None:
         raise interrupted
     exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
     if run.history.conditions.get("stopped"):
-        click.echo(f"Error: {run.history.conditions['stopped']}; the record ends there", err=True)
+        say(f"Error: {run.history.conditions['stopped']}; the record ends there")
         raise SystemExit(FAILED)
 
 
-def finish_arms(run: Run, arms: ArmsComparison, options: Options) -> None:
+def finish_arms(run: Run, arms: ArmsComparison, folder: Reserved, options: Options) -> None:
     """The same for several arms; one that failed is named, and the code says so."""
     from gradprobe.decide.diagnosis import layers_by_code
 
-    _show_arms(arms, options.form)
-    _save(run, options)
+    with _kept(run, folder, options) as where, printing(where):
+        _show_arms(arms, options.form)
     exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
     for failure in arms.failures:
-        click.echo(f"Error: {failure}", err=True)
+        say(f"Error: {failure}")
     if arms.failures:
         raise SystemExit(FAILED)
 
 
-def _save(run: Run, options: Options) -> None:
-    """Write the run and say where it is."""
+@contextlib.contextmanager
+def _kept(run: Run, folder: Reserved, options: Options) -> Iterator[Path | None]:
+    """Write the run and say where it is; give its folder back, and at the end say what went wrong.
+
+    Yields:
+        Where it is: in a temporary folder if its own has no place for it, and None if there is no place at all.
+    """
     from gradprobe.runs.run import save
 
-    folder = run.folder
-    try:
-        save(
-            folder,
-            run.history,
-            run.placement,
-            run.comparison,
-            arms=run.arms,
-            timings=run.timings,
-            force=options.force,
-        )
-    except OSError as error:
-        reason = error.strerror or error
-        raise click.ClickException(
-            f"the run cannot be written to {folder}: {reason}; choose another --out"
-        ) from error
-    if not options.quiet:
-        page = folder / "report.html"
-        click.echo(f"run written to {folder}" + (f": look at {page}" if page.exists() else ""), err=True)
+    def write_to(place: Reserved) -> Path:
+        parts = (run.history, run.placement, run.comparison)
+        return save(place, *parts, arms=run.arms, timings=run.timings, force=options.force)
+
+    where, complaint = written(folder, write_to)
+    if where is not None and not options.quiet:
+        page = where / "report.html"
+        say(f"run written to {where}" + (f": look at {page}" if page.exists() else ""))
+    yield where
+    if complaint:
+        raise click.ClickException(complaint)
+
+
+def written(folder: Reserved, write_to: Callable[[Reserved], Path]) -> tuple[Path | None, str]:
+    """Write a run to its folder, else to a temporary one.
+
+    Returns:
+        Where it is, None if nowhere; and what went wrong in a sentence, or nothing.
+    """
+    with pictures_said():
+        try:
+            return write_to(folder), ""
+        except OSError as error:
+            complaint = f"the run cannot be written to {folder}: {error.strerror or error}"
+            try:
+                where = kept_elsewhere(folder, error, write_to)
+            except OSError:
+                return None, f"{complaint}; choose another --out"
+            return where, f"{complaint}; it is kept in {where}"
+        except KeyboardInterrupt:
+            if folder.saved:
+                say(f"run written to {folder}, without its figures")
+            raise
+
+
+@contextlib.contextmanager
+def pictures_said() -> Iterator[None]:
+    """Say in a sentence what could not be drawn; other warnings are shown as always."""
+    from gradprobe.runs.run import PictureWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PictureWarning)
+        try:
+            yield
+        finally:
+            others = [one for one in caught if not issubclass(one.category, PictureWarning)]
+            sentences = [str(one.message) for one in caught if issubclass(one.category, PictureWarning)]
+    for sentence in sentences:
+        say(sentence)
+    for one in others:
+        warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 
 
 def _show_arms(arms: ArmsComparison, form: str) -> None:
     from gradprobe.show import formats, tables
 
     if form == "json":
-        click.echo(formats.arms_json(arms))
+        write(formats.arms_json(arms))
     elif form == "csv":
-        click.echo(formats.arms_csv(arms), nl=False)
+        write(formats.arms_csv(arms))
     else:
         console().print(tables.arms_table(arms))
 
@@ -100,13 +141,13 @@ def show(history: GradientHistory, placement: Placement, comparison: Comparison 
     from gradprobe.show import formats, tables
 
     if options.form == "json":
-        click.echo(formats.as_json(history, placement, comparison))
+        write(formats.as_json(history, placement, comparison))
     elif options.form == "csv":
-        click.echo(formats.as_csv(history, placement), nl=False)
+        write(formats.as_csv(history, placement))
     else:
         console().print(tables.as_table(history, placement, comparison, every_layer=options.every_layer))
         if comparison is not None and comparison.offer:
-            click.echo(comparison.offer)  # in one line, however long: it is to be copied
+            write(comparison.offer)  # in one line, however long: it is to be copied
 
 
 def show_results(results: Sequence[Result], recording: RecordedScript, options: Options) -> None:
@@ -115,10 +156,10 @@ def show_results(results: Sequence[Result], recording: RecordedScript, options: 
     from gradprobe.show.tables import as_table
 
     if options.form == "json":
-        click.echo(as_json(results))
+        write(as_json(results))
         return
     if options.form == "csv":
-        click.echo(as_csv(results), nl=False)
+        write(as_csv(results))
         return
     terminal = console()
     in_full = results if len(results) <= IN_FULL else results[:1]
@@ -161,6 +202,6 @@ def exit_if_found(findings: Mapping[str, Sequence[str]], kinds: Sequence[str], w
     """Name the findings of these kinds, and end with the exit code for them if there are any."""
     found = {kind: layers for kind, layers in findings.items() if kind in kinds}
     for kind, layers in found.items():
-        click.echo(f"found {word}{kind}: {few([*map(repr, layers)], 5)}", err=True)
+        say(f"found {word}{kind}: {few([*map(repr, layers)], 5)}")
     if found:
         raise SystemExit(FOUND)

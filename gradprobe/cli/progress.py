@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -48,13 +49,15 @@ class Display:
         self._started = self._next = time.monotonic()
 
     def __enter__(self) -> Display:
-        self._live.start(refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.start(refresh=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
     def __call__(self, progress: TrainingProgress) -> None:
         """Draw after an iteration, if it is time to."""
@@ -80,13 +83,13 @@ class Display:
         if started < self._next:
             return
         self._progress.update(self._task, completed=done)
-        self._live.update(self._progress, refresh=True)
+        self._show(self._progress)
         self._count(started)
 
     def part(self, name: str, done: int, total: int) -> None:
         """Show how many of several trainings are done."""
         self._progress.update(self._task, completed=done, total=total, description=name)
-        self._live.update(self._progress, refresh=True)
+        self._show(self._progress)
 
     def _count(self, started: float) -> None:
         """Add the time since ``started`` to the cost, and say when the next picture may be drawn."""
@@ -113,7 +116,11 @@ class Display:
             parts.append(f"{low} of {len(magnitudes)} layers below {short(threshold)}")
         line = Text(f"{', '.join(parts)} ({self._at})", no_wrap=True, overflow="ellipsis")
         self._progress.update(self._task, completed=progress.done)
-        self._live.update(Group(self._progress, line, Profile(magnitudes, threshold, self._of)), refresh=True)
+        self._show(Group(self._progress, line, Profile(magnitudes, threshold, self._of)))
+
+    def _show(self, picture: RenderableType) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone: no training ends with it
+            self._live.update(picture, refresh=True)
 
 
 def _threshold(policy: Policy, magnitudes: Sequence[float | None]) -> float | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +16,11 @@ import gradprobe.cli.inputs as inputs
 import gradprobe.cli.outputs as outputs
 from gradprobe.cli.options import ALL, FAIL_ON, FORMAT, POLICY, POSITIVE, Options, fail_on
 from gradprobe.cli.parameters import Finite, RunFolder
-from gradprobe.cli.terminal import errors_as_sentences
+from gradprobe.cli.terminal import errors_as_sentences, printing, say, write
 from gradprobe.record.quantities import QUANTITIES
-from gradprobe.runs.folder import RUNS, free_folder
+from gradprobe.runs.contents import NAMES, PAGE
+from gradprobe.runs.draft import Draft
+from gradprobe.runs.folder import RUNS, free_folder, is_run
 
 if TYPE_CHECKING:
     from gradprobe.runs.difference import Difference
@@ -45,8 +50,10 @@ def place(run: Path, keep: bool, **values: Any) -> None:
                     f"{run} holds a comparison of its own placement, which is not rewritten: leave --save out, or "
                     "compare again"
                 )
-            save(run, saved.history, placement, timings=saved.timings, force=True)
-        outputs.show(saved.history, placement, None, options)
+            with _written_to(run, "leave --save out"), outputs.pictures_said():
+                save(run, saved.history, placement, timings=saved.timings, force=True)
+        with printing(run if keep else None):
+            outputs.show(saved.history, placement, None, options)
         outputs.exit_if_found(layers_by_code(saved.history, placement), options.fail_on)
 
 
@@ -85,27 +92,65 @@ def plot(
         from gradprobe.show.plots import save_figures, save_side_by_side
 
         saved = [inputs.saved_run(run) for run in runs]
-        # the figures of several runs must not replace those of the first one
-        folder = out or (runs[0] if len(runs) == 1 else free_folder(RUNS, "side-by-side"))
-        folder.mkdir(parents=True, exist_ok=True)
         if len(saved) == 1:
             [run] = saved
-            files = save_figures(
-                folder,
-                run.history,
-                run.placement,
-                run.comparison,
-                arms=run.arms,
-                of=of,
-                threshold=threshold,
-                suffix=suffix,
-                width=width,
+            one: dict[str, Any] = {
+                "of": of,
+                "threshold": threshold,
+                "suffix": suffix,
+                "width": width,
+                "arms": run.arms,
+            }
+            draw = functools.partial(
+                save_figures, history=run.history, placement=run.placement, comparison=run.comparison, **one
             )
         else:
             histories = [(str(name), run.history) for name, run in zip(runs, saved, strict=True)]
-            files = save_side_by_side(folder, histories, of=of, threshold=threshold, suffix=suffix, width=width)
-        for file in files:
-            click.echo(file)
+            several: dict[str, Any] = {"of": of, "threshold": threshold, "suffix": suffix, "width": width}
+            draw = functools.partial(save_side_by_side, histories=histories, **several)
+        # the figures of several runs must not replace those of the first one
+        own = runs[0] if len(runs) == 1 else None
+        files = _into_run(own, draw) if own and out in (None, own) else _into(out or _side_by_side(), draw)
+        with printing():
+            for file in files:
+                write(str(file))
+
+
+Draw = Callable[[Path], Sequence[Path]]  # into a folder; gives the files
+
+
+def _side_by_side() -> Path:
+    return free_folder(RUNS, "side-by-side")
+
+
+def _into_run(run: Path, draw: Draw) -> list[Path]:
+    """Draw into a run's own folder; what is drawn is listed as its own."""
+    folder = Path(os.path.realpath(run))
+    with _written_to(run, "choose another --out"), Draft(folder) as draft:
+        names = [file.name for file in draw(draft.path)]
+        draft.add(names)
+    return [run / name for name in names]
+
+
+def _into(folder: Path, draw: Draw) -> Sequence[Path]:
+    """Draw into a folder that is no run's."""
+    with _written_to(folder, "choose another --out"):
+        if folder.is_file() or is_run(folder):
+            what = "a file" if folder.is_file() else "a run"
+            raise FileExistsError(f"{folder} is {what}: choose another folder")
+        return draw(folder)
+
+
+@contextlib.contextmanager
+def _written_to(place: Path, otherwise: str) -> Iterator[None]:
+    """Turn an error of the file system into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # a sentence already
+            raise click.UsageError(str(error)) from error
+        why = error.strerror or type(error).__name__
+        raise click.UsageError(f"{place} cannot be written: {why}; {otherwise}") from error
 
 
 @click.command()
@@ -122,12 +167,21 @@ def report(run: Path, out: Path | None, show: bool) -> None:
         from gradprobe.show.page import write_page
 
         saved = inputs.saved_run(run)
-        file = out or run / "report.html"
-        try:
-            write_page(file, saved.history, saved.placement, saved.comparison, arms=saved.arms, run=str(run))
-        except OSError as error:
-            raise click.UsageError(f"{file} cannot be written: {error.strerror}; choose another --out") from error
-        click.echo(file)
+        parts = (saved.history, saved.placement, saved.comparison)
+
+        def draw(page: Path) -> Path:
+            return write_page(page, *parts, arms=saved.arms, run=str(run))
+
+        file = out or run / PAGE
+        if file == run / PAGE:
+            _into_run(run, lambda folder: [draw(folder / PAGE)])
+        else:
+            with _written_to(file, "choose another --out"):
+                if file.name in NAMES and is_run(file.parent):
+                    raise FileExistsError(f"{file} belongs to a run: choose another --out")
+                draw(file)
+        with printing():
+            write(str(file))
         if show:
             click.launch(str(file))
 
@@ -171,21 +225,19 @@ def diff(
             raise click.UsageError(str(error)) from error
         if out is not None:
             _draw_both(out, runs, difference)
-        if form == "json":
-            click.echo(json.dumps(difference.to_dict(), indent=2, allow_nan=False))
-        elif form == "csv":
-            click.echo(write_csv(difference.frame), nl=False)
-        else:
-            click.echo(str(difference))
+        with printing():
+            if form == "json":
+                write(json.dumps(difference.to_dict(), indent=2, allow_nan=False))
+            else:
+                write(write_csv(difference.frame) if form == "csv" else str(difference))
         outputs.exit_if_found(difference.new, fail_on, "newly ")
 
 
 def _draw_both(out: Path, runs: tuple[Run, Run], difference: Difference) -> None:
     from gradprobe.show.plots import save_side_by_side
 
-    if out.is_file() or (out / "run.json").exists():
-        raise click.UsageError(f"{out} is {'a file' if out.is_file() else 'a run'}: choose another folder")
     histories = {name: run.history for name, run in zip(difference.names, runs, strict=True)}
     threshold = runs[1].placement.threshold
-    for file in save_side_by_side(out, histories, of=difference.of, threshold=threshold):
-        click.echo(f"figure written to {file}", err=True)
+    draw = functools.partial(save_side_by_side, histories=histories, of=difference.of, threshold=threshold)
+    for file in _into(out, draw):
+        say(f"figure written to {file}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import time
@@ -16,9 +15,10 @@ import gradprobe.cli.inputs as inputs
 import gradprobe.cli.outputs as outputs
 from gradprobe.cli.options import FAIL_ON, ITERATIONS, OUT, POLICY, Options
 from gradprobe.cli.parameters import PythonFile
-from gradprobe.cli.terminal import errors_as_sentences
+from gradprobe.cli.terminal import FAILED, errors_as_sentences, every_character, flush_or_drop, say
 from gradprobe.record.text import few
-from gradprobe.runs.folder import RUNS
+from gradprobe.runs.draft import BusyError
+from gradprobe.runs.folder import Reserved, reserve_free
 from gradprobe.script.execute import INTERRUPTED, Script, shown_text
 
 MOST = 4  # sentences about a script's models
@@ -54,16 +54,16 @@ def run(script: str, args: tuple[str, ...], module: bool, keep_going: bool, ever
         program = Script(script, args, module)
         if not program.exists:
             raise click.UsageError(f"{script}: no such file (a module needs -m)")
-        reporter = _Reporter(program, options)
-        recording = record_script(
-            program,
-            options.iterations,
-            keep_going=keep_going,
-            every=every,
-            on_full=reporter.report_and_train_on,
-            say=reporter.say,
-        )
-        reporter.report(recording)
+        with _Reporter(program, options) as reporter:
+            recording = record_script(
+                program,
+                options.iterations,
+                keep_going=keep_going,
+                every=every,
+                on_full=reporter.report_and_train_on,
+                say=reporter.say,
+            )
+            reporter.report(recording)
         if recording.ending.code:
             raise SystemExit(recording.ending.code)
         reporter.exit_if_found()
@@ -72,40 +72,39 @@ def run(script: str, args: tuple[str, ...], module: bool, keep_going: bool, ever
 @contextlib.contextmanager
 def _whatever_became_of_the_streams() -> Iterator[None]:
     """Print what can be printed: a script may close the streams or their descriptors, and that is no failure."""
-    streams: list[Any] = [sys.stdout, sys.stderr]
-    before = [(stream, stream.errors) for stream in streams if isinstance(stream, io.TextIOWrapper)]
-    for stream, _ in before:
+    with every_character():
         with contextlib.suppress(OSError, ValueError):
-            stream.reconfigure(errors="replace")  # a name that the stream's encoding does not have
-    with contextlib.suppress(OSError, ValueError):
-        yield
-    for stream in streams:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            _flush_or_drop(stream)
-    for stream, errors in before:
-        with contextlib.suppress(OSError, ValueError):
-            stream.reconfigure(errors=errors)
+            yield
+        for stream in (sys.stdout, sys.stderr):
+            flush_or_drop(stream)
 
 
-def _flush_or_drop(stream: Any) -> None:
-    """Write what waits in a stream; what cannot be written would fail again, and change the exit code."""
+def _reserved(options: Options, name: str) -> Reserved:
+    """The folder of the run; beside one that another process writes to at the same time, as ranks do."""
     try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return inputs.reserved(options, name)
+    except click.UsageError as error:
+        if options.out is not None and isinstance(error.__cause__, BusyError):
+            return reserve_free(options.out.parent, options.out.name)
+        raise
 
 
 class _Reporter:
     """Decides, writes the runs and prints: once, when all is recorded or when the script has ended."""
 
     def __init__(self, script: Script, options: Options) -> None:
-        self._shown = options.out or RUNS / script.name
-        if options.out is not None and options.out.exists():
-            inputs.run_folder(options, script.target)  # refuses what may not be replaced, before the training
-        self._folder = self._shown.absolute()  # the script may change the directory
-        self._options = options
+        # the script may change the directory, and of several processes that train together one alone writes
+        self._folder = None if int(os.environ.get("RANK") or 0) else _reserved(options, script.name)
+        self._name, self._options = script.name, options
         self._started = time.perf_counter()
         self._results: list[Result] = []
+
+    def __enter__(self) -> _Reporter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._folder is not None:
+            self._folder.close()
 
     def report_and_train_on(self, recording: RecordedScript) -> None:
         """Report while the script trains on, which must draw the same random numbers as without."""
@@ -126,16 +125,19 @@ class _Reporter:
         options = self._options
         timings = {"run": time.perf_counter() - self._started}
         policy = inputs.policy(options)
+        self._folder = self._folder or _reserved(options, self._name)
         self._results = conclude(
-            recording, policy, self._folder, self._shown, timings=timings, force=options.force
+            recording, policy, self._folder, timings=timings, force=options.force, keep=outputs.written
         )
+        self._folder.close()
         if self._results and recording.ending.code in (0, INTERRUPTED):
             with _whatever_became_of_the_streams():
                 outputs.show_results(self._results, recording, options)
-        written = few([str(result.folder) for result in self._results], outputs.IN_FULL)
+        written = few([str(result.folder) for result in self._results if result.folder], outputs.IN_FULL)
         left_out = len(recording.sentences) - MOST
         sentences = list(recording.sentences[:MOST])
         sentences += [f"and {left_out} more of this kind"] if left_out > 0 else []
+        sentences += [result.complaint for result in self._results if result.complaint]
         sentences += [f"run written to {written}"] if written else []
         if sentences:
             self.say("; ".join(sentences))
@@ -144,10 +146,12 @@ class _Reporter:
         """Print a sentence for a person, unless nothing is to be said."""
         if not self._options.quiet:
             with _whatever_became_of_the_streams():
-                click.echo(f"gradprobe: {shown_text(sentence)}", err=True)
+                say(f"gradprobe: {shown_text(sentence)}")
 
     def exit_if_found(self) -> None:
-        """End with the exit code for what ``--fail-on`` names, if it was found in any of the models."""
+        """End with the exit code for what ``--fail-on`` names, if it was found, or for a run that has no place."""
         from gradprobe.script.results import findings_by_model
 
+        if any(result.complaint for result in self._results):
+            raise SystemExit(FAILED)
         outputs.exit_if_found(findings_by_model(self._results), self._options.fail_on)

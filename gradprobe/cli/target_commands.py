@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,7 +25,14 @@ from gradprobe.cli.options import (
     Options,
 )
 from gradprobe.cli.parameters import PythonFile
-from gradprobe.cli.terminal import console, errors_as_sentences, prints_to_stderr, progress_display
+from gradprobe.cli.terminal import (
+    console,
+    errors_as_sentences,
+    printing,
+    prints_to_stderr,
+    progress_display,
+    write,
+)
 from gradprobe.record.text import counted
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from gradprobe.decide.policies import Policy
     from gradprobe.record.history import GradientHistory
     from gradprobe.record.placement import Placement
+    from gradprobe.runs.folder import Reserved
 
 TARGET = click.argument("target", type=PythonFile())
 
@@ -50,12 +57,11 @@ TARGET = click.argument("target", type=PythonFile())
 def scan(target: str, **values: Any) -> None:
     """Measure every layer's gradient over the first iterations and say where supervision belongs."""
     options = Options(**values)
-    with errors_as_sentences():
-        folder = inputs.run_folder(options, target)
+    with errors_as_sentences(), inputs.run_folder(options, target) as folder:
         _scan(inputs.prepare_target(target, options), folder, options)
 
 
-def _scan(target: Target, folder: Path, options: Options) -> None:
+def _scan(target: Target, folder: Reserved, options: Options) -> None:
     from gradprobe.decide.policies import place
     from gradprobe.measure.scan import Interrupted
     from gradprobe.measure.scan import scan as scan_model
@@ -83,7 +89,8 @@ def _scan(target: Target, folder: Path, options: Options) -> None:
             history = history or error.history  # in a later round the first record is complete, and stays
             placement = place(history, policy)
     timings = outputs.timings("scan", started, display)
-    outputs.finish(Run(folder, history, placement, timings=timings), options, interrupted)
+    run = Run(folder.shown, history, placement, timings=timings)
+    outputs.finish(run, folder, options, interrupted)
 
 
 def _decide(
@@ -145,19 +152,19 @@ def compare(target: str, **values: Any) -> None:
     options = Options(**values)
     with errors_as_sentences():
         inputs.check_arms_options(options)
-        folder = inputs.run_folder(options, target, suffix="-compare")
-        prepared = inputs.prepare_target(target, options)
-        if prepared.metric is not None and prepared.held_out is None:
-            raise click.UsageError(
-                f"{target}: a metric needs held-out data: define `held_out` in it, batches as well"
-            )
-        if options.arms is None:
-            _compare(prepared, folder, options)
-        else:
-            _compare_arms(prepared, folder, options.arms, options)
+        with inputs.run_folder(options, target, suffix="-compare") as folder:
+            prepared = inputs.prepare_target(target, options)
+            if prepared.metric is not None and prepared.held_out is None:
+                raise click.UsageError(
+                    f"{target}: a metric needs held-out data: define `held_out` in it, batches as well"
+                )
+            if options.arms is None:
+                _compare(prepared, folder, options)
+            else:
+                _compare_arms(prepared, folder, options.arms, options)
 
 
-def _compare(target: Target, folder: Path, options: Options) -> None:
+def _compare(target: Target, folder: Reserved, options: Options) -> None:
     from gradprobe.decide.policies import place
     from gradprobe.measure.scan import Interrupted
     from gradprobe.prove.compare import compare as compare_trainings
@@ -185,7 +192,7 @@ def _compare(target: Target, folder: Path, options: Options) -> None:
         except Interrupted as error:
             interrupted, history, placement = error, error.history, place(error.history, policy)
     timings = outputs.timings("compare", started, display)
-    outputs.finish(Run(folder, history, placement, comparison, timings), options, interrupted)
+    outputs.finish(Run(folder.shown, history, placement, comparison, timings), folder, options, interrupted)
 
 
 def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
@@ -205,7 +212,7 @@ def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
     }
 
 
-def _compare_arms(target: Target, folder: Path, arms: tuple[str, ...], options: Options) -> None:
+def _compare_arms(target: Target, folder: Reserved, arms: tuple[str, ...], options: Options) -> None:
     from gradprobe.cli.user_modules import pickle_target_by_value
     from gradprobe.prove.compare_arms import compare_arms
     from gradprobe.runs.run import Run
@@ -228,7 +235,8 @@ def _compare_arms(target: Target, folder: Path, arms: tuple[str, ...], options: 
             on_training=None if display is None else display.part,
         )
     timings = outputs.timings("compare", started, display)
-    outputs.finish_arms(Run(folder, result.plain, result.placement, None, timings, result), result, options)
+    run = Run(folder.shown, result.plain, result.placement, None, timings, result)
+    outputs.finish_arms(run, result, folder, options)
 
 
 @click.command()
@@ -238,8 +246,7 @@ def _compare_arms(target: Target, folder: Path, arms: tuple[str, ...], options: 
 def demo(**values: Any) -> None:
     """Show all of it on CNDS-8 and real handwritten digits: measure, decide, insert, compare."""
     options = Options(**values)
-    with errors_as_sentences():
-        folder = inputs.run_folder(options, "demo")
+    with errors_as_sentences(), inputs.run_folder(options, "demo") as folder:
         from gradprobe.cli.demo import demo_target
 
         _compare(demo_target(), folder, options)
@@ -268,10 +275,11 @@ def points(target: str, **values: Any) -> None:
             if parameter is not None:
                 batch = to_device(batch, parameter.device)
             served = find_points(model, batch)
-        if options.form == "json":
-            click.echo(json.dumps(formats.points_record(served), indent=2))
-        elif options.form == "csv":
-            click.echo(formats.points_csv(served), nl=False)
-        else:
-            kinds = {name: type(module).__name__ for name, module in named_modules(model)}
-            console().print(points_tree(served, kinds, every_module=options.every_layer))
+        with printing():
+            if options.form == "json":
+                write(json.dumps(formats.points_record(served), indent=2))
+            elif options.form == "csv":
+                write(formats.points_csv(served))
+            else:
+                kinds = {name: type(module).__name__ for name, module in named_modules(model)}
+                console().print(points_tree(served, kinds, every_module=options.every_layer))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradprobe.cli.options import Options
+from gradprobe.record.text import printable
 from gradprobe.script.execute import INTERRUPTED
 from gradprobe.tracebacks import raised_by_gradprobe
 
@@ -29,12 +32,13 @@ def errors_as_sentences() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         kept = hasattr(error, "history")
-        click.echo("Interrupted: what was recorded is kept." if kept else "Interrupted.", err=True)
+        say("Interrupted: what was recorded is kept." if kept else "Interrupted.")
         raise SystemExit(INTERRUPTED) from None
-    except click.ClickException:
+    except click.ClickException as error:
+        vars(error)["message"] = printable(error.message)
         raise
     except Exception as error:
-        click.echo(f"Error: {_message(error)}", err=True)
+        say(f"Error: {_message(error)}")
         raise SystemExit(FAILED) from None
 
 
@@ -55,9 +59,71 @@ def prints_to_stderr() -> Iterator[None]:
 
 def console(*, stderr: bool = False) -> Console:
     """Standard output or error for rich text, plain where it is no terminal; ``NO_COLOR`` and ``TERM`` count."""
-    from rich.console import Console
+    from gradprobe.show.console import PrintableConsole
 
-    return Console(stderr=stderr, highlight=False)
+    return PrintableConsole(stderr=stderr, highlight=False)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence for a person on standard error, if anybody reads it: a closed one costs no training."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(printable(sentence), err=True)
+
+
+def write(text: str) -> None:
+    """Print a result on standard output: exactly, but for what a terminal would obey."""
+    click.echo(printable(text) if sys.stdout.isatty() else text, nl=not text.endswith("\n"))
+
+
+@contextlib.contextmanager
+def printing(kept: object = None) -> Iterator[None]:
+    """Print a result: a character that the stream's encoding does not have is escaped, a closed pipe is no error.
+
+    Args:
+        kept: The folder that holds what was saved, if anything was.
+
+    Raises:
+        click.ClickException: If it cannot be printed for another reason.
+    """
+    with every_character():
+        try:
+            yield
+            sys.stdout.flush()
+        except OSError as error:
+            flush_or_drop(sys.stdout)
+            if isinstance(error, BrokenPipeError):  # who reads it has seen enough
+                return
+            where = "" if kept is None else f"; the run is kept in {kept}"
+            raise click.ClickException(f"the result cannot be printed: {error.strerror}{where}") from error
+
+
+@contextlib.contextmanager
+def every_character() -> Iterator[None]:
+    """Escape what the encoding of standard output or error does not have, as a name or a sign of ours."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [(stream, stream.errors) for stream in streams]
+    try:
+        _reconfigure([(stream, "backslashreplace") for stream in streams])
+        yield
+    finally:
+        _reconfigure(before)
+
+
+def _reconfigure(streams: list[tuple[io.TextIOWrapper, str | None]]) -> None:
+    for stream, errors in streams:
+        with contextlib.suppress(OSError, ValueError):
+            stream.reconfigure(errors=errors)
+
+
+def flush_or_drop(stream: Any) -> None:
+    """Write what waits in a stream; what cannot be written would fail again, and change the exit code."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 @contextlib.contextmanager
@@ -79,7 +145,7 @@ def progress_display(
     # FORCE_COLOR makes rich take a log file for a terminal
     if options.quiet or not (terminal.is_interactive and terminal.file.isatty()):
         if not options.quiet:
-            click.echo(task, err=True)
+            say(task)
         yield None
         return
     from gradprobe.cli.progress import Display

@@ -13,6 +13,7 @@ from gradprobe.decide.findings import findings
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import CNDS_THRESHOLD, short
+from gradprobe.record.text import printable
 
 VERDICTS = ("healthy", "sick", "unclear")
 _RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
@@ -79,7 +80,7 @@ class Diagnosis:
     def __str__(self) -> str:
         lines = [f"{self.verdict.capitalize()}. {self.sentence}", self.step]
         lines += [f"{CAUSES[one.cause].capitalize()}: {one.sentence} {one.remedy}" for one in self.findings[1:]]
-        return "\n".join(filter(None, lines))
+        return printable("\n".join(filter(None, lines)))
 
 
 def diagnose(history: GradientHistory) -> Diagnosis:

@@ -20,7 +20,7 @@ from gradprobe.measure.probe import GradientProbe
 from gradprobe.network.layers import unwrap
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.runs.folder import RUNS, check_free, free_folder, is_first_rank
+from gradprobe.runs.folder import RUNS, Reserved, is_first_rank, kept_elsewhere, reserve, reserve_free
 from gradprobe.runs.run import save
 
 Writers = Callable[[], Iterable[Any]]
@@ -81,15 +81,11 @@ class Settings:
             ValueError: If the model cannot be probed, or the policy looks at what is not recorded.
         """
         name = name or type(unwrap(model)).__name__
-        folder = Path(self.out) if self.out is not None else free_folder(RUNS, name)
-        if is_first_rank():
-            check_free(folder, force=self.force)
         own = self.writers
         recorder = Recorder(
             model,
             optimizers,
             self,
-            folder=folder,
             writers=writers if own is None else lambda: own,
             rows=rows,
             conditions={"target": name, **(facts or {}), **self.conditions},
@@ -98,7 +94,14 @@ class Settings:
         looked_at = getattr(policy, "of", recorder.of[0])
         if looked_at not in recorder.of:
             raise ValueError(f"the policy looks at of={looked_at!r}, but only {list(recorder.of)} is recorded")
+        if is_first_rank():
+            recorder.reserve(self._reserved(name))
         return recorder.__enter__()
+
+    def _reserved(self, name: str) -> Reserved:
+        if self.out is not None:
+            return reserve(self.out, force=self.force)
+        return reserve_free(RUNS, name)
 
 
 class Recorder(GradientProbe):
@@ -107,7 +110,7 @@ class Recorder(GradientProbe):
     Made by `Settings.attach`. An error in writing or logging becomes a warning, and the training goes on.
 
     Attributes:
-        folder: Where the run goes.
+        folder: Where the run goes; None on other ranks than the first.
         placement: The decision, or None before there is one.
     """
 
@@ -117,7 +120,6 @@ class Recorder(GradientProbe):
         optimizers: Sequence[Optimizer],
         settings: Settings,
         *,
-        folder: Path,
         writers: Writers,
         rows: bool,
         conditions: Mapping[str, Any],
@@ -131,9 +133,14 @@ class Recorder(GradientProbe):
             layers=settings.layers,
             conditions=conditions,
         )
-        self.folder = folder
+        self.folder: Path | None = None
+        self._reserved: Reserved | None = None
         self.placement: Placement | None = None
         self._settings, self._writers, self._rows = settings, writers, rows
+
+    def reserve(self, folder: Reserved) -> None:
+        """Take a folder for the run, which is given back when it is written."""
+        self.folder, self._reserved = folder.shown, folder
 
     def __enter__(self) -> Recorder:
         if not self._attached:
@@ -163,7 +170,7 @@ class Recorder(GradientProbe):
 
     def _conclude(self) -> None:
         atexit.unregister(self._at_exit)
-        with errors_logged("complete the record"):
+        with errors_logged("complete the record"), self._reserved or contextlib.nullcontext():
             self._decide_and_write()
 
     def _decide_and_write(self) -> None:
@@ -175,8 +182,8 @@ class Recorder(GradientProbe):
             self._conditions["stopped"] = ended
         history = self.history
         self.placement = self._decide(history)
-        if is_first_rank():
-            self._write(history, self.placement)
+        if self._reserved is not None:
+            self._write(history, self.placement, self._reserved)
 
     def _decide(self, history: GradientHistory) -> Placement:
         default = ThresholdPolicy(of=self.of[0])
@@ -186,15 +193,25 @@ class Recorder(GradientProbe):
             _log.warning("gradprobe could not apply the policy, so CNDS' rule decides: %s", error)
             return place(history, default)
 
-    def _write(self, history: GradientHistory, placement: Placement) -> None:
-        with errors_logged(f"write the run to {self.folder}"):
-            save(self.folder, history, placement, force=self._settings.force)
+    def _write(self, history: GradientHistory, placement: Placement, folder: Reserved) -> None:
+        with errors_logged(f"write the run to {folder}"):
+            self.folder = _saved(folder, lambda place: save(place, history, placement))
             _log.info("%s\nrun written to %s", placement, self.folder)
-        pictures = sorted(self.folder.glob("*.png")) or None
+        pictures = sorted(Path(self.folder or folder).glob("*.png")) or None
         with errors_logged("log the run"):
             for writer in self._writers():
                 with errors_logged(f"log the run to {type(writer).__name__}"):
                     log_to(history, writer, placement, rows=self._rows, pictures=pictures)
+
+
+def _saved(folder: Reserved, write: Callable[[Reserved], Path]) -> Path:
+    """Write a run, to a temporary folder if its own has no place for it."""
+    try:
+        return write(folder)
+    except OSError as error:
+        where = kept_elsewhere(folder, error, write)
+        _log.warning("gradprobe could not write the run to %s: %s; it is kept in %s", folder, error, where)
+        return where
 
 
 @contextlib.contextmanager

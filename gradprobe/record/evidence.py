@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.record.files.fields import at, count, dict_of, fields, list_of, mapping, number, optional, text
+
 MEASURED = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite", "elements", "update", "left")
 BY_DEPTH = ("spread", "share", "update")
 SAMPLES = ("iteration", "layer", *MEASURED)
@@ -79,8 +81,11 @@ class Evidence:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Evidence:
-        """The reverse of `to_dict`."""
-        return cls(_frame(record["samples"]), record["layers"], record["network"])
+        """The reverse of `to_dict`; what is read is checked."""
+        samples = fields(at(record, "samples", mapping), _SAMPLES, {})
+        if len({len(column) for column in samples.values()}) > 1:
+            raise ValueError("samples: expected columns of equal length")
+        return cls(_frame(samples), at(record, "layers", dict_of(mapping)), at(record, "network", _network))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Evidence):
@@ -124,6 +129,25 @@ def shares(frame: pd.DataFrame, evidence: Evidence, layers: Sequence[str]) -> pd
     norms = joined.pivot(index="iteration", columns="layer", values="norm")
     order = [name for name in layers if name in norms.columns]
     return norms[order].div(norms[order[-1]], axis=0) if order else norms
+
+
+_SAMPLES = {
+    "iteration": list_of(count),
+    "layer": list_of(text),
+    **dict.fromkeys(MEASURED, list_of(optional(number))),
+}
+_NETWORK = {
+    "losses": optional(list_of(optional(number))),
+    "loss": optional(list_of(mapping)),
+    "optimizers": optional(list_of(mapping)),
+    "input": optional(mapping),
+}
+
+
+def _network(value: Any) -> dict[str, Any]:
+    """The facts of the training, those of them checked that are more than one number."""
+    facts = mapping(value)
+    return {**facts, **{name: at(facts, name, read) for name, read in _NETWORK.items() if name in facts}}
 
 
 def rounded(value: float) -> float | None:

@@ -13,12 +13,13 @@ import pandas as pd
 
 from gradprobe.record.conditions import describe_conditions, with_codes
 from gradprobe.record.evidence import Evidence, by_depth
+from gradprobe.record.files.fields import anything, at, integer, mapping, optional, text, tuple_of
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
 from gradprobe.record.layer import UNREACHED as UNREACHED
 from gradprobe.record.layer import Layer as Layer
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
-from gradprobe.record.text import counted, names_by_reason, shorten
+from gradprobe.record.text import counted, names_by_reason, printable, shorten
 
 KEYS = ("iteration", "layer", "depth", "of")
 MEASURES = ("mean_abs", "rms", "max_abs", "zero_fraction", "nonfinite")
@@ -195,17 +196,20 @@ class GradientHistory:
 
     @classmethod
     def from_dict(cls, frame: pd.DataFrame, record: Mapping[str, Any]) -> GradientHistory:
-        """The reverse of `to_dict`."""
+        """The reverse of `to_dict`.
+
+        Raises:
+            KeyError: If something is missing in the record.
+            TypeError: If something has another kind.
+            ValueError: If something is not possible.
+        """
         return cls(
             frame,
-            with_codes(record["conditions"]),
-            tuple(Layer.from_dict(layer) for layer in record["layers"]),
-            tuple(Point.from_dict(point) for point in record["points"]),
-            as_tuples(record["output_shape"]),
-            record.get("output_channels"),
-            record.get("head"),
-            record.get("activation"),
-            Evidence.from_dict(record["evidence"]) if record.get("evidence") else None,
+            with_codes(at(record, "conditions", mapping)),
+            at(record, "layers", tuple_of(Layer.from_dict)),
+            at(record, "points", tuple_of(Point.from_dict)),
+            as_tuples(at(record, "output_shape", anything)),
+            **{name: at(record, name, read) for name, read in _LATER.items() if name in record},
         )
 
     def __eq__(self, other: object) -> bool:
@@ -224,19 +228,27 @@ class GradientHistory:
         return history_html(self)
 
     def __str__(self) -> str:
-        table, singles = self.summary(), self.single_weights()
-        head = f"{'depth':>5}  {'layer':<32}" + "".join(f"  {label(of):>18}" for of in self.of)
+        table, singles, quantities = self.summary(), self.single_weights(), self.of
+        head = f"{'depth':>5}  {'layer':<32}" + "".join(f"  {label(of):>18}" for of in quantities)
         lines = [f"gradient history: {len(self.layers)} layers, {self.iterations} iterations"]
         lines += [describe_conditions(self.conditions), "median over the iterations:", head]
         for layer, row in zip(self.layers, table.to_dict("records"), strict=True):
             numbers = "".join(
-                f"  {layer.missing(of):>18}" if pd.isna(row[of]) else f"  {row[of]:>18.3g}" for of in self.of
+                f"  {layer.missing(of):>18}" if pd.isna(row[of]) else f"  {row[of]:>18.3g}" for of in quantities
             )
             lines.append(f"{row['depth']:>5}  {shorten(row['layer'], 32):<32}{numbers}")
             lines += [self._weight_line(name, singles[name]) for name in layer.weights if name in singles]
         why = {layer.name: layer.why for layer in self.layers if layer.unreached}
         lines += [f"without a number: {names} ({reason})" for reason, names in names_by_reason(why)]
-        return "\n".join(line for line in lines if line)
+        return printable("\n".join(line for line in lines if line))
+
+
+_LATER = {  # what runs of version 0.1.0 do not have
+    "output_channels": optional(integer),
+    "head": optional(text),
+    "activation": optional(text),
+    "evidence": optional(Evidence.from_dict),
+}
 
 
 def _aggregated(rows: pd.DataFrame, names: Sequence[str], how: str) -> pd.Series[float]:
@@ -317,13 +329,13 @@ def _layers_html(history: GradientHistory) -> str:
         rows = rows.nsmallest(MOST_ROWS, history.main_quantity or "depth").sort_values("depth")
     heading = "layers" if few else f"the {MOST_ROWS} layers with the smallest gradients of {len(history.layers)}"
     head = ("depth", "layer", "kind", *(label(of) for of in history.of))
-    layers = {layer.name: layer for layer in history.layers}
+    layers, quantities = {layer.name: layer for layer in history.layers}, history.of
     cells = [
         (
             row["depth"],
             row["layer"],
             row["kind"],
-            *(_magnitude(row[of], layers[row["layer"]], of) for of in history.of),
+            *(_magnitude(row[of], layers[row["layer"]], of) for of in quantities),
         )
         for row in rows.to_dict("records")
     ]

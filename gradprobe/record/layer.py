@@ -1,10 +1,12 @@
-"""A layer, as a probe found it. Plain data."""
+"""A layer in a record: what it is, and why no gradient arrived at it where none did. Plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from gradprobe.record.files.fields import count, dict_of, fields, optional, text, tuple_of
 
 UNREACHED = (
     "frozen",
@@ -74,5 +76,16 @@ class Layer:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Layer:
         """The reverse of ``dataclasses.asdict``; runs of version 0.1.0 hold no codes, only the words."""
-        codes = {of: "frozen" for of, why in record["unreached"].items() if why.startswith("frozen")}
-        return cls(**{"unreached_code": codes, **record, "weights": tuple(record.get("weights", ()))})
+        read = fields(record, _LAYER, {"unreached_code": dict_of(text), "weights": tuple_of(text)})
+        codes = {of: "frozen" for of, why in read["unreached"].items() if why.startswith("frozen")}
+        return cls(**{"unreached_code": codes, **read})
+
+
+_LAYER = {
+    "name": text,
+    "depth": count,
+    "kind": text,
+    "parameters": count,
+    "unreached": dict_of(text),
+    "unserved": optional(text),
+}

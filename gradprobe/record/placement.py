@@ -6,10 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gradprobe.record.files.fields import (
+    anything,
+    dict_of,
+    fields,
+    integer,
+    number,
+    one_of,
+    optional,
+    text,
+    tuple_of,
+)
 from gradprobe.record.history import as_tuples
 from gradprobe.record.html import block, layer_names, paragraph, small, table, title
 from gradprobe.record.points import Point
-from gradprobe.record.text import counted, few, names_by_reason, shorten
+from gradprobe.record.quantities import QUANTITIES
+from gradprobe.record.text import counted, few, names_by_reason, printable, shorten
 
 
 @dataclass(frozen=True)
@@ -61,10 +73,9 @@ class Placement:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Placement:
         """The reverse of `to_dict`."""
-        points = tuple(Point.from_dict(point) for point in record["points"])
-        sequences = {"flagged": tuple(record["flagged"]), "points": points}
-        shape = as_tuples(record["output_shape"])
-        return cls(**{"rule": _rule_in_words(record["policy"]), **record, **sequences, "output_shape": shape})
+        read = fields(record, _FIRST, _LATER)
+        shape = as_tuples(read["output_shape"])
+        return cls(**{"rule": _rule_in_words(read["policy"]), **read, "output_shape": shape})
 
     def _repr_html_(self) -> str:
         return placement_html(self)
@@ -75,7 +86,24 @@ class Placement:
         lines = [f"placement ({self.policy}): {head}", self.reason]
         skipped = [f"skipped {names}: {why}" for why, names in names_by_reason(self.skipped)]
         lines += skipped[:10] + ([f"skipped for {len(skipped) - 10} more reasons"] if len(skipped) > 10 else [])
-        return "\n".join([*lines, *filter(None, [self.disagreement])])
+        return printable("\n".join([*lines, *filter(None, [self.disagreement])]))
+
+
+_FIRST = {
+    "policy": text,
+    "flagged": tuple_of(text),
+    "points": tuple_of(Point.from_dict),
+    "reason": text,
+    "skipped": dict_of(text),
+    "disagreement": optional(text),
+    "output_shape": anything,
+    "of": one_of(*QUANTITIES),
+}
+_LATER = {
+    "threshold": optional(number),
+    "output_channels": optional(integer),
+    **dict.fromkeys(("head", "activation", "remedy", "rule"), optional(text)),
+}
 
 
 def _rule_in_words(policy: str) -> str | None:

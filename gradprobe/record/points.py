@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradprobe.record.files.fields import count, fields, integer, optional, text, tuple_of
 from gradprobe.record.html import block, layer_names, table, title
-from gradprobe.record.text import counted, shorten
+from gradprobe.record.text import counted, printable, shorten
 
 _INPUT = ":input"  # after the name of a module: what it is called with
 
@@ -53,9 +54,11 @@ class Point:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Point:
         """Build a point from its JSON form; runs of earlier versions have fewer fields."""
-        shape, layers = tuple(record["shape"]), tuple(record["layers"])
-        tensor, batch = record.get("tensor", 0), record.get("batch")
-        return cls(record["name"], shape, record["depth"], layers, record.get("channels"), tensor, batch)
+        return cls(**fields(record, _FIRST, _LATER))
+
+
+_FIRST = {"name": text, "shape": tuple_of(count), "depth": count, "layers": tuple_of(text)}
+_LATER = {"channels": optional(integer), "tensor": count, "batch": optional(integer)}
 
 
 def place(point: Point) -> str:
@@ -123,7 +126,7 @@ class Points(tuple[Point, ...]):
             names = ", ".join(shorten(name, 40) for name in point.layers)
             lines.append(f"{shorten(point.name, 40)} {point.shape}: {names}")
         lines += [f"no point for {shorten(name, 40)}: {why}" for name, why in self.unserved.items()]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
         return points_html(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 
@@ -110,3 +111,44 @@ def names_by_reason(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
     for name, reason in reasons.items():
         names.setdefault(reason, []).append(shorten(name, 40))
     return [(reason, few(several, 4)) for reason, several in names.items()]
+
+
+def printable(words: str) -> str:
+    r"""A text without the characters that a terminal obeys or hides, each shown as its escape; lines stay lines.
+
+    Names, conditions and sentences come from files and from other people's code: what they hold must not set the
+    title of a window, delete a line, or turn the direction of writing.
+
+    Example:
+        >>> printable("a\x1b[31mb\u202ec"), printable("two\nlines")
+        ('a\\x1b[31mb\\u202ec', 'two\nlines')
+    """
+    if words.isprintable():
+        return words
+    return "".join(_escaped(char) for char in words)
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable() or char in "\n\t":
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def one_line(words: str) -> str:
+    r"""The same for a text that has to stay on one line.
+
+    Example:
+        >>> one_line("a\nb")
+        'a\\nb'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in words)
+
+
+def quoted(words: str) -> str:
+    r"""A text as a literal of Python, in double quotes: for code to paste.
+
+    Example:
+        >>> print(quoted('runs/"a\\b"'), quoted("a\nb\x9b"))
+        "runs/\"a\\b\"" "a\nb\x9b"
+    """
+    return one_line(json.dumps(words, ensure_ascii=False))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.decide.findings import findings
-from gradprobe.decide.policies import place
+from gradprobe.decide.policies import ThresholdPolicy, place
 from gradprobe.record.history import GradientHistory, as_tuples
 from gradprobe.runs.difference import Difference, LayerChange
 from gradprobe.runs.explanations import remarks
@@ -66,7 +66,10 @@ def _names(first: Run | GradientHistory, second: Run | GradientHistory) -> tuple
 
 
 def _decided(run: Run | GradientHistory) -> Run:
-    return run if isinstance(run, Run) else Run(Path(), run, place(run))
+    """A run as it was decided; of a history that has no gradients of outputs, those of weights decide."""
+    if isinstance(run, Run):
+        return run
+    return Run(Path(), run, place(run, ThresholdPolicy(of=run.main_quantity or "output")))
 
 
 def _layer_changes(one: Run, other: Run, of: str, factor: float) -> Iterator[LayerChange]:

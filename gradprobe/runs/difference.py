@@ -12,7 +12,7 @@ import pandas as pd
 from gradprobe.decide.findings import FINDINGS
 from gradprobe.record.history import Layer
 from gradprobe.record.quantities import label, short
-from gradprobe.record.text import counted, few, shorten
+from gradprobe.record.text import counted, few, printable, shorten
 from gradprobe.runs.matching import form
 
 MOST_ROWS = 40
@@ -164,7 +164,7 @@ class Difference:
         }
 
     def __str__(self) -> str:
-        return "\n".join(report(self))
+        return printable("\n".join(report(self)))
 
 
 def _by_kind(layers: Sequence[LayerChange], which: str) -> dict[str, list[str]]:

@@ -1,62 +1,168 @@
-"""The folder of a run: whether it can be written, and replacing it in one step. No torch, no pandas."""
+"""The folder of a run: whether it can be written, and keeping it until there is one. No torch, no pandas."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from gradprobe.record.text import one_line
+from gradprobe.runs import draft
+from gradprobe.runs.contents import RECORD, SAVED, owned, record_in
+from gradprobe.runs.draft import Draft, check_names, recover
 
 RUNS = Path("gradprobe_runs")  # where runs go that name no folder
-
-_FILES = {
-    "run.json",
-    "history.csv",
-    "supervised.csv",
-    "learning.csv",
-    "arms.csv",
-    "iterations.png",
-    "depth.png",
-    "heatmap.png",
-    "comparison.png",
-    "paper.png",
-    "arms.png",
-    "report.html",
-}
+_LONGEST = 200  # bytes of the name of a folder that is made up; file systems allow 255
 
 
-def check_free(folder: str | Path, *, force: bool = False) -> None:
-    """Raise an error if a run cannot be written to a folder; nothing is created.
+class Reserved(os.PathLike[str]):
+    """A folder that is kept for a run: made, locked, and with room on the disk. It can be used as a path.
+
+    Attributes:
+        shown: As it was asked for.
+        folder: Where that is: links and the working directory count once, when it is reserved.
+        parent: The folder that it is in, as it was asked for.
+        saved: Whether there is a run in it by now.
+    """
+
+    def __init__(self, shown: Path, force: bool) -> None:
+        self.shown, self.folder, self._force = shown, Path(os.path.realpath(shown)), force
+        self.parent = Path(os.path.abspath(shown)).parent  # noqa: PTH100 (without following links)
+        self._process = os.getpid()
+        self._made: list[Path] = []
+        self.saved = False
+        self.draft = Draft(self.folder)
+        self._enter()
+
+    def _enter(self) -> None:
+        try:
+            _check(self.shown, self.folder, self._force)
+            self._made = []
+            _make(self.folder, self._made)
+            self.draft.__enter__()
+            _check(self.shown, self.folder, self._force)  # a rival may have been quicker
+            self.draft.keep_room()
+        except OSError as error:
+            self.close()
+            if error.errno is None:  # a sentence of ours
+                raise
+            raise type(error)(f"{self.shown} cannot be written: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def ensure(self) -> None:
+        """Reserve it again if it was deleted."""
+        if not self.draft.path.is_dir():
+            self.close()
+            self.draft = Draft(self.folder)
+            self._enter()
+
+    def close(self) -> None:
+        """Give it back: without a run in it a folder that was made for one is gone again."""
+        if os.getpid() != self._process:  # a child that the user's script has forked
+            return
+        self.draft.__exit__()
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # no other than an empty one
+
+    def __enter__(self) -> Reserved:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __fspath__(self) -> str:
+        return str(self.shown)
+
+    def __str__(self) -> str:
+        return str(self.shown)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy, or one in another process, has no lock
+        return Path, (str(self.shown),)
+
+
+def reserve(folder: str | os.PathLike[str], *, force: bool = False) -> Reserved:
+    """Make a folder for a run, and keep it from other processes until the run is saved.
+
+    Args:
+        folder: Where; missing parents are made.
+        force: There may be a run, which the new one will replace.
+
+    Raises:
+        FileExistsError: If something is there that must not be replaced, or another process writes there.
+        OSError: If it cannot be made or written, or the disk is full.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with reserve(Path(parent) / "run") as folder:
+        ...         (Path(parent) / "run").is_dir()
+        ...     (Path(parent) / "run").exists()
+        True
+        False
+    """
+    if "\0" in os.fspath(folder):
+        raise FileNotFoundError(f"{one_line(os.fspath(folder))} is no name of a folder")
+    return Reserved(Path(folder), force)
+
+
+def reserve_free(parent: str | os.PathLike[str], name: str) -> Reserved:
+    """Reserve ``parent/name``; where that is taken ``name-2``, ``name-3``, ..."""
+    for folder in _numbered(Path(parent), name):
+        with contextlib.suppress(FileExistsError):
+            return reserve(folder)
+    raise AssertionError
+
+
+def check_free(folder: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise an error if a run cannot be written to a folder; nothing stays created.
 
     Raises:
         FileExistsError: If something is there that must not be replaced.
         OSError: If it cannot be made or written.
     """
-    folder = Path(folder)
-    recover(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / "run.json").is_file():
-            raise FileExistsError(f"{folder} is not empty and not a run: choose another folder")
-        if not force:
-            raise FileExistsError(f"there is a run at {folder} already: choose another folder or pass --force")
-    elif folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: choose another folder")
-    existing = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(f"{folder} cannot be made: {existing} is a file")
-    if not os.access(existing, os.W_OK):
-        raise PermissionError(f"{folder} cannot be written: no permission in {existing}")
+    reserve(folder, force=force).close()
 
 
 def free_folder(parent: str | Path, name: str) -> Path:
     """A folder that does not exist yet: ``parent/name``, else ``name-2``, ``name-3``, ..."""
-    parent = Path(parent)
-    numbered = (parent / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
-    return next(folder for folder in numbered if not folder.exists())
+    return next(folder for folder in _numbered(Path(parent), name) if not os.path.lexists(folder))
+
+
+def _numbered(parent: Path, name: str) -> Iterator[Path]:
+    name = name.encode(errors="surrogateescape")[:_LONGEST].decode(errors="ignore") or "_"
+    return (parent / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
+
+
+def kept_elsewhere(folder: str | os.PathLike[str], error: OSError, write: Callable[[Reserved], object]) -> Path:
+    """Write a run that its own folder has no place for to a temporary one, so that no training is lost.
+
+    Args:
+        folder: Where it should have gone.
+        error: Why it cannot; raised if there is no other place either.
+        write: Writes the run.
+
+    Returns:
+        Where it is.
+    """
+    try:
+        name = f"gradprobe-{Path(folder).name}"
+        with reserve_free(tempfile.gettempdir(), name) as instead:
+            write(instead)
+            return instead.shown
+    except OSError:
+        raise error from None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether there is a run.json in a folder, or one that is about to take its place."""
+    paths = (folder / RECORD, folder / draft.FOLDER / RECORD)
+    return any(os.path.isfile(path) for path in paths)  # noqa: PTH113 (raises no error for any path)
 
 
 def is_first_rank() -> bool:
@@ -67,41 +173,40 @@ def is_first_rank() -> bool:
     return bool(distributed.get_rank() == 0)
 
 
-@contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` at the end, or is deleted if an error comes first.
-
-    Files in ``folder`` that gradprobe did not write stay there.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+def _check(shown: Path, folder: Path, force: bool) -> None:
+    """Raise an error if there is something in a folder that must not be replaced."""
+    if not os.path.lexists(folder):
+        if shown.is_symlink():
+            raise FileNotFoundError(f"{shown} is a link to {folder}, which is not there: choose another folder")
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{shown} is a file: choose another folder")
+    recover(folder)
+    names = {path.name for path in folder.iterdir()} - {draft.FOLDER}
+    if not names:
+        return
+    if RECORD not in names:
+        raise FileExistsError(f"{shown} is not empty and not a run: choose another folder")
     try:
-        partial.chmod(0o755)
-        yield partial
-        _swap(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        own = owned(record_in(folder))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        why = one_line(str(error))
+        raise FileExistsError(
+            f"{shown} is not empty and not a run (its {RECORD} is not gradprobe's, or damaged: {why}): choose "
+            "another folder"
+        ) from None
+    if not force:
+        raise FileExistsError(f"there is a run at {shown} already: choose another folder or pass --force")
+    check_names(folder, names & SAVED, own)
 
 
-def _swap(partial: Path, folder: Path) -> None:
-    if not folder.exists():
-        partial.replace(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent)) / folder.name
-    folder.replace(old)
-    partial.replace(folder)
-    for path in old.iterdir():
-        if path.name not in _FILES:
-            shutil.move(path, folder / path.name)
-    shutil.rmtree(old.parent, ignore_errors=True)
-
-
-def recover(folder: Path) -> None:
-    """Put back a run that was moved aside by a process that was killed before it had replaced it."""
-    if folder.exists() or not folder.parent.is_dir():
-        return
-    for aside in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
-        if (aside / folder.name / "run.json").is_file():
-            (aside / folder.name).replace(folder)
-            shutil.rmtree(aside, ignore_errors=True)
-            return
+def _make(folder: Path, made: list[Path]) -> None:
+    """Make a folder and its parents, and note those that were not there, the outermost first."""
+    missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
+    existing = missing[-1].parent if missing else folder
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be made: {existing} is a file")
+    for parent in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            parent.mkdir()
+            made.append(parent)

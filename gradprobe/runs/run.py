@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import json
-from collections.abc import Callable, Mapping
+import os
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from gradprobe.record.csv_tables import read_csv, write_csv
+from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.history import GradientHistory, history_html
 from gradprobe.record.placement import Placement, placement_html
-from gradprobe.runs.folder import check_free, is_first_rank, recover, replacing
+from gradprobe.record.text import one_line
+from gradprobe.runs.contents import PAGE, NewerError
+from gradprobe.runs.draft import recover, snapshot
+from gradprobe.runs.folder import Reserved, is_first_rank, is_run, reserve
+from gradprobe.runs.read_run import damage, read_parts
 from gradprobe.verdict.arms_comparison import ArmsComparison, arms_html
-from gradprobe.verdict.comparison import Comparison, comparison_html, read_learning
+from gradprobe.verdict.comparison import Comparison, comparison_html
 from gradprobe.version import __version__
 
-SCHEMA = 1
+
+class PictureWarning(UserWarning):
+    """A run was kept, but not all of its figures or its page."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Run:
 
 
 def save(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     history: GradientHistory,
     placement: Placement,
     comparison: Comparison | None = None,
@@ -61,12 +67,14 @@ def save(
     figures: bool = True,
     force: bool = False,
 ) -> Path:
-    """Write a run: first everything goes to a temporary folder, which then takes the run's name in one step.
+    """Write a run: the record first, which takes its place in one step; then its figures, in another.
 
-    Of several ranks only rank 0 writes.
+    A process that is killed leaves the run that was there or this one, and in either case the user's files. An
+    error while the figures are drawn is a `PictureWarning`: the record is kept. Of several ranks only rank 0
+    writes.
 
     Args:
-        folder: Where; missing parents are made.
+        folder: Where; missing parents are made. Or a folder that `gradprobe.runs.folder.reserve` keeps.
         history: The record.
         placement: The decision.
         comparison: The comparison with and without deep supervision, if there is one.
@@ -74,7 +82,7 @@ def save(
             ``placement``.
         timings: Seconds, by what they were spent on.
         figures: Draw the figures and write ``report.html`` too.
-        force: Replace an existing run. Other files in its folder are kept.
+        force: Replace an existing run: the files that its own list names, and no others.
 
     Raises:
         FileExistsError: If there is a run already and ``force`` is not set, or a folder that is not a run.
@@ -88,27 +96,50 @@ def save(
         ...     load(folder).history == history
         True
     """
-    folder = Path(folder)
+    shown = Path(folder)
     if not is_first_rank():
-        return folder
-    check_free(folder, force=force)
-    run = Run(folder, history, placement, comparison, timings or {}, arms)
-    with replacing(folder) as partial:
-        for name, text in _texts(run).items():
-            (partial / name).write_text(text, encoding="utf-8", newline="")
+        return shown
+    run = Run(shown, history, placement, comparison, timings or {}, arms)
+    with folder if isinstance(folder, Reserved) else reserve(folder, force=force) as reserved:
+        record, tables = _record(run), _tables(run)
+        reserved.ensure()
+        reserved.draft.replace(record, tables)
+        reserved.saved = True
         if figures:
-            from gradprobe.show.page import write_page
-            from gradprobe.show.plots import save_figures
-
-            save_figures(partial, history, placement, comparison, arms=arms)
-            write_page(partial / "report.html", history, placement, comparison, arms=arms, run=str(folder))
-    return folder
+            _draw(run, reserved)
+    return shown
 
 
-def _texts(run: Run) -> dict[str, str]:
-    """The text files of a run, by name."""
-    record = {
-        "schema": SCHEMA,
+def _draw(run: Run, reserved: Reserved) -> None:
+    """Add the figures and the page to a run that is kept; what cannot be drawn is left out."""
+    path = reserved.draft.path
+    with _or_warn(run.folder, "figures"):
+        from gradprobe.show.plots import save_figures
+
+        files = save_figures(path, run.history, run.placement, run.comparison, arms=run.arms)
+        reserved.draft.add([file.name for file in files])
+    with _or_warn(run.folder, PAGE):
+        from gradprobe.show.page import write_page
+
+        shown = str(run.folder)
+        write_page(path / PAGE, run.history, run.placement, run.comparison, arms=run.arms, run=shown)
+        reserved.draft.add([PAGE])
+
+
+@contextlib.contextmanager
+def _or_warn(folder: Path, what: str) -> Iterator[None]:
+    """Turn an error into a warning: no picture is worth a record."""
+    try:
+        yield
+    except Exception as error:
+        why = one_line(str(error.strerror if isinstance(error, OSError) else error)) or type(error).__name__
+        message = f"the record is kept in {one_line(str(folder))}, but without its {what}: {why}"
+        warnings.warn(message, PictureWarning, stacklevel=4)
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """What run.json holds."""
+    return {
         "gradprobe": __version__,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         **run.history.to_dict(),
@@ -117,15 +148,18 @@ def _texts(run: Run) -> dict[str, str]:
         "arms": run.arms.to_dict() if run.arms else None,
         "timings": dict(run.timings),
     }
-    texts = {"run.json": json.dumps(record, indent=1, allow_nan=False) + "\n"}
-    texts["history.csv"] = write_csv(run.history.frame)
+
+
+def _tables(run: Run) -> dict[str, bytes]:
+    """The tables of a run as files."""
+    frames = {"history.csv": run.history.frame}
     if run.comparison:
-        texts["learning.csv"] = write_csv(run.comparison.frame)
+        frames["learning.csv"] = run.comparison.frame
         if run.comparison.supervised:
-            texts["supervised.csv"] = write_csv(run.comparison.supervised.frame)
+            frames["supervised.csv"] = run.comparison.supervised.frame
     if run.arms:
-        texts["arms.csv"] = write_csv(run.arms.frame)
-    return texts
+        frames["arms.csv"] = run.arms.frame
+    return {name: write_csv(frame).encode("utf-8") for name, frame in frames.items()}
 
 
 def load(folder: str | Path) -> Run:
@@ -137,70 +171,17 @@ def load(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     recover(folder)
-    if not (folder / "run.json").is_file():
-        raise FileNotFoundError(f"no run at {folder}: expected a folder with run.json and history.csv in it")
+    shown = one_line(str(folder))
+    if not is_run(folder):
+        raise FileNotFoundError(f"no run at {shown}: expected a folder with run.json and history.csv in it")
     try:
-        record = json.loads(_read_text(folder / "run.json"))
-        if record["schema"] <= SCHEMA:
-            return _read_run(folder, record)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        again = "copy the folder again, or record the run again with --force"
-        raise ValueError(f"the run at {folder} cannot be read: {_damage(error)}; {again}") from error
-    raise ValueError(
-        f"the run at {folder} has schema {record['schema']}, but this gradprobe reads up to {SCHEMA}: update it"
-    )
-
-
-def _read_run(folder: Path, record: Mapping[str, Any]) -> Run:
-    history = GradientHistory.from_dict(_read_table(folder / "history.csv", read_csv), record)
-    placement = Placement.from_dict(record["placement"])
-    comparison = _read_comparison(folder, record["comparison"], history, placement)
-    arms = _read_arms(folder, record.get("arms"), history)
-    return Run(folder, history, placement, comparison, record["timings"], arms)
-
-
-def _damage(error: Exception) -> str:
-    """What is wrong with the files of a run, in a clause."""
-    if isinstance(error, OSError):
-        return f"{Path(str(error.filename)).name}: {error.strerror}"
-    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return f"run.json is incomplete ({error})"
-    if isinstance(error, KeyError):
-        return f"run.json has no {error}"
-    if isinstance(error, ValueError):
-        return str(error)
-    return f"run.json is not what gradprobe writes ({error})"
-
-
-def _read_comparison(
-    folder: Path, record: Mapping[str, Any] | None, plain: GradientHistory, placement: Placement
-) -> Comparison | None:
-    if record is None:
-        return None
-    supervised = None
-    if record["supervised"] is not None:
-        frame = _read_table(folder / "supervised.csv", read_csv)
-        supervised = GradientHistory.from_dict(frame, record["supervised"])
-    frame = _read_table(folder / "learning.csv", read_learning)
-    return Comparison(plain, supervised, placement, frame, record["conditions"])
-
-
-def _read_arms(folder: Path, record: Mapping[str, Any] | None, plain: GradientHistory) -> ArmsComparison | None:
-    if record is None:
-        return None
-    return ArmsComparison.from_dict(plain, _read_table(folder / "arms.csv", read_learning), record)
-
-
-def _read_table(path: Path, read: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    try:
-        return read(_read_text(path))
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
-
-
-def _read_text(path: Path) -> str:
-    with path.open(encoding="utf-8", newline="") as file:
-        return file.read()
+        record, tables = snapshot(folder)
+        return Run(folder, **read_parts(record, tables))
+    except NewerError as error:
+        raise ValueError(f"the run at {shown} {error}") from error
+    except Exception as error:  # whatever is in the files, there is no other error than this
+        again = "copy the folder again, or record the run again"
+        raise ValueError(f"the run at {shown} cannot be read: {damage(error)}; {again}") from error
 
 
 def run_html(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from gradprobe.record.text import shorten
+from gradprobe.record.text import quoted, shorten
 from gradprobe.script.source import Loss, Site
 
 if TYPE_CHECKING:  # it loads pandas, which a script may not need
@@ -71,11 +71,11 @@ def _supervise(placement: Placement, name: str, part: str, run: str) -> list[str
     after = ", ".join(shorten(point, 40) for point in names)
     comment = f"# {'a branch' if len(names) == 1 else 'branches'} after {after}"
     if not part:
-        return [f'{name} = gp.supervise({name}, gp.load("{run}").placement)  {comment}']
+        return [f"{name} = gp.supervise({name}, gp.load({quoted(run)}).placement)  {comment}"]
     within = [point.removeprefix(f"{part}.") for point in names]
     inner = f"{name}.{part}"
-    quoted = ", ".join(f'"{point}"' for point in within)
-    return [f"{inner} = gp.supervise({inner}, [{quoted}], inputs=x)  # x: a batch as {inner} gets it"]
+    points = ", ".join(map(quoted, within))
+    return [f"{inner} = gp.supervise({inner}, [{points}], inputs=x)  # x: a batch as {inner} gets it"]
 
 
 def _joint_loss(loss: Loss | None, name: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import branches_after, diagnose, layers_by_code
 from gradprobe.decide.policies import Policy, place
 from gradprobe.record.csv_tables import write_csv
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.text import counted
-from gradprobe.runs.folder import check_free, free_folder
+from gradprobe.runs.folder import Reserved, reserve, reserve_free
 from gradprobe.runs.run import save
 from gradprobe.script.advice import advise
+from gradprobe.script.execute import printable
 from gradprobe.script.run import RecordedModel, RecordedScript
 from gradprobe.show import formats
 
@@ -30,39 +34,67 @@ class Result:
         model: What was recorded of it.
         placement: The decision.
         advice: The lines to add to the script, or empty.
-        folder: Where its run is.
+        folder: Where its run is; None if there was no place for it.
+        complaint: Why its run is not where it should be, or empty.
     """
 
     model: RecordedModel
     placement: Placement
     advice: str
-    folder: Path
+    folder: Path | None
+    complaint: str = ""
+
+
+Written = tuple[Path | None, str]  # where a run is, if anywhere; and what went wrong, or nothing
 
 
 def conclude(
-    recording: RecordedScript, policy: Policy, folder: Path, shown: Path, *, timings: dict[str, float], force: bool
+    recording: RecordedScript,
+    policy: Policy,
+    folder: Reserved,
+    *,
+    timings: dict[str, float],
+    force: bool,
+    keep: Callable[[Reserved, Callable[[Reserved], Path]], Written],
 ) -> list[Result]:
-    """Decide for each model, say what to add, and write the runs.
+    """Decide for each model, write its run, and say what to add.
 
     Args:
         recording: What was recorded.
         policy: The rule.
         folder: Where the run goes; of several models each has a folder of its own beside it, NAME-MODEL.
-        shown: The same, as the user wrote it.
         timings: To keep with the runs.
         force: Replace existing runs; otherwise the name of a folder that is taken gets a number.
+        keep: Writes a run to a folder, by the function that it is given, or to another if that is not possible.
     """
+    several = len(recording.models) > 1
+    if several:
+        folder.close()
     results = []
     for model in recording.models:
-        suffix = f"-{model.name}" if len(recording.models) > 1 else ""
         placement = place(model.history, policy)
-        written = _free(folder.with_name(folder.name + suffix), force)
-        save(written, model.history, placement, timings=timings, force=force)
-        as_shown = shown.with_name(written.name)
+        write = functools.partial(_write, model.history, placement, timings)
+        with _beside(folder, model.name, force) if several else folder as reserved:
+            written, complaint = keep(reserved, write)
+        if several and written == reserved.shown and folder.shown.name:
+            written = folder.shown.with_name(written.name)  # as the user would write it
         when = branches_after(model.history, placement)
-        advice = "" if when is None else advise(placement, model.site, str(as_shown), when)
-        results.append(Result(model, placement, advice, as_shown))
+        advice = "" if when is None else advise(placement, model.site, str(written or folder), when)
+        results.append(Result(model, placement, advice, written, complaint))
     return results
+
+
+def _write(history: GradientHistory, placement: Placement, timings: dict[str, float], folder: Reserved) -> Path:
+    return save(folder, history, placement, timings=timings)
+
+
+def _beside(folder: Reserved, name: str, force: bool) -> Reserved:
+    """A folder beside another, with a number after its name where it is taken: no record is lost for its name."""
+    whole = f"{folder.shown.name}-{printable(name)}"
+    with contextlib.suppress(OSError):
+        if force:
+            return reserve(folder.parent / whole, force=True)
+    return reserve_free(folder.parent, whole)
 
 
 def findings_by_model(results: Sequence[Result]) -> dict[str, list[str]]:
@@ -114,21 +146,12 @@ def _not_recorded(steps: int) -> tuple[str, ...]:
     return f"{steps}, not recorded", "", "", ""
 
 
-def _free(folder: Path, force: bool) -> Path:
-    """The folder, or one with a number after its name where it is taken: no record is lost for its name."""
-    try:
-        check_free(folder, force=force)
-    except FileExistsError:
-        return free_folder(folder.parent, folder.name)
-    return folder
-
-
 def as_json(results: Sequence[Result]) -> str:
     """One JSON object: for each model what ``scan`` gives, its folder and the advice."""
     by_name = {
         result.model.name: {
             **json.loads(formats.as_json(result.model.history, result.placement)),
-            "folder": str(result.folder),
+            "folder": None if result.folder is None else str(result.folder),
             "advice": result.advice.splitlines(),
         }
         for result in results

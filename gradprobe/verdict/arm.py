@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gradprobe.record.files.fields import dict_of, fields, number, optional, text
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
 from gradprobe.record.text import few, shorten
@@ -101,9 +102,18 @@ class Arm:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Arm:
-        """The reverse of `to_dict`."""
-        placement = record["placement"]
-        return cls(**{**record, "placement": placement and Placement.from_dict(placement)})
+        """The reverse of `to_dict`; what is read is checked."""
+        return cls(**fields(record, {"name": text}, _OTHERS))
+
+
+_OTHERS = {
+    "placement": optional(Placement.from_dict),
+    "remedy": optional(text),
+    "like": optional(text),
+    "windows": number,
+    "seconds": optional(number),
+    "failed": dict_of(text),
+}
 
 
 def chosen_arms(names: str | Iterable[str]) -> tuple[str, ...]:

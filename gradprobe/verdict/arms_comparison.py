@@ -12,9 +12,11 @@ import pandas as pd
 
 from gradprobe.decide.policies import place
 from gradprobe.record.conditions import describe_conditions
+from gradprobe.record.files.fields import at, mapping, tuple_of
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.html import block, paragraph, small, table, title
 from gradprobe.record.placement import Placement
+from gradprobe.record.text import printable
 from gradprobe.verdict.arm import NONE, Arm
 from gradprobe.verdict.choice import Choice, Contest, choose_arm
 from gradprobe.verdict.judge import arm_result, standard_error
@@ -121,8 +123,12 @@ class ArmsComparison:
 
     @classmethod
     def from_dict(cls, plain: GradientHistory, frame: pd.DataFrame, record: Mapping[str, Any]) -> ArmsComparison:
-        """The reverse of `to_dict`."""
-        return cls(plain, tuple(Arm.from_dict(arm) for arm in record["arms"]), frame, record["conditions"])
+        """The reverse of `to_dict`; what is read is checked."""
+        arms = at(record, "arms", tuple_of(Arm.from_dict))
+        unknown = set(frame["arm"]) - {arm.name for arm in arms}
+        if NONE not in [arm.name for arm in arms] or unknown:
+            raise ValueError(f"expected trainings of the arms in run.json, with {NONE!r}; got {sorted(unknown)}")
+        return cls(plain, arms, frame, at(record, "conditions", mapping))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ArmsComparison):
@@ -140,7 +146,7 @@ class ArmsComparison:
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = (zip(row, widths, strict=True) for row in (head, *rows))
         text = ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]
-        return "\n".join([*text, *self.failures, *self.choice.sentences])
+        return printable("\n".join([*text, *self.failures, *self.choice.sentences]))
 
     @property
     def failures(self) -> list[str]:

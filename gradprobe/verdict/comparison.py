@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.record.conditions import describe_conditions
-from gradprobe.record.csv_tables import read_cells
+from gradprobe.record.csv_tables import numbers, read_cells, whole_numbers
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.html import bars, block, legend, paragraph, small, span_of, title
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label
-from gradprobe.record.text import counted, layer_span, shorten
+from gradprobe.record.text import counted, layer_span, printable, shorten
 from gradprobe.verdict.judge import Outcome, judge
 from gradprobe.verdict.metric import ACCURACY, Metric, metric_of
 
@@ -110,7 +110,7 @@ class Comparison:
         return [*_gradient_sentences(self), *self.outcome.sentences]
 
     def __str__(self) -> str:
-        return "\n".join([*self.sentences, *filter(None, [self.offer])])
+        return printable("\n".join([*self.sentences, *filter(None, [self.offer])]))
 
 
 def _nothing(comparison: Comparison) -> str:
@@ -217,27 +217,25 @@ def learning_frame(rows: list[tuple[int, str, int, float, float]], metric: Metri
 
 
 def read_learning(text: str) -> pd.DataFrame:
-    """The frame of a comparison from its CSV text; exact. Older versions knew the accuracy alone."""
+    """The frame of a comparison from its CSV text; exact. Older versions knew the accuracy alone.
+
+    Raises:
+        ValueError: If it is no such table.
+    """
     cells = read_cells(text)
     older = "metric" not in cells
-    rows = [
-        (
-            int(row["seed"]),
-            row["arm"],
-            int(row["iteration"]),
-            _number(row["loss"]),
-            _number(row["accuracy" if older else "metric"]),
-        )
-        for row in cells.to_dict("records")
-    ]
-    frame = learning_frame(rows)
+    missing = {*COLUMNS[:5], *(() if older else COLUMNS)} - set(cells)
+    if missing:
+        raise ValueError(f"expected the columns {', '.join(COLUMNS)}; missing: {', '.join(sorted(missing))}")
+    accuracy = numbers(cells["accuracy"])
+    values = accuracy if older else numbers(cells["metric"])
+    seeds, iterations = whole_numbers(cells["seed"]), whole_numbers(cells["iteration"])
+    frame = learning_frame([*zip(seeds, cells["arm"], iterations, numbers(cells["loss"]), values, strict=True)])
+    if frame.duplicated(["seed", "arm", "iteration"]).any():
+        raise ValueError("a row is there twice")
     if not older:
-        frame["accuracy"] = pd.array([_number(cell) for cell in cells["accuracy"]], dtype="float64")
+        frame["accuracy"] = pd.array(accuracy, dtype="float64")
     return frame
-
-
-def _number(text: str) -> float:
-    return float(text) if text else float("nan")
 
 
 def comparison_html(comparison: Comparison) -> str:

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 KILLS = int(os.environ.get("GRADPROBE_KILLS", "0"))
 KILLED = str(int(signal.SIGKILL))
 SEEDS = 2
-FIGURES = {"iterations.png", "depth.png", "heatmap.png", "report.html"}
 MODEL = """
 import torch
 from torch import nn
@@ -32,6 +31,18 @@ torch.set_num_threads(1)
 model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
 batches = [(torch.ones(4, 3), torch.zeros(4, 2))]
 loss = nn.functional.mse_loss
+"""
+TRAIN = """
+import sys, torch
+from torch import nn
+
+torch.manual_seed(int(sys.argv[1]))
+net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    nn.functional.mse_loss(net(torch.ones(4, 3)), torch.zeros(4, 2)).backward()
+    optimizer.step()
 """
 FORKING = """
 import os, signal, sys
@@ -48,20 +59,30 @@ def saving(number):
         number += 1
         save("run", numbered(number), placement(number), timings={{"all": number}}, figures=False, force=True)
 
-def scan(folder, seed):
-    arguments = "scan model.py --iterations 2 --force --quiet".split()
-    main([*arguments, "--out", folder, "--seed", str(seed)], standalone_mode=False)
+COMMANDS = {{
+    "scan": "scan model.py --iterations 2 --out FOLDER --seed SEED --force --quiet",
+    "compare": "compare model.py --iterations 3 --window 2 --out FOLDER --seed SEED --force --quiet",
+    "run": "run --iterations 2 --out FOLDER --force --quiet train.py SEED",
+}}
 
-def scanning(number):
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    while True:
-        number += 1
-        scan("run", number % {seeds})
+def command(kind, folder, seed):
+    arguments = COMMANDS[kind].replace("FOLDER", folder).replace("SEED", str(seed)).split()
+    main(arguments, standalone_mode=False)
 
+def repeating(kind):
+    def repeat(number):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        while True:
+            number += 1
+            command(kind, "run", number % {seeds})
+    return repeat
+
+scan, compare, run = map(repeating, COMMANDS)
 quiet = os.dup(1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 for seed in range({seeds}):  # drawn once here, the workers are quick
-    scan(f"complete{{seed}}", seed)
+    for kind in COMMANDS:
+        command(kind, f"{{kind}}{{seed}}", seed)
 os.dup2(quiet, 1)
 
 for line in sys.stdin:
@@ -100,6 +121,7 @@ def folder(tmp_path_factory):
 def worker(folder):
     """Starts a worker of a kind, kills it after so many seconds, waits for its end, returns the signal of that."""
     (folder / "model.py").write_text(MODEL)
+    (folder / "train.py").write_text(TRAIN)
     script = FORKING.format(tests=str(Path(__file__).parent), seeds=SEEDS)
     # the package that is tested here, wherever it is imported from
     path = os.pathsep.join([str(Path(sys.modules["gradprobe"].__file__).parents[1]), *sys.path])
@@ -145,7 +167,7 @@ def test_a_run_being_saved_when_killed_is_whole_or_absent(worker, folder, saved,
     chance = random.Random(1)
     outcomes = {"whole": 0, "absent": 0}
     for number in range(0, (KILLS or 15) * 1000, 1000):
-        assert worker("saving", number, chance.uniform(0.0, 0.08)) == KILLED
+        assert worker("saving", number, chance.uniform(0.0, 0.8)) == KILLED
         run = saved()
         outcomes["absent" if run is None else "whole"] += 1
         if run is not None:
@@ -161,20 +183,29 @@ def test_a_run_being_saved_when_killed_is_whole_or_absent(worker, folder, saved,
 
 
 @pytest.mark.slow
-def test_a_scan_killed_at_any_moment_leaves_a_whole_run_or_none(worker, folder, saved, record_property):
-    chance = random.Random(2)
-    outcomes = {"whole": 0, "absent": 0}
-    assert worker("scanning", 0, 3.0) == KILLED
-    complete = [load(folder / f"complete{seed}") for seed in range(SEEDS)]
+@pytest.mark.parametrize("kind", ["scan", "compare", "run"])
+def test_a_command_killed_at_any_moment_leaves_the_old_run_or_a_new_one(
+    worker, folder, saved, kind, record_property
+):
+    chance = random.Random(kind)
+    outcomes = {"old": 0, "new": 0}
+    save(folder / "run", numbered(7), placement(7), figures=False)
+    (folder / "run" / "notes.txt").write_text("mine")
+    (folder / "run" / "paper.pdf").write_text("mine")
+    complete = [load(folder / f"{kind}{seed}") for seed in range(SEEDS)]
     assert complete[0].history != complete[1].history
-    for number in range(KILLS or 6):
-        assert worker("scanning", number, chance.uniform(0.0, 2.0)) == KILLED
-        run = saved()
-        outcomes["absent" if run is None else "whole"] += 1
-        if run is not None:
-            wanted = complete[run.history.conditions["seed"]]
-            assert run.history == wanted.history
-            assert run.placement == wanted.placement
-            assert {path.name for path in (folder / "run").iterdir()} >= FIGURES
+    for number in range(KILLS or 2):
+        assert worker(kind, number, chance.uniform(0.0, 2.0)) == KILLED
+        found = saved()
+        outcomes["old" if found.history == numbered(7) else "new"] += 1
+        if found.history != numbered(7):
+            wanted = complete[found.history.conditions["seed"]]
+            assert (found.history, found.placement) == (wanted.history, wanted.placement)
+            assert found.comparison == wanted.comparison
+        # a record is kept before its figures are drawn: they are there, or still to be drawn
+        own = {path.name for path in (folder / "run").iterdir()} - {"notes.txt", "paper.pdf"}
+        assert own <= {path.name for path in (folder / f"{kind}0").iterdir()}
+        assert (folder / "run" / "notes.txt").read_text() == (folder / "run" / "paper.pdf").read_text() == "mine"
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     record_property("outcomes", outcomes)
-    print(outcomes)
+    print(kind, outcomes)

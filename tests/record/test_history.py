@@ -3,6 +3,7 @@ import math
 
 import pandas as pd
 import pytest
+from support.saved_histories import numbered
 
 from gradprobe.record.csv_tables import read_csv, write_csv
 from gradprobe.record.history import COLUMNS, GradientHistory, Layer, tidy
@@ -122,3 +123,16 @@ def test_names_are_shortened_in_the_middle(width):
     assert len(short) <= width
     assert short[0] == "e"
     assert short[-1] == "e"
+
+
+def test_the_report_of_a_history_looks_at_the_table_as_often_for_many_layers(monkeypatch):
+    """It is linear in the layers: the quantities are found once, and not for each layer."""
+    looks = []
+    of = GradientHistory.of.fget
+    monkeypatch.setattr(GradientHistory, "of", property(lambda self: looks.append(1) or of(self)))
+    counts = []
+    for number in (3, 9):
+        looks.clear()
+        str(numbered(number))
+        counts.append(len(looks))
+    assert counts[0] == counts[1]

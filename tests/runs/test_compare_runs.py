@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.saved_histories import numbered
 from torch import nn
 
 import gradprobe as gp
@@ -391,3 +392,9 @@ def test_wrong_usage_ends_with_a_sentence_and_exit_code_2(case, runs):
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
     assert sorted(path.name for path in Path().iterdir()) == ["bad", "good", "same"]
+
+
+def test_histories_with_gradients_of_weights_alone_are_compared():
+    first, second = numbered(3, ("weight",)), numbered(3, ("weight",))
+    assert compare_runs(first, second).of == "weight"
+    assert "no layer changed" in str(compare_runs(first, second))

@@ -1,5 +1,6 @@
 """What is read from a script, and the lines to add to it, which do what they say."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,12 @@ def test_where_the_model_is_built(source, line):
     before = source.splitlines().index("sgd") + 1
     found = built_at(source, "t.py", "model", before)
     assert (found and found.line) == line
+
+
+@pytest.mark.parametrize("run", ['a"b', "a\\b", "a\nb", "a'b", "\x9b31m", "层"])
+def test_the_path_of_a_run_is_quoted_in_code_to_paste(run):
+    placement = Placement("by hand", ("a",), (Point('a"\n', (8, 4), 0, ("a",)),), "", output_shape=(8, 2))
+    line = next(line for line in advise(placement, Site("model"), run).splitlines() if "gp.load" in line)
+    call = ast.parse(line.strip()).body[0].value.args[1].value
+    assert ast.literal_eval(call.args[0]) == run
+    assert line.isprintable()

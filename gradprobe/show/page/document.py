@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import re
-import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 import gradprobe.show.page.words as words
+from gradprobe.record.files.atomic import replacing
 from gradprobe.show.headline import verdict
 from gradprobe.show.page.numbers import found_rows, page_data
 from gradprobe.show.page.steps import arms_steps, steps
@@ -61,7 +61,7 @@ def write_page(
         >>> from gradprobe.record.history import GradientHistory, tidy
         >>> from gradprobe.decide.policies import place
         >>> history = GradientHistory(tidy([]), {}, (), (), None)
-        >>> with tempfile.TemporaryDirectory() as folder:
+        >>> with __import__("tempfile").TemporaryDirectory() as folder:
         ...     page = write_page(Path(folder) / "report.html", history, place(history))
         ...     page.read_text(encoding="utf-8").startswith("<!doctype html>")
         True
@@ -69,14 +69,8 @@ def write_page(
     file = Path(file)
     text = render(history, placement, comparison, arms=arms, run=run)
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".partial", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(file)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace", newline="")
     return file
 
 

@@ -14,6 +14,7 @@ from gradprobe.decide.findings import unreached, with_default_flags
 from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
+from gradprobe.record.text import quoted
 from gradprobe.show.headline import is_scale, remedy_name
 from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
@@ -196,7 +197,7 @@ def _connect_unreached(history: GradientHistory, placement: Placement) -> NextSt
 def _check_scale(run: str) -> NextStep:
     if not run:
         return _SCALE
-    call = f"gp.place(gp.load({json.dumps(run, ensure_ascii=False)}).history, gp.RelativePolicy())"
+    call = f"gp.place(gp.load({quoted(run)}).history, gp.RelativePolicy())"
     return replace(_SCALE, code=f"import gradprobe as gp\n\nprint({call})")
 
 
@@ -206,7 +207,7 @@ def _insertion(
     """The lines that insert the branches, with this model's own names."""
     schedule = conditions.get("schedule", "cnds")
     total = "" if schedule == "constant" else ", total=epochs"
-    names = ", ".join(json.dumps(point.name, ensure_ascii=False) for point in placement.points)
+    names = ", ".join(quoted(point.name) for point in placement.points)
     kind, own_loss = _branch_kind(conditions), _branch_loss(conditions)
     net, model = _model_call("net", history), _model_call("model", history)
     code = (

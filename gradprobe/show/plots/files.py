@@ -14,6 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 
 import gradprobe.show.plots.style as style
 from gradprobe.decide.findings import with_default_flags
+from gradprobe.record.files.atomic import replacing
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import CNDS_THRESHOLD
 from gradprobe.show.plots.arms import arms_size, draw_arms
@@ -173,7 +174,8 @@ def _axes(width: float, height: float) -> Axes:
 def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: float = 150) -> Path:
     """Write a figure as it is printed: exactly its size, and in a PDF with its fonts embedded (TrueType).
 
-    Equal data gives equal files. matplotlib's settings are restored afterwards.
+    Equal data gives equal files. A file that is there is replaced whole or not at all. matplotlib's settings are
+    restored afterwards.
 
     Args:
         drawn: A figure, or any axes in it.
@@ -200,6 +202,7 @@ def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], 
         "svg.hashsalt": "gradprobe",
         "savefig.bbox": None,
     }
-    with matplotlib.rc_context(settings):
-        figure.savefig(path, dpi=dpi, metadata=undated.get(path.suffix))
+    kind = path.suffix.removeprefix(".") or None
+    with matplotlib.rc_context(settings), replacing(path) as file:
+        figure.savefig(file, dpi=dpi, format=kind, metadata=undated.get(path.suffix))
     return path
