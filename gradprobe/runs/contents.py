@@ -14,7 +14,7 @@ from gradprobe.record.files.fields import anything, at, count, text
 FORMAT, SCHEMA = "gradprobe run", 2
 RECORD, PAGE = "run.json", "report.html"
 TABLES = ("history.csv", "supervised.csv", "learning.csv", "arms.csv")
-FIGURES = ("iterations", "depth", "heatmap", "comparison", "paper", "arms")
+FIGURES = ("iterations", "depth", "heatmap", "signal", "comparison", "paper", "arms")
 SUFFIXES = ("png", "pdf", "svg")
 # a run never has other files than these, whatever its run.json lists
 NAMES = frozenset({RECORD, PAGE, *TABLES, *(f"{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES)})
