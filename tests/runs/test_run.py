@@ -76,6 +76,7 @@ def test_a_run_reads_back_equal(recorded, tmp_path):
         "iterations.png",
         "depth.png",
         "heatmap.png",
+        "signal.png",
         "report.html",
     }
 
