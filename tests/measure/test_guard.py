@@ -37,6 +37,15 @@ class Block(nn.Module):
         return self.head(hidden)
 
 
+class Sequential(Block):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.RNN(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return super().forward(self.rnn(x)[0][:, -1])
+
+
 def batches():
     drawn = torch.Generator().manual_seed(1)
     return [(torch.randn(5, 3, generator=drawn), torch.randint(2, (5,), generator=drawn)) for _ in range(STEPS)]
@@ -118,6 +127,15 @@ def checkpointed(net, optimizers):
         yield loss
 
 
+def recurrent(net, optimizers):
+    for x, y in batches():
+        optimizers[0].zero_grad()
+        loss = functional.cross_entropy(net(x[:, None].repeat(1, 4, 1)), y)
+        loss.backward()
+        optimizers[0].step()
+        yield loss
+
+
 def one(net):
     return [torch.optim.Adam(net.parameters(), 0.01)]
 
@@ -139,13 +157,14 @@ LOOPS = {
     "by hand": (by_hand, one),
     "closure": (with_closure, lbfgs),
     "checkpointed": (checkpointed, one),
+    "recurrent": (recurrent, one),
 }
 
 
 def trained(loop, make, inside=contextlib.nullcontext, probed=True):
     """Losses and parameters to the bit, and the probe; ``inside`` is on while the user's code runs."""
     torch.manual_seed(0)
-    net = Block()
+    net = Sequential() if loop is recurrent else Block()
     optimizers = make(net)
     probe = GradientProbe(net, optimizer=optimizers, iterations=WINDOW) if probed else contextlib.nullcontext()
     with probe, inside() as seen:

@@ -88,6 +88,13 @@ class OverTime:
                 handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                 self._ours[name] = handle.id
                 hooks.add(handle)
+        hooks.add(self)
+
+    def remove(self) -> None:
+        """Take the hooks off that are on tensors."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
 
     # forward passes
 
@@ -187,9 +194,8 @@ class OverTime:
             if self._missing.get(name) != "several_passes":
                 alike = [one.values for one in means if one.steps == means[0].steps]
                 self._kept.setdefault(name, []).append(_Means(means[0].steps, torch.stack(alike).mean(0)))
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._arrived, self._pass_of = [], {}, {}
+        self.remove()
+        self._arrived, self._pass_of = {}, {}
         self._calls.clear()
         self._reached.clear()
 

@@ -74,14 +74,14 @@ class Signal:
         """A forward hook for a layer."""
 
         def call(module: nn.Module, args: Any, output: Any) -> None:
-            if not self.is_on or not torch.is_grad_enabled():
+            if not torch.is_grad_enabled():
                 return
             # what is called inside a backward pass is computed again, but what was called without gradients before
             is_again = torch._C._current_graph_task_id() != -1
             if not is_again or name not in self._seen:
                 self._called(name, module, args, output, is_again=is_again)
 
-        return GuardedHook(call, failed)
+        return _SignalHook(self, call, failed)
 
     def _called(self, name: str, module: nn.Module, args: Any, output: Any, *, is_again: bool) -> None:
         tensor = measured_tensor(output)
@@ -198,6 +198,20 @@ class Signal:
                 spread = variance.mean((1, 2)).sqrt() / (squares.mean((1, 2)) / count).sqrt()
                 result.update(zip(names, spread.tolist(), strict=True))
         return result
+
+
+class _SignalHook(GuardedHook):
+    """A hook that returns at once in iterations that are not looked at, which are most."""
+
+    __slots__ = ("_signal",)
+
+    def __init__(self, signal: Signal, call: Callable[..., None], failed: Callable[[Exception], None]) -> None:
+        super().__init__(call, failed)
+        self._signal = signal
+
+    def __call__(self, *args: Any) -> Any:
+        """Pass the arguments on, in an iteration that is looked at."""
+        return super().__call__(*args) if self._signal.is_on else None
 
 
 def _why_not(tensor: Tensor) -> str | None:
