@@ -12,6 +12,7 @@ from gradprobe.measure.reduction import is_plain, local_part
 ROWS = 16  # examples of a batch
 _FIRST = 4  # iterations from the first on that are all looked at: there it is decided what can be learned
 _EVERY = 4
+_LEAST = 2**14  # elements of all weights together: 64 kB
 _BUDGET = 2**18  # elements kept of all layers together: 1 MB, whatever the size of the network
 
 
@@ -25,14 +26,19 @@ def is_sampled(iteration: int) -> bool:
     return iteration < _FIRST or iteration % _EVERY == 0
 
 
-def elements_of_each(layers: int) -> int:
-    """How many elements are kept of each layer: 256, or fewer where there are many layers.
+def elements_of_each(weights: int, elements: int) -> int:
+    """How many elements are kept of each weight: 256, or fewer where there are many, so that it is .25 % of them.
+
+    Args:
+        weights: How many weights there are.
+        elements: How many elements they have together.
 
     Example:
-        >>> elements_of_each(10), elements_of_each(1000)
-        (256, 65)
+        >>> elements_of_each(10, 10**6), elements_of_each(1000, 4 * 10**6), elements_of_each(1000, 10**9)
+        (256, 16, 65)
     """
-    return max(16, min(256, _BUDGET // (4 * max(1, layers))))
+    together = min(_BUDGET // 4, max(_LEAST, elements // 400))
+    return max(16, min(256, together // max(1, weights)))
 
 
 def units_of_each(layers: int) -> int:

@@ -66,7 +66,8 @@ class WeightSamples:
             for name in layers
             for local in names[name]
         ]
-        self._most = elements_of_each(len(self._places))
+        elements = sum(one.numel() for one in self._parameters() if one is not None)
+        self._most = elements_of_each(len(self._places), elements)
         self._sizes: list[int] | None = None
         self._owner = self._single = torch.zeros(0, dtype=torch.int32)
         self.device, self.dtype = torch.device("cpu"), torch.float32
@@ -111,10 +112,14 @@ class WeightSamples:
         self.device = there[0].device if there else torch.device("cpu")
         self.dtype = torch.float64 if any(sample.dtype == torch.float64 for sample in there) else torch.float32
         counts = torch.tensor(self._sizes, dtype=torch.long)
-        # what is no single weight goes to a row at the end, which is dropped
-        singles = [(len(self.rows) if one.single is None else one.single) - self._layers for one in self._places]
-        indices = torch.tensor([[one.layer for one in self._places], singles], dtype=torch.int32)
-        self._owner, self._single = indices.repeat_interleave(counts, dim=1).to(self.device)
+        self._owner = self._rows_of_elements([one.layer for one in self._places], counts)
+        if len(self.rows) > self._layers:
+            # what is no single weight goes to a row at the end, which is dropped
+            rows = [len(self.rows) if one.single is None else one.single for one in self._places]
+            self._single = self._rows_of_elements([row - self._layers for row in rows], counts)
+
+    def _rows_of_elements(self, rows: Sequence[int], counts: Tensor) -> Tensor:
+        return torch.tensor(rows, dtype=torch.int32).repeat_interleave(counts).to(self.device)
 
     def unread(self) -> list[str]:
         """The rows whose weights are of no kind that is read: complex, sparse, quantized, without elements."""
