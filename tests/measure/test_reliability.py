@@ -22,7 +22,6 @@ from gradprobe.runs.run import load, save
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 KILLS = int(os.environ.get("GRADPROBE_KILLS", "0"))
 KILLED = str(int(signal.SIGKILL))
-SEEDS = 2
 MODEL = """
 import torch
 from torch import nn
@@ -74,15 +73,14 @@ def repeating(kind):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         while True:
             number += 1
-            command(kind, "run", number % {seeds})
+            command(kind, "run", 0)
     return repeat
 
 scan, compare, run = map(repeating, COMMANDS)
 quiet = os.dup(1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-for seed in range({seeds}):  # drawn once here, the workers are quick
-    for kind in COMMANDS:
-        command(kind, f"{{kind}}{{seed}}", seed)
+for kind in COMMANDS:  # drawn once here, the workers are quick
+    command(kind, f"complete-{{kind}}", 0)
 os.dup2(quiet, 1)
 
 for line in sys.stdin:
@@ -122,7 +120,7 @@ def worker(folder):
     """Starts a worker of a kind, kills it after so many seconds, waits for its end, returns the signal of that."""
     (folder / "model.py").write_text(MODEL)
     (folder / "train.py").write_text(TRAIN)
-    script = FORKING.format(tests=str(Path(__file__).parent), seeds=SEEDS)
+    script = FORKING.format(tests=str(Path(__file__).parent))
     # the package that is tested here, wherever it is imported from
     path = os.pathsep.join([str(Path(sys.modules["gradprobe"].__file__).parents[1]), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "MPLBACKEND": "Agg"}
@@ -192,19 +190,17 @@ def test_a_command_killed_at_any_moment_leaves_the_old_run_or_a_new_one(
     save(folder / "run", numbered(7), placement(7), figures=False)
     (folder / "run" / "notes.txt").write_text("mine")
     (folder / "run" / "paper.pdf").write_text("mine")
-    complete = [load(folder / f"{kind}{seed}") for seed in range(SEEDS)]
-    assert complete[0].history != complete[1].history
+    wanted = load(folder / f"complete-{kind}")
     for number in range(KILLS or 2):
         assert worker(kind, number, chance.uniform(0.0, 2.0)) == KILLED
         found = saved()
         outcomes["old" if found.history == numbered(7) else "new"] += 1
         if found.history != numbered(7):
-            wanted = complete[found.history.conditions["seed"]]
             assert (found.history, found.placement) == (wanted.history, wanted.placement)
             assert found.comparison == wanted.comparison
         # a record is kept before its figures are drawn: they are there, or still to be drawn
         own = {path.name for path in (folder / "run").iterdir()} - {"notes.txt", "paper.pdf"}
-        assert own <= {path.name for path in (folder / f"{kind}0").iterdir()}
+        assert own <= {path.name for path in wanted.folder.iterdir()}
         assert (folder / "run" / "notes.txt").read_text() == (folder / "run" / "paper.pdf").read_text() == "mine"
         assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     record_property("outcomes", outcomes)

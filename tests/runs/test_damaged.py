@@ -13,7 +13,7 @@ from support.saved_histories import numbered, placement
 import gradprobe as gp
 from gradprobe.runs.run import load, save
 
-COUNT = int(os.environ.get("GRADPROBE_MUTATIONS", "250"))
+COUNT = int(os.environ.get("GRADPROBE_MUTATIONS", "132"))
 OLD_RUNS = Path(__file__).parents[1] / "support" / "old_runs"
 KINDS = ("output", "weight", "evidence", "compare", "arms")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-EVERY = int(os.environ.get("GRADPROBE_KILL_EVERY", "150"))  # of 1 kills at every line
+EVERY = int(os.environ.get("GRADPROBE_KILL_EVERY", "300"))  # of 1 kills at every line
 TESTS = Path(__file__).parents[1]
 
 

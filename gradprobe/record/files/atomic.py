@@ -34,7 +34,7 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_file() and not target.is_dir():
         yield target
         return
-    partial = target.with_name(f".{uuid.uuid4().hex}.partial")
+    partial = target.with_name(f".{uuid.uuid4().hex}.partial{target.suffix}")  # which decides the kind of a figure
     try:
         yield partial
         flush_to_disk(partial)

@@ -193,6 +193,8 @@ def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], 
         b'%PDF-'
     """
     path = Path(path)
+    if not path.suffix:  # as matplotlib would do
+        path = path.with_name(f"{path.name}.{matplotlib.rcParams['savefig.format']}")
     figure = drawn.figure.figure  # the whole figure, also of axes in a subfigure
     # without dates, versions and random numbers equal data gives equal files
     undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -202,7 +204,6 @@ def save_figure(drawn: Figure | SubFigure | Axes, path: str | os.PathLike[str], 
         "svg.hashsalt": "gradprobe",
         "savefig.bbox": None,
     }
-    kind = path.suffix.removeprefix(".") or None
     with matplotlib.rc_context(settings), replacing(path) as file:
-        figure.savefig(file, dpi=dpi, format=kind, metadata=undated.get(path.suffix))
+        figure.savefig(file, dpi=dpi, metadata=undated.get(path.suffix))
     return path
