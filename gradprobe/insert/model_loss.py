@@ -27,7 +27,7 @@ TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
 ROUNDING = 1e-5
 WAY_OUT = (
     "pass loss_fn=, a function (output, target) -> scalar that computes the loss from the output, or "
-    "branch_loss=, one for the branches alone"
+    "branch_loss=, one for the branches alone (on the command line: define `loss` or `branch_loss` in TARGET)"
 )
 
 

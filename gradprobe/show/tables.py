@@ -64,7 +64,7 @@ def as_table(
         parts += ["", Profile(values, shown.threshold, shown.of), ""]
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
     parts.append(Text(str(placement), style="bold" if shown.flagged or placement.remedy else ""))
-    if comparison is not None:
+    if comparison is not None and comparison.offer:  # the line to copy follows
         parts.append(Text("\n" + "\n".join(comparison.sentences), style="bold"))
     return Group(*parts)
 
@@ -271,6 +271,6 @@ def _notes(history: GradientHistory, placement: Placement) -> list[str]:
         notes.append(
             f"{counted(frozen, 'layer is', 'layers are')} frozen: no gradient has to reach a weight there"
         )
-    if not looks_at_magnitudes(placement) and history.of:
+    if not looks_at_magnitudes(placement) and with_default_flags(history, placement).flagged:
         notes.append(f"flagged: {default_rule(history)}")
     return notes
