@@ -182,7 +182,7 @@ class PassesInGrad:
         self._is_immediate = all(is_immediate(one.elements.device) for one in now.values())
         known = [name for name in unclear if is_immediate(now[name].elements.device)]
         put_there = {name for name in known if changed[name][0] == "replaced"}
-        self._explain({name: now[name] for name in known}, put_there)
+        self._explain({name: now[name] for name in known}, put_there, is_amid=is_amid)
         for name in set(unclear) - set(known):
             self._keep_multiple(name, now[name], changed[name][0])
         self._standing |= now
@@ -233,9 +233,13 @@ class PassesInGrad:
         share = self.passes.sources(name)[0].share(name)
         return not share or not is_immediate(now.elements.device) or is_multiple(now.values, share)
 
-    def _explain(self, now: Mapping[str, Look], put_there: Set[str]) -> None:
+    def _explain(self, now: Mapping[str, Look], put_there: Set[str], *, is_amid: bool) -> None:
         """Tell by the numbers which passes are in gradients that several may be in, some of them put there."""
-        for name, passes in answers({name: self._question(name, seen) for name, seen in now.items()}).items():
+        questions = {
+            name: self._question(name, seen, may_be_added_to=is_amid and name in put_there)
+            for name, seen in now.items()
+        }
+        for name, passes in answers(questions).items():
             if passes is None:
                 self._give_up(name, is_new=name in put_there)
             else:
@@ -255,7 +259,7 @@ class PassesInGrad:
             self.asked.append((name, found))
             self._keep(name, found)
 
-    def _question(self, name: str, now: Look) -> Question[Pass]:
+    def _question(self, name: str, now: Look, *, may_be_added_to: bool) -> Question[Pass]:
         inside = [run for run in self.passes if name in run.into]
         before = self._standing.get(name)
         return Question(
@@ -263,7 +267,7 @@ class PassesInGrad:
             [] if before is None else before.values,
             {run: run.share(name) for run in dict.fromkeys(inside + self.passes.made(name))},
             set(inside),
-            bool(self.passes.transformed(name)),
+            bool(self.passes.transformed(name)) or may_be_added_to,
             name in self.untold,
         )
 
