@@ -25,7 +25,7 @@ from gradprobe.measure.presence import (
     settled,
     still_there,
 )
-from gradprobe.measure.shares import Question, answers, are_multiples, is_multiple, is_zero
+from gradprobe.measure.shares import Question, answers, are_multiples, is_zero
 
 _ENOUGH = 2  # uneventful iterations, after which gradients are no longer looked at in advance
 
@@ -88,9 +88,14 @@ class PassesInGrad:
         """Whether any pass arrived at a layer since its optimizer's last step."""
         return any(name in run.reached for run in self.passes)
 
-    def note_untold(self, names: Iterable[str]) -> None:
-        """The optimizer of these layers is about to step: of some it cannot be told what it uses."""
-        self.ambiguous |= self.untold.intersection(names)
+    def is_filled(self, name: str) -> bool:
+        """Whether anything is in the ``.grad`` of a layer, as far as it is known."""
+        return name in self.untold or any(name in run.into for run in self.passes)
+
+    def told(self, names: Set[str]) -> Set[str]:
+        """The optimizer of these layers is about to step: those of which it can be told what it uses."""
+        self.ambiguous |= self.untold & names
+        return names - self.untold
 
     def began(self, run: Pass) -> None:
         """A pass begins: gradients may have been cleared or replaced since the one before."""
@@ -134,7 +139,6 @@ class PassesInGrad:
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
-        is_amid = names is None
         if names is None:
             names = dict.fromkeys(name for run in self.passes for name in run.candidates)
             names |= dict.fromkeys(self.untold)
@@ -156,9 +160,9 @@ class PassesInGrad:
                 self._uneventful = 0
             if change != "none" or self._is_wary or self._has_several(name):
                 changed[name] = change, self.weights.gradients(name, parameter)
-        self._judge(changed, is_amid=is_amid)
+        self._judge(changed)
 
-    def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]], *, is_amid: bool) -> None:
+    def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]]) -> None:
         """Gradients were changed in place, or put there by hand: what are they made of, or are they zeros?"""
         if not changed:
             return
@@ -167,22 +171,18 @@ class PassesInGrad:
         clear = [name for name in changed if name not in set(unclear)]
         replaced = [name for name in clear if changed[name][0] == "replaced"]
         put = [name for name in replaced if self.passes.sources(name)]
-        if is_amid:  # the pass that has just begun may have added to it before it came to the first output
-            for name in [name for name in put if not self._is_of_its_source(name, now[name])]:
-                put.remove(name)
-                clear.remove(name)
-                self._give_up(name)
         for name, found in zip(put, still_there([now[name] for name in put], None), strict=True):
             self._fill(name, dict.fromkeys(self.passes.sources(name), (found,)))
         for kind in ("replaced", "touched", "none"):  # what was cleared at once was cleared in the same way
             same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
             before = [self._standing.get(name) for name in same]
             for name, found in zip(same, still_there([now[name] for name in same], before), strict=True):
-                self._keep(name, found)
+                # zeros that no pass is in stay zeros
+                self._keep(name, found if self.is_filled(name) else now[name].gate)
         self._is_immediate = all(is_immediate(one.elements.device) for one in now.values())
         known = [name for name in unclear if is_immediate(now[name].elements.device)]
         put_there = {name for name in known if changed[name][0] == "replaced"}
-        self._explain({name: now[name] for name in known}, put_there, is_amid=is_amid)
+        self._explain({name: now[name] for name in known}, put_there)
         for name in set(unclear) - set(known):
             self._keep_multiple(name, now[name], changed[name][0])
         self._standing |= now
@@ -229,17 +229,9 @@ class PassesInGrad:
             return len(kinds) + len(self.passes.transformed(name)) > 1
         return bool(self.passes.outside(name) or self.passes.transformed(name))
 
-    def _is_of_its_source(self, name: str, now: Look) -> bool:
-        share = self.passes.sources(name)[0].share(name)
-        return not share or not is_immediate(now.elements.device) or is_multiple(now.values, share)
-
-    def _explain(self, now: Mapping[str, Look], put_there: Set[str], *, is_amid: bool) -> None:
+    def _explain(self, now: Mapping[str, Look], put_there: Set[str]) -> None:
         """Tell by the numbers which passes are in gradients that several may be in, some of them put there."""
-        questions = {
-            name: self._question(name, seen, may_be_added_to=is_amid and name in put_there)
-            for name, seen in now.items()
-        }
-        for name, passes in answers(questions).items():
+        for name, passes in answers({name: self._question(name, seen) for name, seen in now.items()}).items():
             if passes is None:
                 self._give_up(name, is_new=name in put_there)
             else:
@@ -259,7 +251,7 @@ class PassesInGrad:
             self.asked.append((name, found))
             self._keep(name, found)
 
-    def _question(self, name: str, now: Look, *, may_be_added_to: bool) -> Question[Pass]:
+    def _question(self, name: str, now: Look) -> Question[Pass]:
         inside = [run for run in self.passes if name in run.into]
         before = self._standing.get(name)
         return Question(
@@ -267,7 +259,7 @@ class PassesInGrad:
             [] if before is None else before.values,
             {run: run.share(name) for run in dict.fromkeys(inside + self.passes.made(name))},
             set(inside),
-            bool(self.passes.transformed(name)) or may_be_added_to,
+            bool(self.passes.transformed(name)),
             name in self.untold,
         )
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.amp import LossScale
 from gradprobe.measure.in_grad import PassesInGrad
-from gradprobe.measure.outputs import Output, Outputs
-from gradprobe.measure.passes import Pass, accumulates
+from gradprobe.measure.outputs import GradientHook, Output, Outputs
+from gradprobe.measure.passes import Pass, accumulates, accumulating
 from gradprobe.measure.presence import Gate, Presence, is_open, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
 from gradprobe.measure.reduction import Reducer
@@ -104,9 +104,21 @@ class OutputGradients:
                     self._register(base_of_full_view(inner), Output(key, is_inner=True))
 
     def _register(self, tensor: Tensor, output: Output) -> None:
-        handle = tensor.register_hook(_GradientHook(self, output))
+        handle = tensor.register_hook(GradientHook(self.add, output, self.failed))
         if tensor.is_leaf:  # a parameter that is returned as it is would keep the hook for good
             self._hooks.add(handle)
+
+    def begin_at_weights(self, name: str) -> None:
+        """A pass through a derivative of a layer may come to its weights before it comes to any output."""
+        with torch._C._DisableFuncTorch():
+            for node in accumulating(self.contents.weights.ends(name)):
+                if (self, name) not in node.metadata:
+                    node.metadata[self, name] = True
+                    note = partial(self._at_weights, name)
+                    self._hooks.add(node.register_prehook(GuardedHook(note, self.failed)))
+
+    def _at_weights(self, name: str, _: Any) -> None:
+        self._arrive(name)
 
     def _output(self, key: Key) -> Output:
         task = torch._C._current_graph_task_id()
@@ -148,16 +160,26 @@ class OutputGradients:
 
     def add(self, output: Output, gradient: Tensor) -> None:
         """Collect a gradient that arrived at an output."""
-        if self._paused:
-            self._ignored = True
+        run = self._arrive(output.key[0])
+        if run is None:
             return
-        run = self._current(torch._C._current_graph_task_id())
         with torch._C._DisableFuncTorch() if run.level else _PLAINLY:
-            self.contents.arrived(run, output.key[0])
             try:
                 self._collect(run, output, gradient)
+                if run.creates_graph:
+                    self.begin_at_weights(output.key[0])
             except Exception as error:  # of this layer alone: what is known of the passes is whole
                 self.broke(output.key, error)
+
+    def _arrive(self, name: str) -> Pass | None:
+        """The running pass has come to an output of a layer, or to its weights; None if it is to be ignored."""
+        if self._paused:
+            self._ignored = True
+            return None
+        run = self._current(torch._C._current_graph_task_id())
+        with torch._C._DisableFuncTorch() if run.level else _PLAINLY:
+            self.contents.arrived(run, name)
+        return run
 
     def _collect(self, run: Pass, output: Output, gradient: Tensor) -> None:
         self.shapes.setdefault(output.key[0], output.shape)
@@ -219,9 +241,8 @@ class OutputGradients:
             run.flush()
         trained = {name for name in names if self.contents.weights.first(name) is not None}
         if not by_hand:  # an optimizer uses what is in ``.grad``, of frozen weights as well
-            trained |= {name for name in names if any(name in run.into for run in self.contents.passes)}
-        self.contents.note_untold(trained)
-        told = trained - self.contents.untold
+            trained |= set(filter(self.contents.is_filled, names))
+        told = self.contents.told(trained)
         chosen: dict[Pass, dict[str, Gate]] = {}
         for run in self.contents.passes:
             chosen[run] = {name: run.into[name] for name in names if name in run.into and name in told}
@@ -322,29 +343,8 @@ class OutputHook(GuardedHook):
             self._gradients.refuse([self._key], CAPTURED)
             return
         tensor = output if type(output) is Tensor else measured_tensor(output)
+        if tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            self._gradients.begin_at_weights(self._key[0])
         if tensor is not None and tensor.requires_grad:
             self.differentiable_calls += 1
             self._gradients.add_hook(tensor, self._key)
-
-
-class _GradientHook(GuardedHook):
-    """A hook of one output of one call."""
-
-    __slots__ = ("_gradients", "_output")
-
-    def __init__(self, gradients: OutputGradients, output: Output) -> None:
-        super().__init__(None, gradients.failed)
-        self._gradients = gradients
-        self._output = output
-
-    def __call__(self, *args: Any) -> None:
-        """Collect the gradient; nothing is traced here, since no output of what is traced has a hook."""
-        try:
-            self.run(*args)
-        except Exception as error:
-            self.failed(error)
-
-    def run(self, gradient: Tensor | None) -> None:
-        """Collect the gradient."""
-        if gradient is not None:  # a node with several outputs has none for those that the loss does not depend on
-            self._gradients.add(self._output, gradient)

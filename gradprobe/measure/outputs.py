@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.passes import Pass
 from gradprobe.measure.presence import Gate, factor, joint
 from gradprobe.measure.reduction import Reducer
+from gradprobe.network.hooks import GuardedHook
 
 
 class Output:
@@ -50,6 +51,36 @@ def _share_fate(one: Pass, other: Pass) -> bool:
     alike = one.into.keys() == other.into.keys() and one.scale is other.scale
     by_hand = any(run.made_for - run.into.keys() for run in (one, other))  # one of them may be put there alone
     return alike and bool(gates) and not any(gates) and not by_hand
+
+
+class GradientHook(GuardedHook):
+    """A hook of one output of one call.
+
+    Args:
+        add: Gets the output and its gradient.
+        output: The output.
+        failed: Gets what is raised.
+    """
+
+    __slots__ = ("_add", "_output")
+
+    def __init__(
+        self, add: Callable[[Output, Tensor], None], output: Output, failed: Callable[[Exception], None]
+    ) -> None:
+        super().__init__(None, failed)
+        self._add, self._output = add, output
+
+    def __call__(self, *args: Any) -> None:
+        """Collect the gradient; nothing is traced here, since no output of what is traced has a hook."""
+        try:
+            self.run(*args)
+        except Exception as error:
+            self.failed(error)
+
+    def run(self, gradient: Tensor | None) -> None:
+        """Collect the gradient."""
+        if gradient is not None:  # a node with several outputs has none for those that the loss does not depend on
+            self._add(self._output, gradient)
 
 
 class Outputs:

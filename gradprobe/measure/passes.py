@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -244,6 +244,14 @@ def _leads_to(node: Any, parameter: nn.Parameter) -> bool:
             seen.add(node)
             near += [next_node for next_node, _ in node.next_functions]
     return False
+
+
+def accumulating(parameters: Iterable[nn.Parameter]) -> Iterator[Any]:
+    """The nodes of graphs that put gradients into parameters."""
+    for parameter in parameters:
+        # a call of a function has other tensors in their place
+        if parameter.is_leaf and not torch._C._functorch.is_functorch_wrapped_tensor(parameter):
+            yield torch.autograd.graph.get_gradient_edge(parameter).node
 
 
 def accumulates(model: nn.Module) -> bool:

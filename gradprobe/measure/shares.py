@@ -28,11 +28,11 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
 
     Returns:
         For each pass, True if the gradient contains it, False if not, and None if the pass is zero and so shows
-        nothing. An empty list if several passes are too alike to tell apart. None if the gradient is not a
-        weighted sum of the passes.
+        nothing. An empty list if several passes are too alike to tell apart, or the elements are too few. None if
+        the gradient is not a weighted sum of the passes.
 
     Example:
-        >>> a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])
+        >>> a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 3.0])
         >>> made_of(a + 2 * b, [a, b]), made_of(3 * b, [a, b]), made_of(a * b, [a, b])
         ([True, True], [False, True], None)
         >>> made_of(a, [a, 0 * a]), made_of(a, [a, a])
@@ -52,18 +52,43 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
     weights = torch.linalg.lstsq(unit, y.unsqueeze(1), driver="gelsd").solution.squeeze(1)
     if float((unit @ weights - y).norm()) > tolerance * max(size, 1e-300):
         return None
-    if not _are_distinct(unit, tolerance):
+    used = weights.abs() > tolerance * size
+    is_sum = bool((weights[used] / sizes[seen][used] - 1).abs().le(tolerance).all())
+    says_enough = is_sum or _says_enough(unit, used, y, tolerance)
+    if len(seen) > 1 and not (says_enough and _are_distinct(unit, tolerance)):
         return []
-    for place, index in enumerate(seen):
-        result[index] = abs(float(weights[place])) > tolerance * size
+    for index, counts in zip(seen, used.tolist(), strict=True):
+        result[index] = counts
     return result
 
 
 def _are_distinct(unit: Tensor, tolerance: float) -> bool:
     """Whether no column of unit length is a combination of the others."""
-    if unit.shape[1] >= max(2, unit.shape[0]):  # any gradient is a combination of so many
+    return unit.shape[1] <= unit.shape[0] and float(torch.linalg.svdvals(unit)[-1]) > 10 * tolerance
+
+
+def _says_enough(unit: Tensor, used: Tensor, y: Tensor, tolerance: float) -> bool:
+    """Whether not any gradient would be a combination of the columns, or of what is used of them."""
+    y, chosen = (y / y.norm()).unsqueeze(1), unit[:, used]
+    if _equations(torch.cat([unit, y], 1), tolerance) <= unit.shape[1]:
         return False
-    return float(torch.linalg.svdvals(unit)[-1]) > 10 * tolerance
+    if chosen.shape[1] > 1:
+        return _equations(torch.cat([chosen, y], 1), tolerance) > chosen.shape[1]
+    sizes = chosen.abs()
+    smallest = sizes[sizes > 10 * tolerance * sizes.max()].min()
+    return bool(sizes.max() - smallest > 10 * tolerance * sizes.max())
+
+
+def _equations(rows: Tensor, tolerance: float) -> int:
+    """How many rows say something of their own: not those of zeros, nor multiples of others.
+
+    The gradient of a head of two classes has each row twice, with another sign; that of a dead unit has zeros.
+    """
+    sizes = rows.norm(dim=1)
+    rows = rows[sizes > 10 * tolerance * sizes.max()]
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    alike = 1 - (unit @ unit.T).abs() < max(50 * tolerance**2, 1e-12)
+    return int((~alike.tril(-1).any(1)).sum())
 
 
 @dataclass(frozen=True)
@@ -110,8 +135,9 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
     result: dict[str, set[One] | None] = {}
     for name, part in parts.items():
         inside = questions[name].inside
+        stood = {counts for one, counts in (part or {}).items() if one in inside} - {None}
         counting = {
-            one: _agreed(counts, votes.get((one, one in inside), set()), one in inside)
+            one: _agreed(counts, votes.get((one, one in inside), set()), stood if one in inside else None)
             for one, counts in (part or {}).items()
         }
         told = part is not None and None not in counting.values()
@@ -120,11 +146,21 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
     return result
 
 
-def _agreed(counts: bool | None, votes: set[bool], was_inside: bool) -> bool | None:
-    """What the other layers say of a pass that shows nothing here; where none says anything, it stays."""
-    if counts is None and not votes:
-        return True if was_inside else None
-    return next(iter(votes)) if counts is None and len(votes) == 1 else counts
+def _agreed(counts: bool | None, votes: set[bool], stood: set[bool | None] | None) -> bool | None:
+    """What the other layers say of a pass that shows nothing here; else it goes with what stood here.
+
+    Args:
+        counts: Whether the pass is in the layer's gradient, None if it shows nothing.
+        votes: Whether it is in those of other layers.
+        stood: The same of the other passes that stood here with it; None if it was not inside.
+    """
+    if counts is not None:
+        return counts
+    if len(votes) == 1:
+        return next(iter(votes))
+    if stood is None or votes:
+        return None
+    return stood != {False}
 
 
 def _parts(question: Question[One]) -> dict[One, bool | None] | None:
@@ -199,7 +235,7 @@ def _made_of_each(gradients: Sequence[Tensor], shares: Sequence[Sequence[Tensor]
     if not shares or any([one.shape for one in share] != [one.shape for one in gradients] for share in shares):
         return None
     found = [made_of(part, [share[place] for share in shares]) for place, part in enumerate(gradients)]
-    if None in found or not any(found):
+    if None in found:
         return None
-    columns = [set(column) - {None} for column in zip(*filter(None, found), strict=True)]
+    columns = [{one[place] for one in found if one} - {None} for place in range(len(shares))]
     return [True in column if column else None for column in columns]

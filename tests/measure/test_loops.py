@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from support.awkward import threads
 from support.loops.compare import outcome
+from support.loops.found import FOUND
 from support.loops.strategies import programs
 
 MANY = int(os.environ.get("GRADPROBE_LOOPS", "0"))
@@ -46,3 +47,9 @@ def test_a_random_loop_has_the_numbers_of_its_account(said, program, as_script):
         BY_TAG[tag].update(result.counts)
     note(f"{program}\n" + "\n".join(result.differences))
     assert not result.differences
+
+
+@pytest.mark.parametrize("program", FOUND.values(), ids=list(FOUND))
+@threads(1)
+def test_a_loop_that_was_wrong_once_is_right(program):
+    assert not outcome(program).differences

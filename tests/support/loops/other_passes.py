@@ -106,6 +106,34 @@ def physics_by_a_forward_derivative(loop):
             optimizer.step()
 
 
+def physics_in_two_passes(loop, set_to_none):
+    """A residual by torch.func.jvp, which comes to the weights and to no output; and then the boundary."""
+    model = mlp(2, 8, 1)
+    optimizer = sgd(model)
+    with loop.recording((model, optimizer)):
+        for _ in range(ITERATIONS):
+            x = normal(6, 2)
+            with loop.aside():
+                slope = torch.func.jvp(model, (x,), (torch.ones_like(x),))[1]
+            loop.kind("residual")
+            loop.backward((slope - 1).square().mean())
+            loop.kind("boundary")
+            loop.backward(30 * model(normal(3, 2)).square().mean())
+            loop.used(model, "residual", "boundary")
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+
+@case
+def a_residual_by_itself(loop):
+    physics_in_two_passes(loop, True)
+
+
+@case
+def a_residual_by_itself_cleared_in_place(loop):
+    physics_in_two_passes(loop, False)
+
+
 @case
 def physics_by_autograd(loop):
     """A residual by autograd.grad, twice, with L-BFGS' closure."""

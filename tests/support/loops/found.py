@@ -1,0 +1,73 @@
+"""Random loops that once had a wrong number, or none and no reason: each is the shortest of its kind."""
+
+from __future__ import annotations
+
+from support.loops.program import Backward, Clear, Forward, Freeze, Functional, PerTask, Program, Step, Take
+
+
+def loop(*operations, nets=((),), held=(("Adam", 0, "all"),), turns=1, **others):
+    body = tuple(one if isinstance(one, tuple) else (one, 1) for one in operations)
+    return Program(nets, held, body, turns=turns, window=2, **others)
+
+
+ALONE = Forward((0,))
+BOTH = (("momentum", 0, "all"), ("momentum", 1, "all"))
+APART = (("SGD", 0, "trunk"), ("SGD", 0, "heads"))
+
+FOUND = {
+    "several derivatives, and then frozen": loop(
+        *(ALONE, Backward(), Step(), ALONE, Take(terms=(1,), retain=False)),
+        *(Functional(terms=(0,)), Freeze(0, False), Step()),
+        seed=2,
+    ),
+    "frozen, with what nobody cleared": loop(
+        *((Forward((1, 0)), 2), Backward(terms=(0,)), Functional(), Freeze(0, False, "head a"), Step()),
+        nets=((), ()),
+        held=BOTH,
+        turns=2,
+        stats="mean",
+        seed=23,
+    ),
+    "frozen, with what was put into zeros": loop(
+        *(ALONE, PerTask(how="autograd.grad", put="p.grad.copy_(g)"), Freeze(0, False), Step()),
+        *(Freeze(0, True), Clear("p.grad.zero_")),
+        held=(("Adam", 0, "heads"),),
+        turns=2,
+        seed=46,
+    ),
+    "few elements say something": loop(
+        *((Forward((1,)), 2), ALONE, Backward(retain=True), Functional()),
+        *(Backward(terms=(0,), penalty="parameter gradient"), Forward((1, 0), 1), Step()),
+        nets=(("relu",), ()),
+        held=BOTH,
+        turns=2,
+        stats="mean",
+        seed=23,
+    ),
+    "clipped to one value": loop(
+        *(ALONE, Backward(terms=(1,), means="with gradient"), Clear("_foreach_zero_")),
+        *(ALONE, Backward(terms=(1,), means="with gradient"), Step(clip="value")),
+        nets=(("linear", "relu"),),
+        seed=13,
+    ),
+    "a derivative comes to the weights first": loop(
+        *(ALONE, Backward(terms=(0,), means="with gradient"), Clear("p.grad.data.zero_")),
+        *(Forward((0,), checkpointing=True), Backward(penalty="func.jvp"), Step(), Step(1)),
+        nets=(("relu",),),
+        held=APART,
+        seed=46,
+    ),
+    "a derivative of what was frozen": loop(
+        *(Freeze(0, False), Forward((1, 0)), Backward(terms=(0,), penalty="func.vmap", retain=True)),
+        *(Freeze(0, True), Backward(terms=(0,), penalty="func.jvp"), Step()),
+        nets=((), ()),
+        held=BOTH,
+        seed=27,
+    ),
+    "zeros go with what stood there": loop(
+        *(ALONE, Backward(terms=(0,), penalty="func.grad"), ALONE, Backward(terms=(1,))),
+        *(ALONE, Take(terms=(0,), target=1, then="set", retain=False), Step(), Step(1)),
+        held=APART,
+        seed=2,
+    ),
+}
