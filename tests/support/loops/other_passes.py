@@ -107,7 +107,6 @@ def physics_by_a_forward_derivative(loop):
 
 
 def physics_in_two_passes(loop, set_to_none):
-    """A residual by torch.func.jvp, which comes to the weights and to no output; and then the boundary."""
     model = mlp(2, 8, 1)
     optimizer = sgd(model)
     with loop.recording((model, optimizer)):
@@ -126,11 +125,13 @@ def physics_in_two_passes(loop, set_to_none):
 
 @case
 def a_residual_by_itself(loop):
+    """A residual by torch.func.jvp in a pass of its own, which comes to no output; then the boundary."""
     physics_in_two_passes(loop, True)
 
 
 @case
 def a_residual_by_itself_cleared_in_place(loop):
+    """The same, with gradients that are set to zeros."""
     physics_in_two_passes(loop, False)
 
 
