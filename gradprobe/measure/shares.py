@@ -127,7 +127,7 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
     """
     parts = {name: _parts(question) for name, question in questions.items()}
     # what was cleared in one layer and stayed in another is put back, or not, in the one alone
-    votes: dict[tuple[One, bool], set[bool]] = {}
+    votes: dict[tuple[One, bool], set[bool | None]] = {}
     for name, part in parts.items():
         for one, counts in (part or {}).items():
             if counts is not None:
@@ -135,32 +135,27 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
     result: dict[str, set[One] | None] = {}
     for name, part in parts.items():
         inside = questions[name].inside
-        stood = {counts for one, counts in (part or {}).items() if one in inside} - {None}
         counting = {
-            one: _agreed(counts, votes.get((one, one in inside), set()), stood if one in inside else None)
+            one: counts if counts is not None else _only(votes.get((one, one in inside), set()))
             for one, counts in (part or {}).items()
         }
+        _let_go_together(counting, questions[name])
         told = part is not None and None not in counting.values()
         told = told and (any(counting.values()) or is_zero(questions[name].now))
         result[name] = {one for one, counts in counting.items() if counts} if told else None
     return result
 
 
-def _agreed(counts: bool | None, votes: set[bool], stood: set[bool | None] | None) -> bool | None:
-    """What the other layers say of a pass that shows nothing here; else it goes with what stood here.
+def _only(votes: set[bool | None]) -> bool | None:
+    """What all say; None if they do not agree, or nobody says anything."""
+    return next(iter(votes)) if len(votes) == 1 else None
 
-    Args:
-        counts: Whether the pass is in the layer's gradient, None if it shows nothing.
-        votes: Whether it is in those of other layers.
-        stood: The same of the other passes that stood here with it; None if it was not inside.
-    """
-    if counts is not None:
-        return counts
-    if len(votes) == 1:
-        return next(iter(votes))
-    if stood is None or votes:
-        return None
-    return stood != {False}
+
+def _let_go_together(counting: dict[One, bool | None], question: Question[One]) -> None:
+    """A pass that shows nothing stays or goes with the others that stood there; zeros alone stay."""
+    stood = _only({counting[one] for one in counting if one in question.inside} - {None})
+    for one in [one for one, counts in counting.items() if counts is None and one in question.inside]:
+        counting[one] = True if stood is None and is_zero(question.shares[one]) else stood
 
 
 def _parts(question: Question[One]) -> dict[One, bool | None] | None:

@@ -70,4 +70,15 @@ FOUND = {
         held=APART,
         seed=2,
     ),
+    "what stood together goes together": loop(
+        *(
+            Backward(slot=1, terms=(1,), retain=True),
+            Backward(slot=2, terms=(0,), penalty="func.jvp", retain=True, scaler=1),
+        ),
+        *(Take(target=1, then="copied", retain=False), ALONE, Step(1)),
+        held=(("momentum", 0, "trunk"), ("momentum", 0, "heads")),
+        turns=4,
+        scalers=(1024.0, 16.0),
+        seed=10,
+    ),
 }
