@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,14 +111,25 @@ def with_other_arms(comparison: Comparison, target: str) -> Comparison:
     context = click.get_current_context()
     if comparison.supervised is not None or context.command.name != "compare":
         return comparison
+    command = _arms_command(target, "none,cnds,auto,kaiming,lsuv", max(3, context.params["seeds"]), _OWN)
+    return replace(comparison, conditions={**comparison.conditions, "other_arms": command})
+
+
+def arms_after_scan(target: str) -> dict[str, str]:
+    """The command that compares what may help under the conditions of a scan, to keep with its record."""
+    return {"compare": _arms_command(target, "none,kaiming,lsuv,normalised,cnds", 3, (*_OWN, "iterations"))}
+
+
+def _arms_command(target: str, arms: str, seeds: int, own: Container[str]) -> str:
+    """``gradprobe compare`` with the options that were given, but for those that belong to one command."""
+    context = click.get_current_context()
     words = ["gradprobe", "compare", target]
     for option in context.command.params:
-        if option.name in _OWN or option.name is None or not _is_on_command_line(option.name):
+        if option.name in own or option.name is None or not _is_on_command_line(option.name):
             continue
         value = context.params[option.name]
         words += [option.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    words += ["--arms", "none,cnds,auto,kaiming,lsuv", "--seeds", str(max(3, context.params["seeds"]))]
-    return replace(comparison, conditions={**comparison.conditions, "other_arms": shlex.join(words)})
+    return shlex.join([*words, "--arms", arms, "--seeds", str(seeds)])
 
 
 def check_arms_options(options: Options) -> None:

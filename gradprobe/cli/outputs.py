@@ -146,8 +146,16 @@ def show(history: GradientHistory, placement: Placement, comparison: Comparison 
         write(formats.as_csv(history, placement))
     else:
         console().print(tables.as_table(history, placement, comparison, every_layer=options.every_layer))
-        if comparison is not None and comparison.offer:
-            write(comparison.offer)  # in one line, however long: it is to be copied
+        command = comparison.offer if comparison is not None else _then_compare(history)
+        if command:
+            write(command)  # in one line, however long: it is to be copied
+
+
+def _then_compare(history: GradientHistory) -> str:
+    from gradprobe.decide.diagnosis import what_to_compare
+
+    command = what_to_compare(history)
+    return f"To compare what may help, side by side:\n  {command}" if command else ""
 
 
 def show_results(results: Sequence[Result], recording: RecordedScript, options: Options) -> None:

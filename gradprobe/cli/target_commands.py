@@ -80,7 +80,9 @@ def _scan(target: Target, folder: Reserved, options: Options) -> None:
                 target.loss_fn,
                 options.iterations,
                 optimizer=target.optimizer,
-                conditions=inputs.conditions(target, options) | inputs.branches_asked_for(target),
+                conditions=inputs.conditions(target, options)
+                | inputs.branches_asked_for(target)
+                | inputs.arms_after_scan(target.name),
                 on_iteration=display,
             )
             placement = _decide(target, history, policy, options, display)

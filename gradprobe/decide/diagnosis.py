@@ -24,6 +24,9 @@ _RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
     rate.causes,
 )
 
+REMEDIABLE = frozenset({"signal_collapse", "dead_units", "saturated", "exploding", "symmetry"})
+"""Causes that other initial weights or normalisation may mend."""
+
 _LOST = frozenset({"signal_collapse", "dead_units", "saturated", "lr_low"})
 _GROWN = frozenset({"exploding", "lr_high"})
 EXPLAINS: dict[str, frozenset[str]] = {
@@ -160,6 +163,12 @@ def what_the_rule_means(history: GradientHistory, placement: Placement, diagnosi
         f"{says} It does not matter here: a step moves their weights by {step} of their size, and their output "
         "depends on the input as it should. No branch is needed."
     )
+
+
+def what_to_compare(history: GradientHistory) -> str:
+    """The command that compares remedies and branches, where the cause is one that they may mend; else empty."""
+    causes = {finding.cause for finding in diagnose(history).findings}
+    return str(history.conditions.get("compare") or "") if causes & REMEDIABLE else ""
 
 
 def branches_after(history: GradientHistory, placement: Placement) -> str | None:

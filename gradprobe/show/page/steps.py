@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradprobe.decide.causes.finding import CAUSES
-from gradprobe.decide.diagnosis import diagnose
+from gradprobe.decide.diagnosis import diagnose, what_to_compare
 from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import unreached, with_default_flags
 from gradprobe.record.branches import BRANCH_NAMES
@@ -120,7 +120,7 @@ def _mend(history: GradientHistory) -> list[NextStep]:
     """Mend the causes; then see which of several changes helps; branches come last."""
     found = diagnose(history).findings
     mend = [NextStep(f"Mend it: {CAUSES[one.cause]}", one.remedy) for one in found]
-    code = _compare_code(400, 3, history.conditions, "compare_arms")
+    code = what_to_compare(history) or _compare_code(400, 3, history.conditions, "compare_arms")
     text = "Initial weights, normalisation and branches, side by side on the same batches and seeds."
     return [*mend, NextStep("Then compare what else may help", text, code)]
 

@@ -85,7 +85,7 @@ _SOMETIMES = {
     "branch_loss": "loss of the branches",
 }
 # those above, and what the page shows elsewhere or in other words
-_LISTED = {*_ALWAYS, *_SOMETIMES, "losses", "complete", "reduction", "synthetic", "default_optimizer"}
+_LISTED = {*_ALWAYS, *_SOMETIMES, "losses", "complete", "reduction", "synthetic", "default_optimizer", "compare"}
 _COMPARISON = {
     "iterations": "length of each training",
     "seeds": "seeds",
