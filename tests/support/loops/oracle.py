@@ -253,9 +253,12 @@ def statistics(gradients):
 
 
 def same(one, other, floor=0.0):
-    """Whether two rows are equal, to float64's rounding; ``floor`` is what rounding may leave of a sum to zero."""
+    """Whether two rows are equal, to float32's rounding; ``floor`` is what rounding may leave of a sum to zero.
+
+    Magnitudes are defined in float32. A training that explodes may hold a pass of less than that beside the others.
+    """
     if one is None or other is None:
         return one is other
     if not all(map(math.isfinite, one[:3] + other[:3])):  # a sum has one, whichever of them it is
         return one[4:] == other[4:] and not math.isfinite(one[0]) and not math.isfinite(other[0])
-    return all(abs(a - b) <= 1e-9 * abs(b) + floor for a, b in zip(one[:3], other[:3], strict=True))
+    return all(abs(a - b) <= 2.0**-24 * abs(b) + floor for a, b in zip(one[:3], other[:3], strict=True))
