@@ -147,7 +147,7 @@ def main(folder, how, every):
         assert not (folder / FOLDER).exists()
         line += every
     print(how, outcomes, f"of {line} lines")
-    assert min(outcomes.values()) > 0
+    assert min(outcomes.values()) > 0 or every > 50  # only the last lines come after the new run counts
 
 
 if __name__ == "__main__":
