@@ -255,7 +255,7 @@ def statistics(gradients):
 def same(one, other, floor=0.0):
     """Whether two rows are equal, to float32's rounding; ``floor`` is what rounding may leave of a sum to zero.
 
-    Magnitudes are defined in float32. A training that explodes may hold a pass of less than that beside the others.
+    Magnitudes are defined in float32. A training that explodes may hold a pass of less than that beside others.
     """
     if one is None or other is None:
         return one is other
