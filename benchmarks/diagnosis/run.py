@@ -52,6 +52,10 @@ OTHERS = """| tool | detected | cause named | false alarms |
 | DEFault (its paper, the same 52) | 94 % | 63 % | not given |
 | torchmortem 0.1.1, 50 iterations, on scripts like these: warnings / critical only | 89 % / 61 % | | 59 % / 12 % |
 """
+BLIND = """\
+The scripts that were written blind were measured once before any rule was changed after them: 81 % (52) detected,
+78 % (50) with their cause named, 3 % (2) with a wrong extra cause, 2.4 % (2 of 84) false alarms. What they showed was
+then mended by its kind, so the row above is no longer blind."""
 _RECORD = """
 import contextlib, io, sys
 from gradprobe.record.placement import Placement
@@ -152,6 +156,7 @@ def page(folder: Path) -> str:
         ]
         misses += [f"- {one.script} is sound; said: {', '.join(one.causes)}" for one in sound if one.sick]
     lines += ["", "What was not right:", "", *(misses or ["- nothing"])]
+    lines += ["", BLIND]
     lines += [
         "",
         "Other tools, on the programs that the given scripts were made after, or on scripts like them:",
