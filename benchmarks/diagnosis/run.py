@@ -54,8 +54,8 @@ OTHERS = """| tool | detected | cause named | false alarms |
 """
 BLIND = """\
 The scripts that were written blind were measured once before any rule was changed after them: 81 % (52) detected,
-78 % (50) with their cause named, 3 % (2) with a wrong extra cause, 2.4 % (2 of 84) false alarms. What they showed was
-then mended by its kind, so the row above is no longer blind."""
+78 % (50) with their cause named, 3 % (2) with a wrong extra cause, 2.4 % (2 of 84) false alarms. What they showed
+was then mended by its kind, so the row above is no longer blind."""
 _RECORD = """
 import contextlib, io, sys
 from gradprobe.record.placement import Placement

@@ -68,7 +68,8 @@ def ran(name, attach):
 
 def measured(history):
     """``{(iteration, layer, of): statistics}`` where a gradient arrived."""
-    rows = history.frame[history.frame["nonfinite"].notna()]
+    rows = history.rows_of_layers
+    rows = rows[rows["nonfinite"].notna()]
     return {
         (row.iteration, row.layer, row.of): tuple(float(getattr(row, measure)) for measure in MEASURES)
         for row in rows.itertuples()
@@ -122,7 +123,8 @@ def test_what_no_gradient_arrived_at_has_a_reason(name):
     expected, probed = ran(name, Recorder), ran(name, Probed)
     for probe, recorder in zip(probed.attached, expected.attached, strict=True):
         history = probe.history
-        asked = set(zip(history.frame["layer"], history.frame["of"], strict=True))
+        rows = history.rows_of_layers
+        asked = set(zip(rows["layer"], rows["of"], strict=True))
         arrived = {(layer, of) for _, layer, of in recorder.found}
         explained = {(layer, of) for layer, why in history.unreached.items() for of in why}
         assert explained == asked - arrived

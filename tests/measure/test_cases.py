@@ -59,7 +59,7 @@ def test_the_training_is_the_same_to_the_bit(name, kind):
 def test_the_numbers_are_those_of_the_case(name, kind):
     loop, reference = ran(name, kind), ran(name, Reference)
     for history, expected in zip(loop.histories, reference.found, strict=True):
-        found = means_of(history.frame)
+        found = means_of(history.rows_of_layers)
         assert not found.keys() - expected.keys()
         for key, value in expected.items():
             iteration, layer, of = key

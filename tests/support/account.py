@@ -126,7 +126,7 @@ def signal(module, tensor):
     batch, channels = axes_of(module, tensor.dim())
     values = tensor.double()
     if sample_output(tensor, channels, batch, MOST).numel() != tensor.numel():
-        return {"spread": None}
+        return dict.fromkeys(COLUMNS[:-1])  # all but the update
     squares = values.square().mean()
     varied = (values - values.mean(batch, keepdim=True)).square().mean()
     rows = values.shape[batch]
