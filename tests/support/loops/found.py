@@ -81,4 +81,8 @@ FOUND = {
         scalers=(1024.0, 16.0),
         seed=10,
     ),
+    "a head that is cleared alone, after each loss' gradient was put back": loop(
+        *(ALONE, Backward(), ALONE, PerTask(), Clear("p.grad.zero_", 0, "heads"), Step()),
+        held=(("SGD", 0, "all"),),
+    ),
 }
