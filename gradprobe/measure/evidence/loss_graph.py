@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 _MOST = 400  # nodes between the layers and the loss
-_PICKS = ("Select", "Slice", "Index", "Gather", "MaskedSelect", "Narrow", "Split", "Unbind")  # some of the values
 KEEPS_VALUES = (
     "View",
     "UnsafeView",
@@ -24,7 +23,14 @@ KEEPS_VALUES = (
     "Alias",
     "ToCopy",
     "Expand",
-    *_PICKS,
+    "Select",
+    "Slice",
+    "Index",
+    "Gather",
+    "MaskedSelect",
+    "Narrow",
+    "Split",
+    "Unbind",
 )
 ACTIVATIONS = {
     "ReluBackward0": "relu",
@@ -160,13 +166,13 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
         elif not name.startswith(KEEPS_VALUES):
             break
         unsqueezed |= name.startswith("Unsqueeze")
-        picked |= name.startswith(_PICKS)
+        picked |= name.startswith("Gather")
         node = parent
         if "Expand" not in name:
             use.shape = _shape(node) or use.shape
     if use.loss == "other":
         use.broadcast = 1
-    use.plain &= not picked  # the rest of the output may be trained elsewhere
+    use.plain &= not picked  # of each example another part of the output is trained
     return use
 
 
