@@ -139,8 +139,10 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
             one: counts if counts is not None else _only(votes.get((one, one in inside), set()))
             for one, counts in (part or {}).items()
         }
-        said = {one: votes.get((one, one in inside), set()) for one in counting}
-        _let_go_together(counting, questions[name], said)
+        if all(len(votes.get((one, one in inside), set())) < 2 for one in counting):
+            _let_go_together(counting, questions[name])
+        else:  # some were cleared by themselves, and perhaps what shows nothing here
+            counting = dict(part or {})
         told = part is not None and None not in counting.values()
         told = told and (any(counting.values()) or is_zero(questions[name].now))
         result[name] = {one for one, counts in counting.items() if counts} if told else None
@@ -152,17 +154,11 @@ def _only(votes: set[bool | None]) -> bool | None:
     return next(iter(votes)) if len(votes) == 1 else None
 
 
-def _let_go_together(
-    counting: dict[One, bool | None], question: Question[One], said: Mapping[One, set[bool | None]]
-) -> None:
-    """A pass that shows nothing stays or goes with the others that stood there; zeros alone stay.
-
-    Unless other layers disagree about it: then some were cleared by themselves, and perhaps this one.
-    """
+def _let_go_together(counting: dict[One, bool | None], question: Question[One]) -> None:
+    """A pass that shows nothing stays or goes with the others that stood there; zeros alone stay."""
     stood = _only({counting[one] for one in counting if one in question.inside} - {None})
     for one in [one for one, counts in counting.items() if counts is None and one in question.inside]:
-        alone = stood is None and is_zero(question.shares[one]) and len(said[one]) < 2
-        counting[one] = True if alone else stood
+        counting[one] = True if stood is None and is_zero(question.shares[one]) else stood
 
 
 def _parts(question: Question[One]) -> dict[One, bool | None] | None:

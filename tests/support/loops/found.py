@@ -85,4 +85,8 @@ FOUND = {
         *(ALONE, Backward(), ALONE, PerTask(), Clear("p.grad.zero_", 0, "heads"), Step()),
         held=(("SGD", 0, "all"),),
     ),
+    "one of two heads is cleared alone": loop(
+        *(ALONE, Backward(), ALONE, PerTask(), Clear("p.grad.zero_", 0, "head a"), Step()),
+        held=(("SGD", 0, "all"),),
+    ),
 }
