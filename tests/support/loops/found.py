@@ -90,3 +90,10 @@ FOUND = {
         held=(("SGD", 0, "all"),),
     ),
 }
+
+OPEN = {  # known and not mended: a row of 0 where there is no number
+    "a head that is cleared alone, of heads with an optimizer of their own": loop(
+        *(ALONE, Backward(), ALONE, PerTask(target=1), Clear("p.grad.zero_", 1, "head a"), Step(), Step(1)),
+        held=APART,
+    ),
+}
