@@ -126,7 +126,7 @@ def _checksum(value: Any) -> str:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number that JSON has")
 
 
 def _plain(value: Any) -> Any:

@@ -107,7 +107,7 @@ def reserve(folder: str | os.PathLike[str], *, force: bool = False) -> Reserved:
         False
     """
     if "\0" in os.fspath(folder):
-        raise FileNotFoundError(f"{one_line(os.fspath(folder))} is no name of a folder")
+        raise FileNotFoundError(f"{one_line(os.fspath(folder))} cannot be the name of a folder")
     return Reserved(Path(folder), force)
 
 

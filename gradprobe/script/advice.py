@@ -1,4 +1,4 @@
-"""What the author of a script is told: the lines to add, and what to do where nothing was recorded. No torch."""
+"""Advice for the author of a script: lines to add, or what to do if nothing was recorded. No torch."""
 
 from __future__ import annotations
 

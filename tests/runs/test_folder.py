@@ -148,7 +148,7 @@ def test_a_run_is_written_from_inside_and_into_an_empty_folder(monkeypatch):
         ("file", FileExistsError, "file is a file: choose another folder"),
         ("file/run", NotADirectoryError, "file is a file"),
         ("link", FileNotFoundError, "link is a link to .*nowhere, which is not there"),
-        ("a\0b", FileNotFoundError, "is no name of a folder"),
+        ("a\0b", FileNotFoundError, "cannot be the name of a folder"),
         ("/proc/nowhere/run", OSError, "cannot be written"),
     ],
 )

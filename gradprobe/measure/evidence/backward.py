@@ -12,7 +12,7 @@ from gradprobe.network.hooks import GuardedHook
 
 
 class Hears(Protocol):
-    """Who is told of backward passes."""
+    """An object to call before and after each backward pass."""
 
     def before_backward(self, loss: Any) -> None: ...  # noqa: D102
     def after_backward(self, loss: Any) -> None: ...  # noqa: D102

@@ -242,7 +242,7 @@ class EvidenceCollector:
             self.failed(error)
 
     def ended(self) -> None:
-        """The window has ended: what comes after it is no part of it."""
+        """The window has ended: collect nothing more."""
         if not self._is_on:
             return
         try:

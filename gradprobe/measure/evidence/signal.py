@@ -35,7 +35,7 @@ class UnitRange(NamedTuple):
 
 
 class Signal:
-    """Samples what layers return, in the iterations in which it is told to, and reduces it on the device.
+    """Samples what layers return while `is_on` is set, and reduces it on the device.
 
     Args:
         modules: The layers by name.
