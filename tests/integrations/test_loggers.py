@@ -106,7 +106,7 @@ def test_mlflow_reads_back_what_was_logged(given, history, mlflow_store):
         found = metric_series(client, run_id, f"gradprobe/mean abs dL/d output/{name}")
         assert_series(found, SERIES[layer])
     artifacts = {Path(file.path).name for file in client.list_artifacts(run_id, "gradprobe")}
-    assert {"depth.png", "heatmap.png", "iterations.png", "placement.txt"} <= artifacts
+    assert artifacts == {"depth.png", "heatmap.png", "iterations.png", "placement.txt"}
 
 
 def test_more_metrics_than_a_store_takes_at_once(mlflow_store):

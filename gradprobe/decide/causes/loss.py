@@ -60,7 +60,8 @@ def _labels(use: Mapping[str, Any]) -> Iterator[Finding]:
     labels, target = use["labels"], use["target"]
     seen = sum(labels) if labels else 0
     one_class = bool(labels) and sum(count > 0 for count in labels) == 1 and len(labels) > 1 and seen >= 16
-    constant = target is not None and use["loss"] in ("mse", "bce", "bce_with_logits", "smooth_l1", "huber")
+    # not of mse and bce: the generator of a GAN is trained towards a constant target
+    constant = target is not None and use["loss"] in ("smooth_l1", "huber")
     if one_class:
         yield _found(
             "labels_wrong", use,
@@ -74,18 +75,12 @@ def _labels(use: Mapping[str, Any]) -> Iterator[Finding]:
         and not target["std"]
         and use["shape"]
         and use["shape"][0] > 1
-        and len(use["activations"]) < 1
-        and not _is_adversarial(use)
+        and not use["activations"]
     ):
         yield _found(
             "labels_wrong", use, f"All targets in the window are the same: {target['mean']:g}.",
             "Look at how the targets are made.", "exact: the targets that the loss was given", target_std=0.0,
         )  # fmt: skip
-
-
-def _is_adversarial(use: Mapping[str, Any]) -> bool:
-    """The generator of a GAN is trained towards a constant target: that of another network's output."""
-    return use["loss"] in ("bce", "bce_with_logits", "mse")
 
 
 def _is_known(target: Mapping[str, Any] | None) -> bool:
