@@ -13,7 +13,7 @@ from gradprobe.measure.amp import LossScale
 from gradprobe.measure.evidence.after_layers import Following, following
 from gradprobe.measure.evidence.backward import BackwardListener
 from gradprobe.measure.evidence.loss_facts import LossFacts
-from gradprobe.measure.evidence.loss_graph import scale_of, uses_of_output
+from gradprobe.measure.evidence.loss_graph import leads_to, scale_of, uses_of_output
 from gradprobe.measure.evidence.over_time import OverTime, is_looked_at
 from gradprobe.measure.evidence.result import Collected, LayerSteps
 from gradprobe.measure.evidence.sampling import is_sampled
@@ -59,6 +59,7 @@ class EvidenceCollector:
         self._loss = LossFacts()
         self._following: Following | None = None
         self._few: list[nn.Parameter] = []
+        self._trained: set[int] = set()
         self._iteration = self._passes = 0
         self._is_sampled = False
         self._steps: LayerSteps | None = None
@@ -86,6 +87,7 @@ class EvidenceCollector:
 
     def _begin(self) -> None:
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._trained = set(map(id, trained))
         self._few = trained[:: max(1, len(trained) // _FEW)][:_FEW]
         self._collected.initial = self._weights.facts()
         self._weights.take()
@@ -113,7 +115,7 @@ class EvidenceCollector:
 
     def before_backward(self, loss: Any) -> None:
         """A backward pass begins: of which loss, and what is left of earlier gradients."""
-        if not self._is_on:
+        if not self._is_on or not self._is_of_this_thread(loss):
             return
         self._touched = [_state(parameter) for parameter in self._few]
         self._passes += 1
@@ -130,6 +132,18 @@ class EvidenceCollector:
         self._stepped = torch.zeros_like(self._stepped)
         if self._signal.nodes:
             self._read_graph(loss)
+
+    def _is_of_this_thread(self, loss: Any) -> bool:
+        """Whether the network is used in this thread: it has run here, or this pass goes through it.
+
+        If not, its own thread may be putting gradients into it at this moment, or clearing them: to read them now
+        would give half of a gradient, or crash the process.
+        """
+        if not self._signal.has_run_here:
+            roots = [loss] if isinstance(loss, Tensor) else list(loss)
+            nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
+            self._signal.has_run_here = any(leads_to(node, self._trained) for node in nodes)
+        return self._signal.has_run_here
 
     def _read_graph(self, loss: Tensor) -> None:
         uses = uses_of_output(loss.grad_fn, self._signal.nodes)
@@ -152,7 +166,7 @@ class EvidenceCollector:
 
     def after_backward(self, loss: Any) -> None:
         """A backward pass has ended."""
-        if not self._is_on:
+        if not self._is_on or not self._signal.has_run_here:
             return
         self._collected.passes += 1
         counts = self._touched != [_state(parameter) for parameter in self._few]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class Signal:
 
     def __init__(self, modules: Mapping[str, nn.Module], called: Callable[[str, Any], None]) -> None:
         self._told = called
+        self._thread = threading.local()
         self._most = units_of_each(len(modules))
         self.is_on = False
         self.elements: dict[str, int] = {}
@@ -70,10 +72,20 @@ class Signal:
         self._ranges: dict[tuple[str, ...], UnitRange] = {}
         self._sums: dict[tuple[str, ...], tuple[int, Tensor, Tensor]] = {}
 
+    @property
+    def has_run_here(self) -> bool:
+        """Whether the network is known to be used in the thread that asks."""
+        return getattr(self._thread, "has_run", False)
+
+    @has_run_here.setter
+    def has_run_here(self, has_run: bool) -> None:
+        self._thread.has_run = has_run
+
     def hook(self, name: str, module: nn.Module, failed: Callable[[Exception], None]) -> GuardedHook:
         """A forward hook for a layer."""
 
         def call(module: nn.Module, args: Any, output: Any) -> None:
+            self.has_run_here = True
             if not torch.is_grad_enabled():
                 return
             # what is called inside a backward pass is computed again, but what was called without gradients before

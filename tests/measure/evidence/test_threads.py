@@ -1,0 +1,79 @@
+"""A network's evidence is of the backward passes of its own threads."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+import gradprobe as gp
+
+
+class InBackward(torch.autograd.Function):
+    """Calls a function in the middle of a backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, call):
+        ctx.call = call
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.call()
+        return gradient, None
+
+
+def passes_elsewhere(call):
+    """Begin a backward pass through another network in a thread of its own; call a function in its middle."""
+    loss = InBackward.apply(nn.Linear(3, 1)(torch.full((2, 3), 1e3)), call).sum()
+    thread = threading.Thread(target=loss.backward)
+    thread.start()
+    return thread
+
+
+def iterate(net, optimizer):
+    optimizer.zero_grad()
+    loss = net(torch.ones(2, 3)).square().mean()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@pytest.mark.parametrize("first", ["its own thread", "the other"])
+def test_a_pass_of_another_network_in_another_thread_is_no_part_of_it(first):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    losses, turn, done = [], threading.Event(), threading.Event()
+
+    def meanwhile():
+        turn.set()
+        assert done.wait(60)
+
+    with gp.GradientProbe(net, optimizer=optimizer, iterations=2) as probe:
+        if first == "its own thread":
+            losses.append(iterate(net, optimizer))
+        thread = passes_elsewhere(meanwhile)
+        assert turn.wait(60)
+        while len(losses) < 2:
+            losses.append(iterate(net, optimizer))
+        done.set()
+        thread.join()
+    assert probe.history.evidence.network["losses"] == pytest.approx(losses, rel=1e-5)
+
+
+def test_the_backward_pass_may_be_in_another_thread_than_the_forward_pass():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    losses = []
+    with gp.GradientProbe(net, optimizer=optimizer, iterations=3) as probe:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = net(torch.ones(2, 3)).square().mean()
+            thread = threading.Thread(target=loss.backward)
+            thread.start()
+            thread.join()
+            optimizer.step()
+            losses.append(loss.item())
+    assert probe.history.evidence.network["losses"] == pytest.approx(losses, rel=1e-5)
