@@ -134,16 +134,16 @@ class EvidenceCollector:
             self._read_graph(loss)
 
     def _is_of_this_thread(self, loss: Any) -> bool:
-        """Whether the network is used in this thread: it has run here, or this pass goes through it.
+        """Whether the network is used in this thread: it has run or been stepped here, or it is in this pass.
 
         If not, its own thread may be putting gradients into it at this moment, or clearing them: to read them now
         would give half of a gradient, or crash the process.
         """
-        if not self._signal.has_run_here:
+        if not self._signal.is_used_here:
             roots = [loss] if isinstance(loss, Tensor) else list(loss)
             nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
-            self._signal.has_run_here = any(leads_to(node, self._trained) for node in nodes)
-        return self._signal.has_run_here
+            self._signal.is_used_here = any(leads_to(node, self._trained) for node in nodes)
+        return self._signal.is_used_here
 
     def _read_graph(self, loss: Tensor) -> None:
         uses = uses_of_output(loss.grad_fn, self._signal.nodes)
@@ -166,7 +166,7 @@ class EvidenceCollector:
 
     def after_backward(self, loss: Any) -> None:
         """A backward pass has ended."""
-        if not self._is_on or not self._signal.has_run_here:
+        if not self._is_on or not self._signal.is_used_here:
             return
         self._collected.passes += 1
         counts = self._touched != [_state(parameter) for parameter in self._few]
@@ -200,6 +200,7 @@ class EvidenceCollector:
             self.failed(error)
 
     def _before_step(self, optimizer: Optimizer | None, scale: Tensor | None) -> None:
+        self._signal.is_used_here = True
         held = self._held(optimizer)
         self._stepped |= held
         if optimizer is None:

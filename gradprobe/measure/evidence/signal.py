@@ -73,19 +73,19 @@ class Signal:
         self._sums: dict[tuple[str, ...], tuple[int, Tensor, Tensor]] = {}
 
     @property
-    def has_run_here(self) -> bool:
+    def is_used_here(self) -> bool:
         """Whether the network is known to be used in the thread that asks."""
-        return getattr(self._thread, "has_run", False)
+        return getattr(self._thread, "is_used", False)
 
-    @has_run_here.setter
-    def has_run_here(self, has_run: bool) -> None:
-        self._thread.has_run = has_run
+    @is_used_here.setter
+    def is_used_here(self, is_used: bool) -> None:
+        self._thread.is_used = is_used
 
     def hook(self, name: str, module: nn.Module, failed: Callable[[Exception], None]) -> GuardedHook:
         """A forward hook for a layer."""
 
         def call(module: nn.Module, args: Any, output: Any) -> None:
-            self.has_run_here = True
+            self.is_used_here = True
             if not torch.is_grad_enabled():
                 return
             # what is called inside a backward pass is computed again, but what was called without gradients before
