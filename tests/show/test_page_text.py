@@ -23,7 +23,7 @@ from gradprobe.show.page import document, numbers, render, words
 from gradprobe.show.page.steps import arms_steps, steps
 from gradprobe.verdict.arm import ARMS
 from gradprobe.verdict.comparison import Comparison, learning_frame
-from gradprobe.zoo import plain_mlp
+from gradprobe.zoo import digits, plain_mlp
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,22 @@ def test_the_code_to_paste_calls_the_model_as_the_batches_do(kind):
     ):
         space = {"torch": torch, "model": model, "x": x, "y": y, "loss_fn": loss_fn, "epochs": 5}
         exec(step.code, space)
-    assert any("lsuv" in step.code for step in steps("vanishing", history, placement, None, ""))
+    assert any("lsuv" in step.text + step.code for step in steps("vanishing", history, placement, None, ""))
+
+
+def test_no_remedy_is_offered_to_a_healthy_network_that_branches_did_not_help():
+    data = digits((64,))
+    batches, loss_fn = data.batches[:8], nn.functional.cross_entropy
+    torch.manual_seed(0)
+    history = gp.scan(plain_mlp(depth=3, width=32), batches, loss_fn, iterations=10)
+    placement = gp.place(history, "every")
+    assert str(gp.diagnose(history)).startswith("Healthy")
+    comparison = Comparison(history, history, placement, learning_frame([]), {"iterations": 400})
+    titles = [step.title for step in steps("no difference", history, placement, comparison, "")]
+    assert titles == ["Leave the branches out"]
+    flagged = gp.place(history, gp.ThresholdPolicy(1.0))
+    titles = [step.title for step in steps("no difference", history, flagged, comparison, "")]
+    assert titles == ["Leave the branches out", "Try another initialisation or normalisation"]
 
 
 AUTO = Placement(trials.NAME, (), (), "Change the network before anything is placed: so.", remedy="lsuv")

@@ -118,11 +118,19 @@ def steps(
 
 def _mend(history: GradientHistory) -> list[NextStep]:
     """Mend the causes; then see which of several changes helps; branches come last."""
-    found = diagnose(history).findings
-    mend = [NextStep(f"Mend it: {CAUSES[one.cause]}", one.remedy) for one in found]
     code = what_to_compare(history) or _compare_code(400, 3, history.conditions, "compare_arms")
     text = "Initial weights, normalisation and branches, side by side on the same batches and seeds."
-    return [*mend, NextStep("Then compare what else may help", text, code)]
+    return [*_remedies(history), NextStep("Then compare what else may help", text, code)]
+
+
+def _remedies(history: GradientHistory) -> list[NextStep]:
+    """A remedy for each cause; none for a healthy network."""
+    return [NextStep(f"Mend it: {CAUSES[one.cause]}", one.remedy) for one in diagnose(history).findings]
+
+
+def _in_place_of_a_branch(history: GradientHistory, placement: Placement) -> list[NextStep]:
+    """What may do more than a branch: the remedy of what is wrong; nothing where no layer is flagged either."""
+    return _remedies(history) or ([_INITIALISE] if placement.flagged else [])
 
 
 def _after_comparison(
@@ -132,7 +140,10 @@ def _after_comparison(
     if verdict == "helped":
         return [_insertion("Keep the branch", history, placement, comparison.conditions)]
     result = "The branch did not improve the main output" if verdict == "no difference" else "It did worse with it"
-    return [NextStep("Leave the branches out", f"{result} under these conditions."), _INITIALISE]
+    return [
+        NextStep("Leave the branches out", f"{result} under these conditions."),
+        *_in_place_of_a_branch(history, placement),
+    ]
 
 
 def _with_branches(
@@ -142,9 +153,13 @@ def _with_branches(
     conditions = history.conditions if comparison is None else comparison.conditions
     insertion = _insertion("Insert the branch", history, placement, conditions)
     if comparison is not None:
-        return [_compare_longer(conditions), _INITIALISE, insertion]
+        return [_compare_longer(conditions), *_in_place_of_a_branch(history, placement), insertion]
     text = "Often it does not. The same training with and without it, on several seeds, decides."
-    return [insertion, NextStep("See whether it helps", text, _compare_code(400, 3, conditions)), _INITIALISE]
+    return [
+        insertion,
+        NextStep("See whether it helps", text, _compare_code(400, 3, conditions)),
+        *_in_place_of_a_branch(history, placement),
+    ]
 
 
 def arms_steps(history: GradientHistory, arms: ArmsComparison) -> list[NextStep]:
