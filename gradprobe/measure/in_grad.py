@@ -177,12 +177,13 @@ class PassesInGrad:
             same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
             before = [self._standing.get(name) for name in same]
             for name, found in zip(same, still_there([now[name] for name in same], before), strict=True):
-                # zeros that no pass is in stay zeros
-                self._keep(name, found if self.is_filled(name) else now[name].gate)
+                if kind == "touched" and self._may_have_been_put(name, now[name], found):
+                    unclear.append(name)
+                else:  # zeros that no pass is in stay zeros
+                    self._keep(name, found if self.is_filled(name) else now[name].gate)
         self._is_immediate = all(is_immediate(one.elements.device) for one in now.values())
         known = [name for name in unclear if is_immediate(now[name].elements.device)]
-        put_there = {name for name in known if changed[name][0] == "replaced"}
-        self._explain({name: now[name] for name in known}, put_there)
+        self._explain({name: (changed[name][0], now[name]) for name in known})
         for name in set(unclear) - set(known):
             self._keep_multiple(name, now[name], changed[name][0])
         self._standing |= now
@@ -196,6 +197,13 @@ class PassesInGrad:
             self._take_out(name)
         else:
             self.untold.add(name)
+
+    def _may_have_been_put(self, name: str, now: Look, found: tuple[Presence, int]) -> bool:
+        """Whether zeros that seem to have stayed may be what was put among them and then cleared, here alone."""
+        is_kept = self.is_filled(name) and name not in self.untold and settled((found,)) is not None
+        if not is_kept or not is_immediate(now.elements.device):
+            return False
+        return is_zero(now.values) and not all(is_zero(run.share(name)) for run in self.passes.outside(name))
 
     def _has_several(self, name: str) -> bool:
         """Whether a layer's gradient may be of other passes than the one that has just been through it."""
@@ -229,20 +237,19 @@ class PassesInGrad:
             return len(kinds) + len(self.passes.transformed(name)) > 1
         return bool(self.passes.outside(name) or self.passes.transformed(name))
 
-    def _explain(self, now: Mapping[str, Look], put_there: Set[str]) -> None:
+    def _explain(self, found: Mapping[str, tuple[Change, Look]]) -> None:
         """Tell by the numbers which passes are in gradients that several may be in, some of them put there."""
-        for name, passes in answers({name: self._question(name, seen) for name, seen in now.items()}).items():
+        for name, passes in answers({name: self._question(name, *of) for name, of in found.items()}).items():
             if passes is None:
-                self._give_up(name, is_new=name in put_there)
+                self._give_up(name, is_new=found[name][0] == "replaced")
             else:
                 self._fill(name, dict.fromkeys(passes, ()))
 
     def _keep_multiple(self, name: str, now: Look, change: Change) -> None:
         """Without the numbers: what stood there counts if what stands there now is a multiple of it."""
         before = self._standing.get(name)
-        added = any(
-            not run.accumulates for run in self.passes.outside(name)
-        )  # it may have been, which shows the same
+        # it may have been added, which shows the same
+        added = any(not run.accumulates for run in self.passes.outside(name))
         inside = any(name in run.into for run in self.passes)
         if change == "replaced" or added or not inside or before is None or before.lengths != now.lengths:
             self._give_up(name)
@@ -251,7 +258,7 @@ class PassesInGrad:
             self.asked.append((name, found))
             self._keep(name, found)
 
-    def _question(self, name: str, now: Look) -> Question[Pass]:
+    def _question(self, name: str, change: Change, now: Look) -> Question[Pass]:
         inside = [run for run in self.passes if name in run.into]
         before = self._standing.get(name)
         return Question(
@@ -261,6 +268,7 @@ class PassesInGrad:
             set(inside),
             bool(self.passes.transformed(name)),
             name in self.untold,
+            change != "none",
         )
 
     def _give_up(self, name: str, *, is_new: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -102,6 +103,7 @@ class Question(Generic[One]):
         inside: The passes that were in it the last time.
         unseen: Whether a derivative by torch.func may be in it: what that came to is not seen.
         untold: Whether it could not be told the last time.
+        is_changed: Whether it was replaced or changed in place since then.
     """
 
     now: Sequence[Tensor]
@@ -110,6 +112,7 @@ class Question(Generic[One]):
     inside: Set[One]
     unseen: bool = False
     untold: bool = False
+    is_changed: bool = True
 
 
 def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None]:
@@ -127,29 +130,42 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
     """
     parts = {name: _parts(question) for name, question in questions.items()}
     # what was cleared in one layer and stayed in another is put back, or not, in the one alone
-    votes: dict[tuple[One, bool], set[bool | None]] = {}
-    for name, part in parts.items():
-        for one, counts in (part or {}).items():
-            if counts is not None:
-                votes.setdefault((one, one in questions[name].inside), set()).add(counts)
+    votes = _votes(questions, parts)
+    # zeros may stand there since the layer was cleared alone: they do not tell what is in others
+    filled = {name: question for name, question in questions.items() if not is_zero(question.now)}
+    of_filled = _votes(filled, parts)
+    of_changed = _votes({name: question for name, question in filled.items() if question.is_changed}, parts)
     result: dict[str, set[One] | None] = {}
-    for name, part in parts.items():
-        inside = questions[name].inside
-        counting = {
-            one: counts if counts is not None else _only(votes.get((one, one in inside), set()))
-            for one, counts in (part or {}).items()
-        }
-        if all(len(votes.get((one, one in inside), set())) < 2 for one in counting):
-            _let_go_together(counting, questions[name])
+    for name, question in questions.items():
+        part, others = parts[name] or {}, of_filled if name in filled else votes
+        key = {one: (one, one in question.inside) for one in part}
+        counting = {one: _only(others[key[one]]) if counts is None else counts for one, counts in part.items()}
+        if all(len(votes[key[one]]) < 2 for one in part):
+            _let_go_together(counting, question)
         else:  # some were cleared by themselves, and perhaps what shows nothing here
-            counting = dict(part or {})
-        told = part is not None and None not in counting.values()
-        told = told and (any(counting.values()) or is_zero(questions[name].now))
+            counting = dict(part)
+        told = parts[name] is not None and None not in counting.values()
+        if name in filled:
+            told = told and any(counting.values())
+        elif any(counting.values()):  # only if what would show here was not put into others, and cleared here
+            told = told and all(False in of_changed[key[one]] for one, counts in part.items() if counts is False)
         result[name] = {one for one, counts in counting.items() if counts} if told else None
     return result
 
 
-def _only(votes: set[bool | None]) -> bool | None:
+def _votes(
+    questions: Mapping[str, Question[One]], parts: Mapping[str, Mapping[One, bool | None] | None]
+) -> Mapping[tuple[One, bool], set[bool]]:
+    """What layers say of each pass: by the pass, and whether it was in the layer the last time."""
+    votes = defaultdict[tuple[One, bool], set[bool]](set)
+    for name, question in questions.items():
+        for one, counts in (parts[name] or {}).items():
+            if counts is not None:
+                votes[one, one in question.inside].add(counts)
+    return votes
+
+
+def _only(votes: Set[bool | None]) -> bool | None:
     """What all say; None if they do not agree, or nobody says anything."""
     return next(iter(votes)) if len(votes) == 1 else None
 

@@ -89,11 +89,21 @@ FOUND = {
         *(ALONE, Backward(), ALONE, PerTask(), Clear("p.grad.zero_", 0, "head a"), Step()),
         held=(("SGD", 0, "all"),),
     ),
-}
-
-OPEN = {  # known and not mended: a row of 0 where there is no number
     "a head that is cleared alone, of heads with an optimizer of their own": loop(
         *(ALONE, Backward(), ALONE, PerTask(target=1), Clear("p.grad.zero_", 1, "head a"), Step(), Step(1)),
         held=APART,
+    ),
+    "the same, and each loss' gradient was put back in place": loop(
+        *(ALONE, PerTask(target=1, put="p.grad.copy_(g)"), Clear("p.grad.zero_", 1, "head a"), Step(), Step(1)),
+        held=APART,
+    ),
+    "the same, and the losses are of two batches": loop(
+        *(ALONE, ALONE, PerTask(target=1, how="autograd.grad", second=1)),
+        *(Clear("p.grad = zeros", 1, "head a"), Step(), Step(1)),
+        held=APART,
+    ),
+    "the same, and it was put back in place into one gradient of zeros": loop(
+        *(ALONE, PerTask(put="p.grad.copy_(g)"), Clear("p.grad.zero_", 0, "head a"), Step()),
+        held=(("SGD", 0, "all"),),
     ),
 }

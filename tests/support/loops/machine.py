@@ -181,10 +181,13 @@ class Machine(Losses):
 
     def pertask(self, op):
         slot, target = self.slot(op.slot), op.target % len(self.optimizers)
-        if slot is None or not self.trained(target) or (op.how != "backward" and slot.is_reentrant()):
+        slots = [slot, self.slot(op.second) or slot]
+        if slot is None or not self.trained(target):
+            return
+        if op.how != "backward" and any(slot.is_reentrant() for slot in slots):
             return
         parameters, tasks, numbers = self.trained(target), [], []
-        for term in (0, 1):
+        for term, slot in enumerate(slots):
             if op.how == "backward":
                 self.empty(op.means, target)
                 loss, scale = self.scaled(slot.loss((term,)), op.scaler)
@@ -197,7 +200,8 @@ class Machine(Losses):
                 gradients, number = self.taken(slot, (term,), target, op.scaler, True)
                 tasks.append(gradients)
                 numbers.append(number)
-        slot.kill()
+        for slot in slots:
+            slot.kill()
         for parameter in parameters:
             gradients = [
                 torch.zeros_like(parameter) if task[parameter] is None else task[parameter] for task in tasks

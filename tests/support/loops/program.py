@@ -137,6 +137,7 @@ class PerTask(Operation):
         combined: One of `COMBINED`.
         put: One of `PUT_BACK`.
         means: How gradients are cleared between.
+        second: The slot of the second loss; None: that of the first.
     """
 
     slot: int = 0
@@ -146,6 +147,7 @@ class PerTask(Operation):
     put: str = "p.grad = g"
     means: str = "optimizer.zero_grad"
     scaler: int = 0
+    second: int | None = None
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ tasks = st.builds(
     st.sampled_from(PUT_BACK),
     st.sampled_from([means for means in CLEARS if not means.startswith("model")]),
     NUMBER,
+    st.sampled_from([None, None, None, 1]),
 )
 steps = st.builds(
     Step, NUMBER, st.sampled_from([None] * 5 + list(CLIPS)), st.booleans(), st.sampled_from([False] * 6 + [True])
