@@ -199,11 +199,10 @@ class PassesInGrad:
             self.untold.add(name)
 
     def _may_have_been_put(self, name: str, now: Look, found: tuple[Presence, int]) -> bool:
-        """Whether zeros that seem to have stayed may be what was put among them and then cleared, here alone."""
+        """Whether zeros that seem to have stayed may be another pass', or what is left of it after a clear."""
         is_kept = self.is_filled(name) and name not in self.untold and settled((found,)) is not None
-        if not is_kept or not is_immediate(now.elements.device):
-            return False
-        return is_zero(now.values) and not all(is_zero(run.share(name)) for run in self.passes.outside(name))
+        is_known = is_kept and is_immediate(now.elements.device)
+        return is_known and is_zero(now.values) and bool(self.passes.outside(name))
 
     def _has_several(self, name: str) -> bool:
         """Whether a layer's gradient may be of other passes than the one that has just been through it."""

@@ -140,7 +140,7 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
         part, others = parts[name] or {}, of_filled if name in filled else votes
         key = {one: (one, one in question.inside) for one in part}
         counting = {one: _only(others[key[one]]) if counts is None else counts for one, counts in part.items()}
-        if all(len(votes[key[one]]) < 2 for one in part):
+        if all(len(others[key[one]]) < 2 for one in part):
             _let_go_together(counting, question)
         else:  # some were cleared by themselves, and perhaps what shows nothing here
             counting = dict(part)

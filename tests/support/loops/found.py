@@ -106,4 +106,10 @@ FOUND = {
         *(ALONE, PerTask(put="p.grad.copy_(g)"), Clear("p.grad.zero_", 0, "head a"), Step()),
         held=(("SGD", 0, "all"),),
     ),
+    "zeros of another pass are put in place of the zeros that stood there": loop(
+        *(ALONE, Backward(terms=(1,)), ALONE, Take(terms=(1,), then="copied", retain=False), Step()),
+        held=(("Adam", 0, "heads"),),
+        turns=2,
+        seed=14,
+    ),
 }

@@ -132,9 +132,9 @@ class Oracle(Machine):
     def cleared(self, parameters):
         for parameter in parameters:
             if stood := self.inside[parameter]:
+                self.cleared_last[parameter] = stood | self.uncleared[parameter]
                 does_not_show = parameter.grad is not None and all((n, parameter) in self.zeros for n in stood)
                 self.uncleared[parameter] = set(stood) if does_not_show else set()
-                self.cleared_last[parameter] = set(stood)
             self.inside[parameter] = set()
             self.by_hand.discard(parameter)
 
