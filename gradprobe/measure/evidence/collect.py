@@ -79,7 +79,7 @@ class EvidenceCollector:
             on_fast_path = frozen_fast_path_modules(unwrap(self._model))
             for name, module in self._modules.items():
                 if module not in on_fast_path:
-                    hooks.add(module.register_forward_hook(self._signal.hook(name, module, self.failed)))
+                    hooks.add(module.register_forward_hook(self._signal.hook(name, self.failed)))
             self._over_time.attach(hooks)
             hooks.add(BackwardListener(self))
         except Exception as error:
@@ -126,7 +126,7 @@ class EvidenceCollector:
             return
         there = any(parameter.grad is not None for parameter in self._few)
         count = len(self._weights.rows)
-        now = self._weights.norms(self._weights.take(gradients=True)) > 0 if there else torch.zeros(count) > 0
+        now = self._weights.norms(self._weights.take_gradients()) > 0 if there else torch.zeros(count) > 0
         known = now if self._left_over is None else self._left_over
         self._left_over = torch.where(self._stepped.to(now.device), now, known.to(now.device) & now)
         self._stepped = torch.zeros_like(self._stepped)
@@ -160,9 +160,8 @@ class EvidenceCollector:
     def _note_modes(self) -> None:
         root = unwrap(self._model)
         kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        affected = [one for one in root.modules() if isinstance(one, kinds) and not one.training]
-        is_eval = not root.training and any(getattr(one, "p", 1) for one in affected)
-        self._collected.eval_mode.append(is_eval)
+        affected = (one for one in root.modules() if isinstance(one, kinds) and not one.training)
+        self._collected.eval_mode.append(not root.training and any(getattr(one, "p", 1) for one in affected))
 
     def after_backward(self, loss: Any) -> None:
         """A backward pass has ended."""
@@ -181,7 +180,7 @@ class EvidenceCollector:
                 (self._iteration, value if scale is None else value / scale.to(value.device))
             )
         if self._is_sampled:
-            self._arrived = self._weights.norms(self._weights.take(gradients=True))
+            self._arrived = self._weights.norms(self._weights.take_gradients())
             self._collected.note_arrived(self._arrived)
 
     # steps
@@ -209,7 +208,7 @@ class EvidenceCollector:
             self._collected.note_optimizer(optimizer)
         if self._steps is None:
             return
-        gradients = self._weights.take(gradients=True)
+        gradients = self._weights.take_gradients()
         self._steps.found(held, self._weights.norms(gradients), self._arrived, self._left_over, scale)
         self._collected.turn(self._weights, gradients, held)
         key = 0 if optimizer is None else id(optimizer)
@@ -248,6 +247,7 @@ class EvidenceCollector:
             return
         try:
             self._over_time.end()
+            self._weights.let_go()
             if self._is_sampled and self._steps is not None:
                 self._collected.add(self._iteration, self._signal.end(), self._steps)
             else:
@@ -265,6 +265,7 @@ class EvidenceCollector:
             self._is_on = self._signal.is_on = self._over_time.is_on = False
             self._over_time.end()
             self._few, self._before, self._touched = [], {}, []  # the network is not kept alive by them
+            self._weights.let_go(weights=True)
         except Exception as error:
             self.failed(error)
 

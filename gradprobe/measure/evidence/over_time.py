@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -72,7 +71,7 @@ class OverTime:
         self.is_on = False
         self._ours: dict[str, int] = {}
         self._handles: list[Any] = []
-        self._calls = Counter[str]()
+        self._calls: dict[str, int] = {}
         self._loops: set[str] = set()
         self._arrived: dict[str, list[_Means]] = {}
         self._reached: set[int] = set()
@@ -139,8 +138,7 @@ class OverTime:
 
     def called(self, name: str, output: Any) -> None:
         """A layer was called: the second time and later in one pass it may be in a loop over the steps."""
-        self._calls[name] += 1
-        call = self._calls[name]
+        call = self._calls[name] = self._calls.get(name, 0) + 1
         if not self.is_on or name in self._ours or (call < 2 and name not in self._loops):
             return
         tensor = measured_tensor(output)
@@ -158,7 +156,7 @@ class OverTime:
                 self._arrived.setdefault(name, []).append(take(gradient.detach()))
 
     def _arrives_at_call(self, name: str, call: int, number: int, gradient: Tensor) -> None:
-        steps = self._calls[name]
+        steps = self._calls.get(name, 0)
         if not self.is_on or steps < LOOPED:
             return
         self._loops.add(name)

@@ -104,8 +104,11 @@ def sample_output(output: Tensor, channels: int, batch: int, most: int) -> Tenso
     """
     sizes, strides, first = _strided_view(tuple(output.shape), output.stride(), channels, batch, most)
     some = output.detach().as_strided(sizes, strides, output.storage_offset() + first)
-    copy = torch.empty(sizes, dtype=torch.float32, device=output.device).copy_(some)
-    return copy.view(sizes[0], sizes[1], -1)
+    if some.dtype is torch.float32:
+        copy = some.clone(memory_format=torch.contiguous_format)
+    else:
+        copy = some.to(torch.float32, memory_format=torch.contiguous_format)
+    return copy if len(sizes) == 3 else copy.view(sizes[0], sizes[1], -1)
 
 
 @functools.lru_cache(maxsize=256)

@@ -49,7 +49,7 @@ class Signal:
         input: What the first layer was given, if that is data: its number of examples, RMS, mean and largest
             absolute value of a feature's mean, each on the device.
         eval_calls: How often a layer was called in eval mode in a pass that records gradients.
-        alone: How often batch normalisation saw one example.
+        of_one_example: How often batch normalisation saw one example.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], called: Callable[[str, Any], None]) -> None:
@@ -62,7 +62,7 @@ class Signal:
         self.input: list[Tensor] = []
         self.calls: dict[str, int] = {}
         self.eval_calls: dict[str, int] = {}
-        self.alone: dict[str, int] = {}
+        self.of_one_example: dict[str, int] = {}
         self._has_input = False
         self._seen: set[str] = set()
         self._missing: dict[str, str] = {}
@@ -81,23 +81,21 @@ class Signal:
     def is_used_here(self, is_used: bool) -> None:
         self._thread.is_used = is_used
 
-    def hook(self, name: str, module: nn.Module, failed: Callable[[Exception], None]) -> GuardedHook:
+    def hook(self, name: str, failed: Callable[[Exception], None]) -> GuardedHook:
         """A forward hook for a layer."""
+        return _SignalHook(self, name, failed)
 
-        def call(module: nn.Module, args: Any, output: Any) -> None:
-            self.is_used_here = True
-            if not torch.is_grad_enabled():
-                return
-            # what is called inside a backward pass is computed again, but what was called without gradients before
-            is_again = torch._C._current_graph_task_id() != -1
-            if not is_again or name not in self._seen:
-                self._called(name, module, args, output, is_again=is_again)
-
-        return _SignalHook(self, call, failed)
-
-    def _called(self, name: str, module: nn.Module, args: Any, output: Any, *, is_again: bool) -> None:
-        tensor = measured_tensor(output)
-        if tensor is None or is_captured() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    def called(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        """A layer has returned something."""
+        self.is_used_here = True
+        if not torch.is_grad_enabled():
+            return
+        # what is called inside a backward pass is computed again, but what was called without gradients before
+        is_again = torch._C._current_graph_task_id() != -1
+        if is_again and name in self._seen:
+            return
+        tensor = output if type(output) is Tensor else measured_tensor(output)
+        if tensor is None or torch._C._functorch.is_functorch_wrapped_tensor(tensor) or is_captured():
             self._missing[name] = "transformed" if tensor is not None else "no_tensor"
             return
         if not is_again:
@@ -106,8 +104,10 @@ class Signal:
         self._told(name, output)
         if not self._has_input:
             self._look_at_input(args)
-        if name in self._seen:
-            return
+        if name not in self._seen:
+            self._sample(name, module, tensor)
+
+    def _sample(self, name: str, module: nn.Module, tensor: Tensor) -> None:
         why = _why_not(tensor)
         if why is not None:
             self._missing[name] = why
@@ -124,16 +124,17 @@ class Signal:
     def _note_nodes(self, name: str, output: Any) -> None:
         if len(self.nodes) > _NODES * (len(self.calls) + 1):
             return  # no backward pass has been through them
-        for tensor in tensors(output):
-            if tensor.grad_fn is not None:
-                self.nodes[tensor.grad_fn] = name
+        for tensor in (output,) if type(output) is Tensor else tensors(output):
+            node = tensor.grad_fn
+            if node is not None:
+                self.nodes[node] = name
 
     def _note_mode(self, name: str, module: nn.Module, args: Any) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
         if not module.training:
             self.eval_calls[name] = self.eval_calls.get(name, 0) + 1
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and args and args[0].shape[0] == 1:
-            self.alone[name] = self.alone.get(name, 0) + 1
+            self.of_one_example[name] = self.of_one_example.get(name, 0) + 1
 
     def _look_at_input(self, args: Any) -> None:
         given = next(tensors(args), None)
@@ -215,15 +216,19 @@ class Signal:
 class _SignalHook(GuardedHook):
     """A hook that returns at once in iterations that are not looked at, which are most."""
 
-    __slots__ = ("_signal",)
+    __slots__ = ("_name", "_signal")
 
-    def __init__(self, signal: Signal, call: Callable[..., None], failed: Callable[[Exception], None]) -> None:
-        super().__init__(call, failed)
-        self._signal = signal
+    def __init__(self, signal: Signal, name: str, failed: Callable[[Exception], None]) -> None:
+        super().__init__(None, failed)
+        self._signal, self._name = signal, name
 
     def __call__(self, *args: Any) -> Any:
         """Pass the arguments on, in an iteration that is looked at."""
         return super().__call__(*args) if self._signal.is_on else None
+
+    def run(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Look at what the layer has returned."""
+        self._signal.called(self._name, module, args, output)
 
 
 def _why_not(tensor: Tensor) -> str | None:

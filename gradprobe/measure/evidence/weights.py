@@ -69,30 +69,53 @@ class WeightSamples:
         elements = sum(one.numel() for one in self._parameters() if one is not None)
         self._most = elements_of_each(len(self._places), elements)
         self._sizes: list[int] | None = None
+        self._of_weights: list[Tensor | None] = []
+        self._of_gradients: list[Tensor | None] = []
         self._owner = self._single = torch.zeros(0, dtype=torch.int32)
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def _parameters(self) -> list[nn.Parameter | None]:
-        return [place.owner.get(place.name) for place in self._places]
+        return [owner.get(name) for owner, name, _, _ in self._places]
 
-    def take(self, *, gradients: bool = False) -> Tensor:
-        """The sampled elements of all weights, one after the other; 0 where there is no gradient.
+    def take(self) -> Tensor:
+        """The sampled elements of all weights, one after the other.
 
         In float32, or in float64 if any weight is: what a step changes of one may be lost in float32.
         """
         parameters = self._parameters()
+        return self._taken(parameters, parameters, self._of_weights)
+
+    def take_gradients(self) -> Tensor:
+        """The same elements of their gradients as they stand; 0 where there is none."""
+        parameters = self._parameters()
+        gradients = [None if parameter is None else parameter.grad for parameter in parameters]
+        return self._taken(parameters, gradients, self._of_gradients)
+
+    def let_go(self, *, weights: bool = False) -> None:
+        """Keep no gradient alive: its owner may clear it. At the end no weight either."""
+        self._of_gradients.clear()
+        if weights:
+            self._of_weights.clear()
+
+    def _taken(
+        self, parameters: Sequence[Tensor | None], tensors: Sequence[Tensor | None], views: list[Tensor | None]
+    ) -> Tensor:
+        """Samples of tensors, of which those taken before in the same memory are still the same views."""
         if self._sizes is None:
             self._measure(parameters)
         assert self._sizes is not None
+        known = views or [None] * len(tensors)
         with torch.no_grad():
             parts = [
-                self._sample(parameter.grad if gradients and parameter is not None else parameter, size)
-                for parameter, size in zip(parameters, self._sizes, strict=True)
+                view if view is not None and _is_in(tensor, view) else self._sample(tensor, size)
+                for tensor, view, size in zip(tensors, known, self._sizes, strict=True)
             ]
-        alike = {(part.dtype, part.device) for part in parts}
-        if alike != {(self.dtype, self.device)}:
-            parts = [part.to(self.device, self.dtype) for part in parts]
-        return torch.cat(parts).clone() if len(parts) == 1 else torch.cat(parts)
+            views[:] = [
+                part if type(tensor) in _DENSE else None for tensor, part in zip(tensors, parts, strict=True)
+            ]
+            if any(part.dtype != self.dtype or part.device != self.device for part in parts):
+                parts = [part.to(self.device, self.dtype) for part in parts]
+            return torch.cat(parts).clone() if len(parts) == 1 else torch.cat(parts)
 
     def _sample(self, tensor: Tensor | None, size: int) -> Tensor:
         if tensor is not None and size:
@@ -105,7 +128,7 @@ class WeightSamples:
                 return sample
         return torch.zeros(size, device=self.device, dtype=self.dtype)
 
-    def _measure(self, parameters: Sequence[nn.Parameter | None]) -> None:
+    def _measure(self, parameters: Sequence[Tensor | None]) -> None:
         samples = [None if one is None else some_of(one, self._most) for one in parameters]
         self._sizes = [0 if sample is None else sample.numel() for sample in samples]
         there = [sample for sample in samples if sample is not None]
@@ -134,6 +157,8 @@ class WeightSamples:
     def same(self, before: Sequence[int]) -> Tensor:
         """Which of the rows have the parameters that they had."""
         now = self.identities()
+        if now == before:
+            return torch.ones(len(self.rows), dtype=torch.bool)
         changed = {
             row
             for place, one, two in zip(self._places, before, now, strict=True)
@@ -163,10 +188,13 @@ class WeightSamples:
 
     def held_by(self, parameters: Set[int]) -> list[bool]:
         """For each of the rows whether a weight of it is among the parameters with these ids."""
+        is_held = [identity in parameters for identity in self.identities()]
+        if all(is_held):
+            return [True] * len(self.rows)
         held = [False] * len(self.rows)
-        for place, parameter in zip(self._places, self._parameters(), strict=True):
+        for place, one in zip(self._places, is_held, strict=True):
             for row in place.rows:
-                held[row] |= id(parameter) in parameters
+                held[row] |= one
         return held
 
     def facts(self) -> list[tuple[str, dict[str, Any], Tensor]]:
@@ -203,6 +231,11 @@ def described(facts: Sequence[tuple[str, dict[str, Any], Tensor]]) -> dict[str, 
         name: {**dict(zip(NUMBERS, row, strict=True)), **shape}
         for (name, shape, _), row in zip(facts, table, strict=True)
     }
+
+
+def _is_in(tensor: Tensor | None, view: Tensor) -> bool:
+    """Whether a view is of the memory of a tensor; to make a new one would take ten times as long."""
+    return tensor is not None and tensor.layout is torch.strided and tensor.data_ptr() == view.data_ptr()
 
 
 def _shape_facts(parameter: nn.Parameter) -> dict[str, Any]:
