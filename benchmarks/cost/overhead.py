@@ -7,6 +7,10 @@ whole steps, which includes what the hooks cost torch itself.
     python benchmarks/cost/overhead.py [NET...] [--modes weight-mean ...] [--no-peers] [--device cpu] [--out FILE]
 
 A network takes about `--seconds`, a minute and a half, but three rounds at least.
+
+    python benchmarks/cost/overhead.py resnet50 deep --windows --seconds 120
+
+measures whole windows instead, signal and update included, in seven minutes: see `benchmarks/cost/windows.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from benchmarks.cost.loop import Loop, nothing
 from benchmarks.cost.nets import NETS
 from benchmarks.cost.peers import AFTER_BACKWARD, IN_HOOKS
 from benchmarks.cost.timing import milliseconds, ratio, timed
+from benchmarks.cost.windows import measure as measure_windows
 from benchmarks.report import Report
 
 MODES: dict[str, dict[str, Any]] = {
@@ -170,10 +175,14 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--windows", action="store_true", help="whole windows, by processes that take turns")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    report = Report("What a probe costs", EXPLANATION, packages=PACKAGES, device=options.device)
-    for name in options.nets or NETS:
+    explanation = "" if options.windows else EXPLANATION
+    report = Report("What a probe costs", explanation, packages=PACKAGES, device=options.device)
+    if options.windows:
+        measure_windows(report, options.nets or ["resnet50", "deep"], options.seconds, MODES["both-all"])
+    for name in () if options.windows else options.nets or NETS:
         examine(name, options, report)
     report.write(options.out)
 

@@ -66,21 +66,15 @@ class PassesInGrad:
         """Whether gradients are looked at in advance, since something may be done to them before the step."""
         return self._uneventful < _ENOUGH or not self._is_immediate
 
-    def _looked_at(self, name: str) -> nn.Parameter | None:
-        """The parameter whose gradient was looked at the last time; it may be frozen by now."""
-        state = self._after.get(name)
-        return self.weights.looked_at(name, None if state is None else state.owner)
-
     def arrived(self, run: Pass, name: str) -> None:
         """A pass arrived at an output of a layer."""
         parameter = self.weights.first(name)
-        if parameter is not None and parameter.grad is not None and name not in self._after:
-            # it was there before the window
-            found = look([self.weights.gradients(name, parameter)])[0]
-            self._after[name], self._standing[name] = GradientState(parameter), found
-            if (found.presence.known() or [False])[found.place]:
-                self.untold.add(name)
         if parameter is not None and parameter.grad is not None:
+            if name not in self._after:  # it was there before the window
+                found = look([self.weights.gradients(name, parameter)])[0]
+                self._after[name], self._standing[name] = GradientState(parameter), found
+                if (found.presence.known() or [False])[found.place]:
+                    self.untold.add(name)
             self._uneventful = 0  # it will be added to what is there, which may have been cleared in any way
         run.arrived(name, parameter, self.weights)
 
@@ -130,37 +124,42 @@ class PassesInGrad:
         for run in self.passes:
             self._put(run, run.outcome(names, ended=False))
 
-    def _put(self, run: Pass, names: Iterable[str]) -> None:
-        for name in names:
-            run.into[name] = ()
-            parameter = self.weights.first(name)
-            if parameter is not None:
-                self._after[name] = GradientState(parameter)
+    def _put(self, run: Pass, parameters: Mapping[str, nn.Parameter]) -> None:
+        run.into |= dict.fromkeys(parameters, ())
+        self._after |= {name: GradientState(parameter) for name, parameter in parameters.items()}
 
-    def check(self, names: Iterable[str] | None = None) -> None:
-        """Look at what has become of the gradients since the last look: of these layers, or of all in use."""
+    def check(self, names: Iterable[str] | None = None) -> set[str]:
+        """Look at what has become of the gradients since the last look: of these layers, or of all in use.
+
+        Returns:
+            The layers that have none.
+        """
         if names is None:
             names = dict.fromkeys(name for run in self.passes for name in run.candidates)
             names |= dict.fromkeys(self.untold)
         changed: dict[str, tuple[Change, list[Tensor]]] = {}
+        empty, gone = set[str](), set[str]()
+        several = self._with_several()
         for name in names:
-            parameter = self._looked_at(name)
-            if parameter is None:
-                continue
             state = self._after.get(name)
-            if parameter.grad is None:
-                if state is not None:
+            # that which was looked at the last time; it may be frozen by now
+            parameter = self.weights.looked_at(name, None if state is None else state.owner)
+            if parameter is None or parameter.grad is None:
+                (empty if parameter is None else gone).add(name)
+                if state is not None and parameter is not None:
                     state.empty()
-                self._take_out(name)
-                self._standing.pop(name, None)
                 continue
             change: Change = "replaced" if state is None else state.change(parameter)
             if change != "none":
                 self._after[name] = GradientState(parameter)
                 self._uneventful = 0
-            if change != "none" or self._is_wary or self._has_several(name):
+            if change != "none" or name in several or self._is_wary:
                 changed[name] = change, self.weights.gradients(name, parameter)
+        self._take_out(gone)
+        for name in gone & self._standing.keys():
+            del self._standing[name]
         self._judge(changed)
+        return empty | gone
 
     def _judge(self, changed: Mapping[str, tuple[Change, list[Tensor]]]) -> None:
         """Gradients were changed in place, or put there by hand: what are they made of, or are they zeros?"""
@@ -194,7 +193,7 @@ class PassesInGrad:
         if passes and name not in self.untold:
             self._fill(name, passes)
         elif settled((found,)) is None:
-            self._take_out(name)
+            self._take_out({name})
         else:
             self.untold.add(name)
 
@@ -204,14 +203,16 @@ class PassesInGrad:
         is_known = is_kept and is_immediate(now.elements.device)
         return is_known and is_zero(now.values) and bool(self.passes.outside(name))
 
-    def _has_several(self, name: str) -> bool:
-        """Whether a layer's gradient may be of other passes than the one that has just been through it."""
-        if name in self.untold:
-            return True
-        runs = [run for run in self.passes if run.may_be_in(name)]
-        if len(runs) == 1:
-            return name not in runs[0].reached or name not in runs[0].into
-        return len(runs) > 1 and self._is_wary
+    def _with_several(self) -> set[str]:
+        """The layers whose gradient may be of other passes than the one that has just been there."""
+        found, once, more = set(self.untold), set[str](), set[str]()
+        candidates = [run.candidates for run in self.passes]
+        for own in candidates:
+            more |= once & own
+            once |= own
+        for run, own in zip(self.passes, candidates, strict=True):
+            found |= own - more - (run.reached & run.into.keys())
+        return found
 
     def _is_unclear(self, name: str, change: Change, now: Look) -> bool:
         """Whether several passes may be in what stands there now."""
@@ -276,12 +277,12 @@ class PassesInGrad:
         if len(transformed) == 1 and not self.passes.made(name) and is_empty:
             self._fill(name, dict.fromkeys(transformed, ()))
             return
-        self._take_out(name)
+        self._take_out({name})
         self.untold.add(name)
 
     def _fill(self, name: str, passes: Mapping[Pass, Gate]) -> None:
         """These passes, and no others, are in the ``.grad`` of a layer now."""
-        self._take_out(name)
+        self._take_out({name})
         for run, gate in passes.items():
             left = settled(gate)
             if left is None:
@@ -289,10 +290,11 @@ class PassesInGrad:
             else:
                 run.into[name] = left
 
-    def _take_out(self, name: str) -> None:
-        self.untold.discard(name)
+    def _take_out(self, names: Set[str]) -> None:
+        self.untold -= names
         for run in self.passes:
-            run.into.pop(name, None)
+            for name in names & run.into.keys():
+                del run.into[name]
 
     def put_in_by_hand(self, names: Iterable[str]) -> None:
         """Where no ``.grad`` is used at all, what passes handed to the caller are the gradients of the step."""
@@ -301,16 +303,17 @@ class PassesInGrad:
         for name in names:
             self._fill(name, dict.fromkeys(self.passes.sources(name), ()))
 
-    def stepped(self, names: Iterable[str]) -> None:
-        """The optimizer of these layers is about to step, and what it uses has been taken."""
-        names = set(names)
+    def stepped(self, names: Set[str], empty: Set[str]) -> None:
+        """The optimizer of these layers is about to step, and what it uses has been taken.
+
+        Args:
+            names: The layers.
+            empty: Those that have no gradient.
+        """
         for run in self.passes:
             run.is_newer = False
             run.forget(names)
-        for name in names:
-            parameter = self._looked_at(name)
-            if parameter is None or parameter.grad is None:
-                self._take_out(name)
+        self._take_out(names & empty)
 
     @property
     def pending(self) -> set[str]:
@@ -328,7 +331,7 @@ class PassesInGrad:
         for run in self.passes:
             run.forget(names)
         for name in names:
-            self._take_out(name)
+            self._take_out({name})
             self._after.pop(name, None)
 
     def closed(self, untrained: Iterable[str], running: Iterable[Pass]) -> None:

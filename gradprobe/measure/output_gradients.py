@@ -14,7 +14,7 @@ from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.amp import LossScale
 from gradprobe.measure.in_grad import PassesInGrad
 from gradprobe.measure.outputs import GradientHook, Output, Outputs
-from gradprobe.measure.passes import Pass, accumulates, accumulating
+from gradprobe.measure.passes import Pass, accumulates, accumulating, unwrapped
 from gradprobe.measure.presence import Gate, Presence, is_open, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
 from gradprobe.measure.reduction import Reducer
@@ -95,12 +95,13 @@ class OutputGradients:
         """Collect the gradient of an output of a layer."""
         self._averaged = self._averaged or averaged_over(active_ddp_wrapper(self._model))
         output = self._output(key)
-        output.shape = () if tensor.is_nested else tuple(tensor.shape)
+        if key[0] not in self.shapes:
+            output.shape = () if tensor.is_nested else tuple(tensor.shape)
         self._register(base_of_full_view(tensor), output)
         if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             # what a transform of torch.func sees of it is one thing, what the pass of the loss sees another
             with torch._C._DisableFuncTorch():
-                if (inner := _unwrapped(tensor)).requires_grad:
+                if (inner := unwrapped(tensor)).requires_grad:
                     self._register(base_of_full_view(inner), Output(key, is_inner=True))
 
     def _register(self, tensor: Tensor, output: Output) -> None:
@@ -163,13 +164,15 @@ class OutputGradients:
         run = self._arrive(output.key[0])
         if run is None:
             return
-        with torch._C._DisableFuncTorch() if run.level else _PLAINLY:
-            try:
-                self._collect(run, output, gradient)
-                if run.creates_graph:
-                    self.begin_at_weights(output.key[0])
-            except Exception as error:  # of this layer alone: what is known of the passes is whole
-                self.broke(output.key, error)
+        self.shapes.setdefault(output.key[0], output.shape)
+        try:
+            if run.level or run.keeps_graph or run.creates_graph or output.kept or output.is_inner:
+                with torch._C._DisableFuncTorch() if run.level else _PLAINLY:
+                    self._collect(run, output, gradient)
+            else:
+                run.collected.add(output.key, gradient)
+        except Exception as error:  # of this layer alone: what is known of the passes is whole
+            self.broke(output.key, error)
 
     def _arrive(self, name: str) -> Pass | None:
         """The running pass has come to an output of a layer, or to its weights; None if it is to be ignored."""
@@ -182,25 +185,28 @@ class OutputGradients:
         return run
 
     def _collect(self, run: Pass, output: Output, gradient: Tensor) -> None:
-        self.shapes.setdefault(output.key[0], output.shape)
         if run.level:
-            run.collected.add_now(output.key, _unwrapped(gradient))
+            run.collected.add_now(output.key, unwrapped(gradient))
         elif run.keeps_graph or output.kept:
             self._outputs.keep(output, run, gradient)
         else:
             (run.collected_inside if output.is_inner else run.collected).add(output.key, gradient)
+        if run.creates_graph:
+            self.begin_at_weights(output.key[0])
 
     def _current(self, task: int) -> Pass:
         run = self._running.get(task)
-        if run is None:
-            outer = next(reversed(self._running.values()), None)
-            accumulators = (Accumulator(self._reducer, self._refused) for _ in range(2))
-            run = self._running[task] = Pass(task, outer, *accumulators)
-            with torch._C._DisableFuncTorch():
-                self.contents.began(run)
-            end = GuardedHook(partial(self._end, run), self.failed)
-            # a gradient waits no longer than its pass: afterwards torch may add to it in place
-            torch.autograd.Variable._execution_engine.queue_callback(end)
+        return self._begin(task) if run is None else run
+
+    def _begin(self, task: int) -> Pass:
+        outer = next(reversed(self._running.values()), None)
+        accumulators = (Accumulator(self._reducer, self._refused) for _ in range(2))
+        run = self._running[task] = Pass(task, outer, *accumulators)
+        with torch._C._DisableFuncTorch():
+            self.contents.began(run)
+        end = GuardedHook(partial(self._end, run), self.failed)
+        # a gradient waits no longer than its pass: afterwards torch may add to it in place
+        torch.autograd.Variable._execution_engine.queue_callback(end)
         return run
 
     def _end(self, run: Pass, *, running: bool = True) -> None:
@@ -234,14 +240,14 @@ class OutputGradients:
         """
         names = self.contents.weights.names_of(parameters)
         self.contents.settle(names)
-        self.contents.check(names)
+        empty = self.contents.check(names)
         if by_hand:
             self.contents.put_in_by_hand(names)
         for run in self.contents.passes:
             run.flush()
         trained = {name for name in names if self.contents.weights.first(name) is not None}
         if not by_hand:  # an optimizer uses what is in ``.grad``, of frozen weights as well
-            trained |= set(filter(self.contents.is_filled, names))
+            trained |= set(filter(self.contents.is_filled, set(names) - trained))
         told = self.contents.told(trained)
         chosen: dict[Pass, dict[str, Gate]] = {}
         for run in self.contents.passes:
@@ -252,7 +258,7 @@ class OutputGradients:
         self._undecided |= {*names} - trained | self.contents.unused(trained)
         taken = self._taken(chosen, scale, trained)
         self._outputs.forget(trained)
-        self.contents.stepped(trained)
+        self.contents.stepped(trained, empty)
         return taken
 
     def close(self, not_held: Set[str]) -> list[ReducedGradients]:
@@ -295,7 +301,8 @@ class OutputGradients:
     def _taken(
         self, chosen: Mapping[Pass, Mapping[str, Gate]], scale: Tensor | None, done: Set[str]
     ) -> list[ReducedGradients]:
-        parted = {name for run, names in chosen.items() for name in names if run.is_parted(name, chosen)}
+        several = [(run, run.together.keys() & names.keys()) for run, names in chosen.items() if run.together]
+        parted = {name for run, names in several for name in names if run.is_parted(name, chosen)}
         self.contents.ambiguous |= parted
         spoiled = {name for run, names in chosen.items() for name in run.spoiled & names.keys()}
         return self._outputs.taken(chosen, parted | spoiled | self.contents.broken, scale, done)
@@ -309,13 +316,6 @@ class OutputGradients:
         self._asked += [(name, self._iteration, found) for name, found in self.contents.asked]
         self.contents.ambiguous.clear()
         self.contents.asked.clear()
-
-
-def _unwrapped(gradient: Tensor) -> Tensor:
-    """The values of a gradient inside torch.func's transforms."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(gradient):
-        gradient = torch._C._functorch.get_unwrapped(gradient)
-    return gradient
 
 
 class OutputHook(GuardedHook):
@@ -336,15 +336,15 @@ class OutputHook(GuardedHook):
 
     def run(self, module: nn.Module, args: Any, output: Any) -> None:
         """Put a hook on the output of a call."""
-        if torch.compiler.is_compiling():
-            return
         self.calls += 1
         if is_captured():
             self._gradients.refuse([self._key], CAPTURED)
             return
         tensor = output if type(output) is Tensor else measured_tensor(output)
-        if tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if tensor is None:
+            return
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             self._gradients.begin_at_weights(self._key[0])
-        if tensor is not None and tensor.requires_grad:
+        if tensor.requires_grad:
             self.differentiable_calls += 1
             self._gradients.add_hook(tensor, self._key)

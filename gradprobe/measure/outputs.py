@@ -70,17 +70,13 @@ class GradientHook(GuardedHook):
         super().__init__(None, failed)
         self._add, self._output = add, output
 
-    def __call__(self, *args: Any) -> None:
+    def __call__(self, gradient: Tensor | None) -> None:
         """Collect the gradient; nothing is traced here, since no output of what is traced has a hook."""
         try:
-            self.run(*args)
+            if gradient is not None:  # a node with several outputs has none where the loss does not depend on one
+                self._add(self._output, gradient)
         except Exception as error:
             self.failed(error)
-
-    def run(self, gradient: Tensor | None) -> None:
-        """Collect the gradient."""
-        if gradient is not None:  # a node with several outputs has none for those that the loss does not depend on
-            self._add(self._output, gradient)
 
 
 class Outputs:

@@ -32,6 +32,7 @@ class Ownership:
         self._model = model
         self._held: set[int] = set()
         self._all_held = False
+        self._places: list[dict[str, nn.Parameter | None]] | None = None
 
     def add(self, optimizer: Optimizer) -> None:
         """Take note of what an optimizer holds now."""
@@ -44,9 +45,11 @@ class Ownership:
         return self._held if is_known else None
 
     def _parameters(self) -> Iterator[nn.Parameter]:
-        # `nn.Module.parameters` takes ten times as long, in every step of a network of many layers
-        for module in self._model.modules():
-            for parameter in module._parameters.values():
+        if self._places is None:
+            # to go through the modules takes ten times as long, in every step of a network of many layers
+            self._places = [module._parameters for module in self._model.modules() if module._parameters]
+        for place in self._places:
+            for parameter in place.values():
                 if parameter is not None:
                     yield parameter
 
@@ -65,10 +68,8 @@ class Ownership:
         return self._held if alone else parameter_ids(optimizer)
 
     def _holds_all(self) -> bool:
-        return all(
-            id(parameter) in self._held or not (parameter.requires_grad or parameter.grad is not None)
-            for parameter in self._parameters()
-        )
+        others = [parameter for parameter in self._parameters() if id(parameter) not in self._held]
+        return not any(parameter.requires_grad or parameter.grad is not None for parameter in others)
 
     def not_held(self, layers: LayerWeights) -> set[str]:
         """The layers none of whose parameters an optimizer holds."""

@@ -158,22 +158,26 @@ class Pass:
             self.spoiled.update(name for name, _ in collected.spoiled)
             rows += collected.take()
 
-    def outcome(self, names: Iterable[str] | None, *, ended: bool) -> list[str]:
+    def outcome(self, names: Iterable[str] | None, *, ended: bool) -> dict[str, nn.Parameter]:
         """The layers into whose weights it has put a gradient since the last time; afterwards they are done with.
 
         Args:
             names: Of these, or of all that it arrived at.
             ended: Whether it is at its end, but still running, so that the engine can be asked.
+
+        Returns:
+            The parameter that was looked at of each.
         """
-        put = []
-        for name in list(self._before if names is None else self._before.keys() & set(names)):
-            parameter, state = self._before[name]
+        put: dict[str, nn.Parameter] = {}
+        before = self._before
+        for name in list(before) if names is None else before.keys() & set(names) if before else ():
+            parameter, state = before[name]
             if parameter.grad is not None and (state is None or state.change(parameter) != "none"):
-                put.append(name)
+                put[name] = parameter
             elif ended and not self.level:
                 role = _role(parameter)
                 if role == "accumulated":
-                    put.append(name)  # and used up in the pass itself
+                    put[name] = parameter  # and used up in the pass itself
                 elif role == "returned" and self.outer is None:
                     self.made_for.add(name)
         for name in put:
@@ -265,3 +269,10 @@ def accumulates(model: nn.Module) -> bool:
             except RuntimeError:  # an input of autograd.grad
                 return False
     return False
+
+
+def unwrapped(gradient: Tensor) -> Tensor:
+    """The values of a gradient inside torch.func's transforms."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(gradient):
+        gradient = torch._C._functorch.get_unwrapped(gradient)
+    return gradient

@@ -88,9 +88,10 @@ def joint(gates: Iterable[Gate]) -> Gate:
         >>> is_open(joint([((presence, 0),), ((presence, 1),)]))
         True
     """
-    factors = [factor(gate) for gate in gates]
-    if any(isinstance(one, float) for one in factors):
+    gates = list(gates)
+    if not all(gates):
         return ()
+    factors = [factor(gate) for gate in gates]
     return ((Presence(torch.stack([one for one in factors if isinstance(one, Tensor)]).amax(0) > 0), 0),)
 
 
@@ -247,9 +248,10 @@ class GradientState:
     def __init__(self, parameter: Tensor) -> None:
         gradient = parameter.grad
         self.owner = id(parameter)
-        self._identity, self._version, self._memory, self._reference = id(gradient), 0, 0, None
+        self._reference = None
         if gradient is not None:
-            self._version, self._memory = gradient._version, _memory(gradient)
+            self._identity, self._version = id(gradient), gradient._version
+            self._memory = gradient.data_ptr() if is_plain(gradient) else None
             # a weak reference to the object of Python would be lost with it, though the tensor lives on
             self._reference = torch._C._WeakTensorRef(gradient)  # type: ignore[attr-defined]
 
@@ -264,10 +266,6 @@ class GradientState:
             return "none" if self._reference is None else "cleared"
         if self._reference is None or self._reference.expired() or id(gradient) != self._identity:
             return "replaced"
-        if _memory(gradient) != self._memory:  # ``grad.data = other``
+        if self._memory is not None and gradient.data_ptr() != self._memory:  # ``grad.data = other``
             return "replaced"
         return "none" if gradient._version == self._version else "touched"
-
-
-def _memory(gradient: Tensor) -> int:
-    return gradient.data_ptr() if is_plain(gradient) else 0

@@ -105,10 +105,13 @@ def test_unused_parameters_are_unreached(world, ran):
 
 
 @pytest.mark.limit("a probe on some ranks only", "this rank's own, and `conditions['ranks']` says so", "the same")
+@pytest.mark.limit("a probe on some ranks only", signal="this rank's own, exact")
 @in_each_world
 def test_a_probe_on_one_rank_waits_for_nobody(world, ran):
     _, facts = read(ran(world), "only_rank_0", 0)
     assert "not every rank attached" in facts["conditions"]["ranks"]
+    assert facts["differences"] == []
+    assert None not in facts["evidence"]["update"]
 
 
 @in_each_world

@@ -12,8 +12,13 @@ from gradprobe.measure.reduction import is_plain, local_part
 ROWS = 16  # examples of a batch
 _FIRST = 4  # iterations from the first on that are all looked at: there it is decided what can be learned
 _EVERY = 4
-_LEAST = 2**14  # elements of all weights together: 64 kB
-_BUDGET = 2**18  # elements kept of all layers together: 1 MB, whatever the size of the network
+_LEAST = 2**14  # elements of all weights together, of which a step needs `BYTES_OF_EACH`: .5 MB
+_SHARE = 1000  # of a larger network one element in so many
+_BUDGET = 2**18  # elements looked at of all layers together
+BYTES_OF_EACH = 32
+"""Bytes that the evidence needs of each sampled element of a weight, at most: the element before the step (4), the
+sum of its gradients (4), the number of its layer (4); and while a step is looked at, the element or its gradient
+(4), and the same and its square in float64 (16). With one element of 4 bytes in 1,000: .8 % of the parameters."""
 
 
 def is_sampled(iteration: int) -> bool:
@@ -27,7 +32,7 @@ def is_sampled(iteration: int) -> bool:
 
 
 def elements_of_each(weights: int, elements: int) -> int:
-    """How many elements are kept of each weight: 256, or fewer where there are many, so that it is .25 % of them.
+    """How many elements are kept of each weight: 256, or fewer where there are many, so that it is .1 % of them.
 
     Args:
         weights: How many weights there are.
@@ -37,7 +42,7 @@ def elements_of_each(weights: int, elements: int) -> int:
         >>> elements_of_each(10, 10**6), elements_of_each(1000, 4 * 10**6), elements_of_each(1000, 10**9)
         (256, 16, 65)
     """
-    together = min(_BUDGET // 4, max(_LEAST, elements // 400))
+    together = min(_BUDGET // 4, max(_LEAST, elements // _SHARE))
     return max(16, min(256, together // max(1, weights)))
 
 

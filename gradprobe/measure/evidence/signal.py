@@ -16,23 +16,18 @@ from gradprobe.network.tensors import measured_tensor, tensors
 
 STATISTICS = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite")
 _NODES = 32  # of the graph that are kept of each layer until the backward pass
-_CHUNK = 2**18  # elements of samples that wait to be reduced together
+_CHUNK = 2**16  # elements of samples that wait to be reduced together: 256 kB, which a processor's cache holds
 
 
 class UnitRange(NamedTuple):
-    """The largest and the smallest value, and the smallest absolute value, of each unit of a layer."""
+    """The largest value and the smallest absolute value of each unit of a layer."""
 
     highest: Tensor
-    lowest: Tensor
     nearest: Tensor
 
     def joined(self, other: UnitRange) -> UnitRange:
         """Of both together."""
-        return UnitRange(
-            torch.maximum(self.highest, other.highest),
-            torch.minimum(self.lowest, other.lowest),
-            torch.minimum(self.nearest, other.nearest),
-        )
+        return UnitRange(torch.maximum(self.highest, other.highest), torch.minimum(self.nearest, other.nearest))
 
 
 class Signal:
@@ -95,8 +90,9 @@ class Signal:
         if is_again and name in self._seen:
             return
         tensor = output if type(output) is Tensor else measured_tensor(output)
-        if tensor is None or torch._C._functorch.is_functorch_wrapped_tensor(tensor) or is_captured():
-            self._missing[name] = "transformed" if tensor is not None else "no_tensor"
+        why = _not_ours(tensor)
+        if tensor is None or why is not None:
+            self._missing[name] = why or "no_tensor"
             return
         if not is_again:
             self._note_nodes(name, output)
@@ -153,8 +149,9 @@ class Signal:
         for alike in waiting.values():
             names = tuple(name for name, _ in alike)
             stacked = torch.stack([sample for _, sample in alike])
-            self._rows.append((names, _statistics(stacked)))
-            found = UnitRange(stacked.amax((1, 3)), stacked.amin((1, 3)), stacked.abs().amin((1, 3)))
+            sizes = stacked.abs()
+            self._rows.append((names, _statistics(stacked, sizes)))
+            found = UnitRange(stacked.amax((1, 3)), sizes.amin((1, 3)))
             known = self._ranges.get(names)
             fits = known is not None and known.highest.shape == found.highest.shape
             self._ranges[names] = known.joined(found) if known is not None and fits else found
@@ -231,6 +228,13 @@ class _SignalHook(GuardedHook):
         self._signal.called(self._name, module, args, output)
 
 
+def _not_ours(tensor: Tensor | None) -> str | None:
+    """Why a call is none of an ordinary pass, as a code."""
+    if tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "transformed"
+    return "captured" if is_captured() else None
+
+
 def _why_not(tensor: Tensor) -> str | None:
     """Why there is no signal in what a layer returned, as a code."""
     if type(tensor) is not Tensor and not isinstance(tensor, nn.Parameter):
@@ -240,10 +244,9 @@ def _why_not(tensor: Tensor) -> str | None:
     return "one_axis" if tensor.dim() < 2 else None if tensor.numel() else "empty"
 
 
-def _statistics(stacked: Tensor) -> Tensor:
-    """`STATISTICS` of samples of shape ``(layers, rows, units, positions)``."""
-    within = stacked.flatten(1)
-    size = within.abs()
+def _statistics(stacked: Tensor, sizes: Tensor) -> Tensor:
+    """`STATISTICS` of samples of shape ``(layers, rows, units, positions)``, and of their absolute values."""
+    size = sizes.flatten(1)
     largest = size.amax(1)
     scale = torch.where(largest > 0, largest, 1.0)  # squares leave the range of float32 long before the values do
     scaled = stacked / scale.view(-1, 1, 1, 1)

@@ -293,6 +293,7 @@ EXACT = {
 @pytest.mark.limit("several optimizers: `optimizer=[...]`", signal="exact")
 @pytest.mark.limit("activation checkpointing, reentrant or not", signal="exact")
 @pytest.mark.limit("`torch.compile` called for the first time inside the window", signal="exact")
+@pytest.mark.limit("`torch.compile`, before or after the first call, whole or in part", signal="exact")
 @pytest.mark.limit(
     "shared, frozen and never called layers, changes in place, dicts",
     signal="exact; of a shared layer its first call",

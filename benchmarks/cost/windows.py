@@ -1,0 +1,138 @@
+"""How much longer a whole window of training steps is with a probe: three processes that take turns, step by step.
+
+Two of them train without a probe, one with: the same network, the same batch, the same seed. They never run at the
+same time, and which goes first changes from step to step, so that what slows the machine down slows all of them.
+A process of its own for each, since a probe wraps functions that every training in its process calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.cost.loop import Loop
+from benchmarks.cost.nets import NETS
+from benchmarks.cost.timing import DRAWS
+from benchmarks.report import Report
+from gradprobe.measure.evidence.sampling import is_sampled
+
+ARMS = ("bare", "bare again", "probed")
+ITERATIONS = 50
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "CPU": time.process_time}
+COLUMNS = [
+    "",
+    "clock",
+    "bare step, ms",
+    "to the bare step",
+    "bare again",
+    "looked at",
+    "not looked at",
+    "once, s",
+    "with that",
+]
+EXPLANATION = """\
+For each iteration the ratio of the probed step to the bare step beside it; of these the median over the iterations
+that are looked at for signal and update, and over those that are not, weighted by how many of each a window of 50
+has. In brackets the 95 % bootstrap interval over the pairs. "Bare again" is a second bare training in the place of
+the probed one: the noise. Once: what attaching, the first and the last step of a window take beyond two bare
+steps; "with that" is the ratio of whole windows. CPU is the time of all threads of the process."""
+
+
+def measure(report: Report, nets: list[str], seconds: float, mode: dict[str, Any]) -> None:
+    """Add a table to the report: about so many seconds for each network, and one window at least."""
+    report.add("## Whole windows", "", EXPLANATION, "")
+    report.columns(*COLUMNS)
+    for net in nets:
+        times = np.array(list(_windows(net, seconds, mode)))
+        for index, clock in enumerate(CLOCKS):
+            report.row(net, *_cells(clock, times[:, index]))
+    report.add("")
+
+
+def _windows(net: str, seconds: float, mode: dict[str, Any]) -> Iterator[np.ndarray]:
+    """The seconds of each window: shape (clocks, arms, 1 + iterations), of which the first is to attach."""
+    context = get_context("spawn")
+    pipes = [context.Pipe() for _ in ARMS]
+    processes = [
+        context.Process(target=_train, args=(theirs, net, mode if arm == "probed" else None), daemon=True)
+        for arm, (_, theirs) in zip(ARMS, pipes, strict=True)
+    ]
+    for process, (ours, _) in zip(processes, pipes, strict=True):
+        process.start()
+        ours.recv()  # warmed up, before the next one is
+    started, rng = time.perf_counter(), np.random.default_rng(0)
+    longest = 0.0
+    while not longest or time.perf_counter() - started + longest < seconds:
+        began = time.perf_counter()
+        times = np.zeros((len(CLOCKS), len(ARMS), 1 + ITERATIONS))
+        for step in range(1 + ITERATIONS):
+            for arm in rng.permutation(len(ARMS)):
+                pipes[arm][0].send("step" if step else "open")
+                times[:, arm, step] = pipes[arm][0].recv()
+        longest = max(longest, time.perf_counter() - began)
+        yield times
+    for process, (ours, _) in zip(processes, pipes, strict=True):
+        ours.send("end")
+        process.join()
+
+
+def _train(pipe: Connection, net: str, mode: dict[str, Any] | None) -> None:
+    """What a process does: one thing for each word that it gets, and the seconds of it back."""
+    torch.manual_seed(0)
+    loop = Loop(NETS[net](), momentum=0.9)
+    pipe.send("ready")
+    while (word := pipe.recv()) != "end":
+        before = [clock() for clock in CLOCKS.values()]
+        if word == "step":
+            loop.step()
+        elif mode is not None:
+            probe = loop.probe(ITERATIONS, **mode)  # it detaches with its last iteration
+            probe.__enter__()
+        pipe.send([clock() - start for clock, start in zip(CLOCKS.values(), before, strict=True)])
+
+
+def _cells(clock: str, times: np.ndarray) -> list[str]:
+    """A row of the table, from seconds of shape (windows, arms, 1 + iterations)."""
+    bare, again, probed = (times[:, arm] for arm in range(len(ARMS)))
+    looked = np.array([is_sampled(iteration) for iteration in range(ITERATIONS)])[1:-1]
+    kinds = [np.flatnonzero(looked), np.flatnonzero(~looked)]
+    ratios, noise = (one[:, 2:-1] / bare[:, 2:-1] for one in (probed, again))
+    step = float(np.median(bare[:, 1:]))
+    once = float(np.median(probed[:, [0, 1, -1]].sum(1))) - 2 * step
+    each = _weighted(ratios, kinds)
+    return [
+        clock,
+        f"{1e3 * step:.1f}",
+        _with_interval(ratios, kinds),
+        _with_interval(noise, kinds),
+        *(f"{np.median(ratios[:, kind]):.3f}" for kind in kinds),
+        f"{once:.2f}",
+        f"{each + once / (ITERATIONS * step):.3f}",
+    ]
+
+
+def _weighted(ratios: np.ndarray, kinds: list[np.ndarray]) -> float:
+    return float(sum(len(kind) * np.median(ratios[:, kind]) for kind in kinds)) / ratios.shape[1]
+
+
+def _with_interval(ratios: np.ndarray, kinds: list[np.ndarray]) -> str:
+    """The weighted median, and its interval: pairs are drawn anew within each kind of iteration.
+
+    Example:
+        >>> _with_interval(np.full((1, 4), 1.5), [np.array([0]), np.array([1, 2, 3])])
+        '1.500 (1.500-1.500)'
+    """
+    rng = np.random.default_rng(0)
+    drawn = np.zeros(DRAWS)
+    for kind in kinds:
+        values = ratios[:, kind].ravel()
+        medians = np.median(rng.choice(values, (DRAWS, len(values))), axis=1)
+        drawn += medians * len(kind) / ratios.shape[1]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{_weighted(ratios, kinds):.3f} ({low:.3f}-{high:.3f})"
