@@ -29,7 +29,17 @@ CHAPTERS = {
     "Record": ("record", ["GradientHistory", "Evidence", "Placement", "Points", "Point"]),
     "Decide": (
         "decide",
-        ["diagnose", "Diagnosis", "Finding", "place", "ThresholdPolicy", "RelativePolicy", "EveryLayerPolicy"],
+        [
+            "diagnose",
+            "Diagnosis",
+            "Finding",
+            "place",
+            "ThresholdPolicy",
+            "RelativePolicy",
+            "EveryLayerPolicy",
+            "BranchesPolicy",
+            "AutoPolicy",
+        ],
     ),
     "Find points": ("network", ["points"]),
     "Insert": (
@@ -72,7 +82,17 @@ CHAPTERS = {
 # what is imported from a module of its own
 MODULES = {
     "gradprobe.measure.scan": ["TrainingProgress"],
-    "gradprobe.prove.remedies": ["kaiming", "lsuv", "normalised"],
+    "gradprobe.prove.remedies": [
+        "kaiming",
+        "xavier",
+        "lsuv",
+        "within_channel",
+        "orthogonal",
+        "residual_scaled",
+        "normalised",
+        "learning_rate",
+        "clipping",
+    ],
     "gradprobe.testing": ["assert_gradients_reach", "text_profile", "GradientReachError"],
     "gradprobe.plugin": ["gradients_reach"],
     "gradprobe.integrations.lightning": ["GradprobeCallback"],

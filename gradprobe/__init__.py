@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gradprobe.decide.causes.finding import Finding as Finding
     from gradprobe.decide.diagnosis import Diagnosis as Diagnosis
     from gradprobe.decide.diagnosis import diagnose as diagnose
+    from gradprobe.decide.policies import AutoPolicy as AutoPolicy
+    from gradprobe.decide.policies import BranchesPolicy as BranchesPolicy
     from gradprobe.decide.policies import EveryLayerPolicy as EveryLayerPolicy
     from gradprobe.decide.policies import RelativePolicy as RelativePolicy
     from gradprobe.decide.policies import ThresholdPolicy as ThresholdPolicy
@@ -71,7 +73,14 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "decide.causes.finding": ["Finding"],
     "decide.diagnosis": ["Diagnosis", "diagnose"],
-    "decide.policies": ["EveryLayerPolicy", "RelativePolicy", "ThresholdPolicy", "place"],
+    "decide.policies": [
+        "AutoPolicy",
+        "BranchesPolicy",
+        "EveryLayerPolicy",
+        "RelativePolicy",
+        "ThresholdPolicy",
+        "place",
+    ],
     "insert.branches": ["BRANCHES", "Branch", "C1DeepSup", "CNDSBranch", "build_branch", "conv3x3_bn_relu"],
     "insert.companion": ["CompanionObjective", "squared_hinge"],
     "insert.loss": ["DeepSupervisionLoss", "SupervisedOutput", "branch_weights"],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gradprobe.record.history import GradientHistory
     from gradprobe.record.placement import Placement
     from gradprobe.runs.run import Run
+    from gradprobe.verdict.arms_comparison import ArmsComparison
     from gradprobe.verdict.comparison import Comparison
 
 
@@ -107,20 +108,26 @@ _OWN = (*_NOT_WITH_ARMS, "target", "seeds", "out", "force", "form", "every_layer
 
 
 def with_other_arms(comparison: Comparison, target: str) -> Comparison:
-    """A comparison that placed no branch, with the command that compares other arms under the same conditions."""
+    """A comparison that placed no branch, with the command that compares what may help, as it was compared."""
     context = click.get_current_context()
     if comparison.supervised is not None or context.command.name != "compare":
         return comparison
-    command = _arms_command(target, "none,cnds,auto,kaiming,lsuv", max(3, context.params["seeds"]), _OWN)
+    command = f"{_compare_command(target, _OWN)} --seeds {max(3, context.params['seeds'])}"
     return replace(comparison, conditions={**comparison.conditions, "other_arms": command})
 
 
 def arms_after_scan(target: str) -> dict[str, str]:
     """The command that compares what may help under the conditions of a scan, to keep with its record."""
-    return {"compare": _arms_command(target, "none,kaiming,lsuv,normalised,cnds", 3, (*_OWN, "iterations"))}
+    return {"compare": f"{_compare_command(target, (*_OWN, 'iterations'))} --seeds 3"}
 
 
-def _arms_command(target: str, arms: str, seeds: int, own: Container[str]) -> str:
+def with_command(arms: ArmsComparison, target: str) -> ArmsComparison:
+    """Several arms, with the command that made them but for its arms, seeds and iterations."""
+    command = _compare_command(target, (*_OWN, "arms", "iterations", "engine", "jobs"))
+    return replace(arms, conditions={**arms.conditions, "command": command})
+
+
+def _compare_command(target: str, own: Container[str]) -> str:
     """``gradprobe compare`` with the options that were given, but for those that belong to one command."""
     context = click.get_current_context()
     words = ["gradprobe", "compare", target]
@@ -129,23 +136,33 @@ def _arms_command(target: str, arms: str, seeds: int, own: Container[str]) -> st
             continue
         value = context.params[option.name]
         words += [option.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    return shlex.join([*words, "--arms", arms, "--seeds", str(seeds)])
+    return shlex.join(words)
 
 
-def check_arms_options(options: Options) -> None:
-    """Raise click.UsageError if options were given that do not go together with ``--arms``, or not without it."""
-    if options.arms is None and (options.engine or options.jobs):
+def arms_to_compare(options: Options) -> tuple[str, ...] | None:
+    """The arms asked for; three where nothing is asked for, and None where a single policy is.
+
+    Raises:
+        click.UsageError: If options were given that do not go together with ``--arms``, or not without it.
+    """
+    one_policy = any(map(_is_on_command_line, _NOT_WITH_ARMS))
+    if options.arms is None and one_policy and (options.engine or options.jobs):
         option = "--engine" if options.engine else "--jobs"
-        raise click.UsageError(f"{option} is for several arms: add --arms none,cnds,auto,kaiming,lsuv")
+        raise click.UsageError(f"{option} is for several arms: leave --policy out, or use --arms none,cnds,auto")
     if options.arms is not None:
         for name in _NOT_WITH_ARMS:
             if _is_on_command_line(name):
                 raise click.UsageError(
                     f"--{name} is for a single policy, and --arms names its own: cnds, repeated, relative, every, "
-                    "auto"
+                    "branches, auto"
                 )
     if options.engine == "serial" and options.jobs:
         raise click.UsageError("--jobs is for --engine processes or ray: serial trains one after the other")
+    if options.arms is not None or one_policy:
+        return options.arms
+    from gradprobe.verdict.arm import DEFAULT_ARMS
+
+    return DEFAULT_ARMS
 
 
 def _is_on_command_line(option: str) -> bool:
@@ -161,7 +178,7 @@ def policy(options: Options) -> Policy:
 
 
 def policy_or_trials(options: Options) -> Policy | None:
-    """The same, or None where short trainings decide (``--policy auto``)."""
+    """The same, or None where short trainings may decide (``--policy auto``)."""
     if options.policy != "auto":
         return policy(options)
     if options.repeat:

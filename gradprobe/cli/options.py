@@ -89,14 +89,15 @@ ALL = click.option(
 )
 _POLICY_HELP = (
     "How layers are flagged: below an absolute magnitude (threshold, also called cnds), or relative to the layer "
-    "with the largest gradient. every: none is, and every supervision point gets a branch."
+    "with the largest gradient. every: none is, and every supervision point gets a branch. branches: where they "
+    "are usual for the kind of network. auto: what the diagnosis asks for"
 )
 
 
-def _policy(*more: str, more_help: str = "") -> Callable[[Command], Command]:
+def _policy(more_help: str) -> Callable[[Command], Command]:
     return click.option(
         "--policy",
-        type=click.Choice(["threshold", "cnds", "relative", "every", *more]),
+        type=click.Choice(["threshold", "cnds", "relative", "every", "branches", "auto"]),
         default=Options.policy,
         show_default=True,
         help=_POLICY_HELP + more_help,
@@ -124,10 +125,8 @@ _RULE = _group(
         help="How the iterations become one magnitude.",
     ),
 )
-POLICY = _group(_policy(), _RULE)
-POLICY_OR_TRIALS = _group(
-    _policy("auto", more_help=" auto: by short trainings of several remedies and placements."), _RULE
-)
+POLICY = _group(_policy(", from the record alone."), _RULE)
+POLICY_OR_TRIALS = _group(_policy("; what it leaves open is decided by short trainings."), _RULE)
 BRANCH = _group(
     click.option(
         "--branch",
@@ -159,7 +158,9 @@ ARMS_OPTIONS = _group(
         callback=arm_names,
         metavar="ARM,...",
         help="Compare several at once, with a table, and say which one to use: none, cnds, repeated, relative, "
-        "every, auto (policies), kaiming, lsuv, normalised (remedies).",
+        "every, branches, auto (policies), diagnosis (the remedy that it names), kaiming, xavier, lsuv, "
+        "within_channel, orthogonal, residual_scaled, learning_rate, clipping, normalised (remedies).  "
+        "[default: none,diagnosis,branches]",
     ),
     click.option(
         "--engine",

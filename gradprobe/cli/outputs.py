@@ -134,6 +134,8 @@ def _show_arms(arms: ArmsComparison, form: str) -> None:
         write(formats.arms_csv(arms))
     else:
         console().print(tables.arms_table(arms))
+        if arms.next_step is not None:
+            write(str(arms.next_step))  # lines as they are, however long: they are to be copied
 
 
 def show(history: GradientHistory, placement: Placement, comparison: Comparison | None, options: Options) -> None:

@@ -150,20 +150,24 @@ def _decide(
 @OUT
 @FAIL_ON
 def compare(target: str, **values: Any) -> None:
-    """Train with and without deep supervision and say whether it helped; or with --arms, which arm to use."""
+    """Train as it is, with the remedy that the diagnosis names and with branches, and say which to use.
+
+    --arms names others. With --policy, or another option of a rule, it trains with and without the branches of
+    that rule alone, and says whether they helped.
+    """
     options = Options(**values)
     with errors_as_sentences():
-        inputs.check_arms_options(options)
+        arms = inputs.arms_to_compare(options)
         with inputs.run_folder(options, target, suffix="-compare") as folder:
             prepared = inputs.prepare_target(target, options)
             if prepared.metric is not None and prepared.held_out is None:
                 raise click.UsageError(
                     f"{target}: a metric needs held-out data: define `held_out` in it, batches as well"
                 )
-            if options.arms is None:
+            if arms is None:
                 _compare(prepared, folder, options)
             else:
-                _compare_arms(prepared, folder, options.arms, options)
+                _compare_arms(prepared, folder, arms, options)
 
 
 def _compare(target: Target, folder: Reserved, options: Options) -> None:
@@ -216,6 +220,8 @@ def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
 
 def _compare_arms(target: Target, folder: Reserved, arms: tuple[str, ...], options: Options) -> None:
     from gradprobe.cli.user_modules import pickle_target_by_value
+    from gradprobe.decide.policies import place
+    from gradprobe.measure.scan import Interrupted
     from gradprobe.prove.compare_arms import compare_arms
     from gradprobe.runs.run import Run
 
@@ -223,19 +229,29 @@ def _compare_arms(target: Target, folder: Reserved, arms: tuple[str, ...], optio
     if engine != "serial":
         pickle_target_by_value()
     started = time.perf_counter()
+    interrupted: Interrupted | None = None
     count = f"{len(arms)} arms, {counted(options.seeds, 'seed')}"
     task = f"comparing {target.name}: {count}, {options.iterations} iterations each"
     with progress_display(options, None, task) as display, prints_to_stderr():
-        result = compare_arms(
-            target.build or target.model,
-            target.batches,
-            target.loss_fn,
-            arms,
-            engine=engine,
-            jobs=options.jobs,
-            **_training_arguments(target, options),
-            on_training=None if display is None else display.part,
-        )
+        try:
+            result = compare_arms(
+                target.build or target.model,
+                target.batches,
+                target.loss_fn,
+                arms,
+                engine=engine,
+                jobs=options.jobs,
+                **_training_arguments(target, options),
+                on_training=None if display is None else display.part,
+            )
+        except Interrupted as error:
+            interrupted = error
+    if interrupted is not None:
+        history = interrupted.history
+        timings = outputs.timings("compare", started, display)
+        outputs.finish(Run(folder.shown, history, place(history), None, timings), folder, options, interrupted)
+        return
+    result = inputs.with_command(result, target.name)
     timings = outputs.timings("compare", started, display)
     run = Run(folder.shown, result.plain, result.placement, None, timings, result)
     outputs.finish_arms(run, result, folder, options)

@@ -24,8 +24,10 @@ _RULES: tuple[Callable[[Reading], Iterator[Finding]], ...] = (
     rate.causes,
 )
 
-REMEDIABLE = frozenset({"signal_collapse", "dead_units", "saturated", "exploding", "symmetry"})
-"""Causes that other initial weights or normalisation may mend."""
+REMEDIABLE = frozenset(
+    {"signal_collapse", "dead_units", "saturated", "exploding", "symmetry", "lr_high", "lr_low"}
+)
+"""Causes that one of `gradprobe.remedies` may mend."""
 
 _LOST = frozenset({"signal_collapse", "dead_units", "saturated", "lr_low"})
 _GROWN = frozenset({"exploding", "lr_high"})

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from gradprobe.decide.policies import ThresholdPolicy
+from gradprobe.decide.rules import ThresholdPolicy
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 

@@ -1,118 +1,20 @@
-"""Deciding where supervision has to be placed: pure functions from a history to a placement. No torch.
-
-The rule of CNDS (Wang et al. 2015, arXiv 1505.02496, section 3) is `ThresholdPolicy`: a layer whose mean
-gradient magnitude stays below 1e-7 has vanished, and one branch goes after the last of them.
-"""
+"""Deciding where supervision has to be placed, by a rule, by what is usual, or after the diagnosis. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from numbers import Real
+from dataclasses import replace
 from typing import Any
 
-from gradprobe.decide.serve_flagged import disagreement, serve_flagged
-from gradprobe.record.history import AGGREGATES, GradientHistory
+from gradprobe.decide.auto import AutoPolicy as AutoPolicy
+from gradprobe.decide.rules import EveryLayerPolicy as EveryLayerPolicy
+from gradprobe.decide.rules import Policy as Policy
+from gradprobe.decide.rules import RelativePolicy as RelativePolicy
+from gradprobe.decide.rules import ThresholdPolicy as ThresholdPolicy
+from gradprobe.decide.serve_flagged import disagreement
+from gradprobe.decide.usual import BranchesPolicy as BranchesPolicy
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
-
-Policy = Callable[[GradientHistory], Placement]
-
-
-@dataclass(frozen=True)
-class ThresholdPolicy:
-    """CNDS' rule: flag the layers below an absolute threshold; one branch for each contiguous run of them.
-
-    The absolute magnitude scales with 1/batch size for a mean loss, and with any loss scale: read it together
-    with the history's conditions.
-
-    Args:
-        threshold: Magnitude below which a layer counts as vanished.
-        of: The quantity: ``"output"`` reproduces the paper, ``"weight"`` does not.
-        aggregate: How the iterations become one number; see `GradientHistory.aggregate`.
-    """
-
-    threshold: float = CNDS_THRESHOLD
-    of: str = "output"
-    aggregate: str = "median"
-
-    def __post_init__(self) -> None:
-        _check_number("threshold", self.threshold, self.aggregate)
-
-    def __str__(self) -> str:
-        return f"{label(self.of)} below {short(self.threshold)}, {self.aggregate} over the iterations"
-
-    def __call__(self, history: GradientHistory) -> Placement:
-        """Decide."""
-        magnitudes = history.aggregate(self.of, self.aggregate)
-        empty = Placement(
-            str(self), (), (), "", of=self.of, threshold=self.threshold, rule="threshold", **history.output
-        )
-        return serve_flagged(empty, history, magnitudes, magnitudes < self.threshold)
-
-
-@dataclass(frozen=True)
-class RelativePolicy:
-    """A scale-free rule: flag the layers below a fraction of the largest magnitude of all layers.
-
-    It does not change with the scale of the loss, with a sum in place of a mean, or with the batch size.
-
-    Args:
-        ratio: Fraction of the largest magnitude below which a layer is flagged.
-        of: The quantity.
-        aggregate: How the iterations become one number; see `GradientHistory.aggregate`.
-    """
-
-    ratio: float = 1e-4
-    of: str = "output"
-    aggregate: str = "median"
-
-    def __post_init__(self) -> None:
-        _check_number("ratio", self.ratio, self.aggregate)
-
-    def __str__(self) -> str:
-        return f"{label(self.of)} below {short(self.ratio)} of the largest, {self.aggregate} over the iterations"
-
-    def __call__(self, history: GradientHistory) -> Placement:
-        """Decide."""
-        magnitudes = history.aggregate(self.of, self.aggregate)
-        finite = magnitudes[magnitudes < float("inf")]
-        largest = float(finite.max()) if len(finite) else 0.0
-        # where every gradient is exactly zero there is no largest one to compare with: all layers are flagged
-        low = magnitudes < self.ratio * largest if largest else magnitudes == 0
-        threshold = self.ratio * largest or None
-        empty = Placement(
-            str(self), (), (), "", of=self.of, threshold=threshold, rule="relative", **history.output
-        )
-        return serve_flagged(empty, history, magnitudes, low)
-
-
-@dataclass(frozen=True)
-class EveryLayerPolicy:
-    """A branch at every supervision point, whatever the gradients: Deeply-Supervised Nets (Lee et al. 2015).
-
-    `gradprobe.CompanionObjective` is the loss that goes with it (arXiv 1409.5185).
-
-    Example:
-        >>> from gradprobe.record.history import Layer, tidy
-        >>> from gradprobe.record.points import Point
-        >>> layers = tuple(Layer(name, depth, "Conv2d", 9) for depth, name in enumerate(["a", "b", "c"]))
-        >>> points = (Point("a", (8, 4, 5, 5), 0, ("a",)), Point("b", (8, 4, 5, 5), 1, ("b",)))
-        >>> placement = EveryLayerPolicy()(GradientHistory(tidy([]), {}, layers, points, (8, 2)))
-        >>> placement.flagged, [point.name for point in placement.points]
-        ((), ['a', 'b'])
-    """
-
-    def __str__(self) -> str:
-        return "every supervision point"
-
-    def __call__(self, history: GradientHistory) -> Placement:
-        """Decide."""
-        points = tuple(history.points)
-        why = "Every supervision point gets a branch; no layer was looked at."
-        reason = why if points else "The network has no supervision point."
-        return Placement(str(self), (), points, reason, rule="every", **history.output)
-
 
 # "cnds" is what the arms of a comparison call the rule of 1e-7
 POLICIES: dict[str, Callable[..., Policy]] = {
@@ -120,7 +22,10 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "cnds": ThresholdPolicy,
     "relative": RelativePolicy,
     "every": EveryLayerPolicy,
+    "branches": BranchesPolicy,
+    "auto": AutoPolicy,
 }
+_WITHOUT_LIMIT = ("every", "branches", "auto")  # these look at no magnitude
 
 
 def named_policy(
@@ -145,8 +50,8 @@ def named_policy(
     """
     if name not in POLICIES:
         raise ValueError(f"no policy is called {name!r}; policies are {', '.join(POLICIES)}")
-    if name == "every":
-        return EveryLayerPolicy()
+    if name in _WITHOUT_LIMIT:
+        return POLICIES[name]()
     limit = () if threshold is None else (threshold,)
     return POLICIES[name](*limit, of=of, aggregate=aggregate)
 
@@ -157,8 +62,8 @@ def place(history: GradientHistory, policy: Policy | str | None = None) -> Place
     Args:
         history: The record of a probe.
         policy: Any function from a history to a placement, or the name of a policy (``"threshold"``,
-            ``"relative"``, ``"every"``); CNDS' rule by default. The relative rule is applied as well where this is
-            an absolute one, and `Placement.disagreement` says where they differ.
+            ``"relative"``, ``"every"``, ``"branches"``, ``"auto"``); CNDS' rule by default. The relative rule is
+            applied as well where this is an absolute one, and `Placement.disagreement` says where they differ.
 
     Raises:
         TypeError: If it is not given a history, or a policy's class in place of a policy.
@@ -208,12 +113,3 @@ def as_policy(policy: Any) -> Policy:
         "expected policy to be a function from a history to a placement, or the name of one "
         f"({', '.join(POLICIES)}), got {got}: give {instead}"
     )
-
-
-def _check_number(name: str, value: Any, aggregate: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"expected a {name} above 0 as a number, got {value!r}: write a number, such as 1e-7")
-    if not 0 < float(value) < float("inf"):
-        raise ValueError(f"expected a {name} above 0 and finite, got {value!r}")
-    if aggregate not in AGGREGATES:
-        raise ValueError(f"expected an aggregation out of {list(AGGREGATES)}, got {aggregate!r}")

@@ -19,9 +19,8 @@ from gradprobe.insert.branches import BranchFactory
 from gradprobe.insert.loss import BranchLoss
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
-from gradprobe.measure.scan import Interrupted
+from gradprobe.measure.scan import Interrupted, with_conditions
 from gradprobe.network.losses import LossFunction
-from gradprobe.prove import remedies
 from gradprobe.prove.engines import Engine, open_engine
 from gradprobe.prove.held_out.measure import HeldOut, MetricFunction
 from gradprobe.prove.jobs import Job, JobResult
@@ -32,12 +31,24 @@ from gradprobe.prove.training import Change, Trained, held_out_facts, train_once
 from gradprobe.prove.trials import decide_by_trials
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.verdict.arm import NONE, POLICY_ARMS, REMEDIES, Arm, chosen_arms
+from gradprobe.verdict.arm import (
+    AUTO,
+    BRANCHES,
+    DEFAULT_ARMS,
+    DIAGNOSIS,
+    NONE,
+    POLICY_ARMS,
+    REMEDIES,
+    Arm,
+    chosen_arms,
+)
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import learning_frame
 from gradprobe.verdict.metric import ACCURACY
 
-TRAIN_TO_DECIDE = ("repeated", "auto")  # the other policies need the record alone
+TRAIN_TO_DECIDE = ("repeated", AUTO)  # the other policies need the record alone
+_POLICY_OF = {DIAGNOSIS: AUTO}  # by the record alone
+BY_DIAGNOSIS = (DIAGNOSIS, AUTO)  # what these decide is an arm of its own, and has its name
 OnTraining = Callable[[str, int, int], None]
 ArmAndSeed = tuple[str, int]
 Key = TypeVar("Key")
@@ -47,7 +58,7 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
     model: ModelSource,
     batches: Source,
     loss_fn: LossFunction,
-    arms: Iterable[str] = (NONE, "cnds", "auto", "kaiming", "lsuv"),
+    arms: Iterable[str] = DEFAULT_ARMS,
     *,
     iterations: int = 300,
     window: int = 50,
@@ -72,9 +83,11 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
 
     Args:
         batches: See `gradprobe.scan`. Another process can be sent a list, a loader or a function.
-        arms: ``"none"`` (always there); the policies ``"cnds"`` (1e-7), ``"repeated"`` (again with the branches in
-            place), ``"relative"``, ``"every"`` (a branch at every point), ``"auto"`` (`gradprobe.place_by_trials`,
-            and the remedy that it advises); the remedies ``"kaiming"``, ``"lsuv"``, ``"normalised"``.
+        arms: ``"none"`` (always there); ``"diagnosis"`` (the remedy that the diagnosis names) and ``"auto"``
+            (`gradprobe.place_by_trials`): what these decide is an arm with a name of its own; the policies
+            ``"branches"`` (where they are usual), ``"cnds"`` (1e-7), ``"repeated"`` (again with the branches in
+            place), ``"relative"``, ``"every"`` (a branch at every point); and the remedies, by their names in
+            `gradprobe.remedies`.
         engine: ``"serial"``: one training after the other, here. ``"processes"``: several at a time, each in a
             process of its own. ``"ray"``: on the Ray cluster that is running, or that of ``RAY_ADDRESS``.
         jobs: How many at a time: one for each core by default, on Ray as many as the cluster takes.
@@ -86,6 +99,7 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
         RuntimeError: If no training of the network as it is ended well, so that there is nothing to compare to.
         ImportError: If what the engine needs is not installed; the message has the install line.
         ConnectionError: If no Ray cluster is running.
+        Interrupted: Ctrl-C; carries the gradients of the network as it is, as far as they were recorded.
 
     Example:
         >>> net, batches = nn.Linear(4, 2), [(torch.randn(16, 4), torch.randint(2, (16,)))]
@@ -98,11 +112,8 @@ def compare_arms(  # noqa: D417, the others are those of `compare`
     measured, factory = HeldOut.checked(held_out, metric, loss_fn), as_factory(optimizer, model, loss_fn)
     plan = Plan.checked(batches, loss_fn, lengths, joint, factory, measured, conditions)
     gpus = float(any(parameter.is_cuda for parameter in build(model, seeds[0]).parameters()))
-    try:
-        with open_engine(engine, jobs, gpus) as running:
-            return _compared(plan, model, names, _Runner(running, on_training))
-    except Interrupted:  # it carries the record of one training, which is not what the caller waits for
-        raise KeyboardInterrupt from None
+    with open_engine(engine, jobs, gpus) as running:
+        return _compared(plan, model, names, _Runner(running, on_training))
 
 
 class _Runner:
@@ -137,16 +148,19 @@ class _Decided(NamedTuple):
 
 def _compared(plan: Plan, model: ModelSource, names: Sequence[str], runner: _Runner) -> ArmsComparison:
     seeds = plan.trainings.seeds
-    # as if no two arms did the same; the trainings of those that do are subtracted below
+    # as if no two arms did the same; the trainings of those that do are subtracted later
     runner.total = len(names) * len(seeds) + sum(name in TRAIN_TO_DECIDE for name in names)
-    known = [Arm(name, remedy=name if name in REMEDIES else None) for name in names if name not in POLICY_ARMS]
-    results = runner.run("training", _trainings(plan, model, known), _describe)
+    results = runner.run("training", _trainings(plan, model, [Arm(NONE)]), _describe)
     seed, plain = _first_plain(results, seeds)
-    decisions = _decisions(plan, model, names, plain.history, seed, runner)
-    arms = _mark_alike([*known, *(_decided_arm(name, result) for name, result in decisions.items())])
-    new = [arm for arm in arms if arm not in known and arm.placement is not None and arm.like is None]
-    runner.total -= (len(arms) - len(known) - len(new)) * len(seeds)
-    results |= runner.run("training", _trainings(plan, model, new), _describe)
+    try:
+        decisions = _decisions(plan, model, names, plain.history, seed, runner)
+        arms = _mark_alike([arm for name in names for arm in _arms_of(name, names, decisions)])
+        new = [arm for arm in arms if arm.name != NONE and arm.like is None and not arm.failed]
+        runner.total += (1 + len(new) - len(names)) * len(seeds)
+        results |= runner.run("training", _trainings(plan, model, new, plain.history), _describe)
+    except KeyboardInterrupt:
+        stopped = "interrupted while other arms were trained"
+        raise Interrupted(with_conditions(plain.history, complete=False, stopped=stopped)) from None
     trained = {key: result.value.trained for key, result in results.items() if result.failure is None}
     facts = {
         **held_out_facts({seed: one for (name, seed), one in trained.items() if name == NONE}),
@@ -155,7 +169,7 @@ def _compared(plan: Plan, model: ModelSource, names: Sequence[str], runner: _Run
     }
     return ArmsComparison(
         plain.history,
-        tuple(_with_costs(arm, results) for arm in sorted(arms, key=lambda arm: names.index(arm.name))),
+        tuple(_with_costs(arm, results) for arm in arms),
         learning_frame(
             [row for (name, seed), one in trained.items() for row in one.rows(seed, name)],
             ACCURACY if plain.start is None else plain.start.metric,
@@ -164,19 +178,22 @@ def _compared(plan: Plan, model: ModelSource, names: Sequence[str], runner: _Run
     )
 
 
-def _trainings(plan: Plan, model: ModelSource, arms: Iterable[Arm]) -> dict[ArmAndSeed, Job]:
-    seeds = plan.trainings.seeds
-    return {(arm.name, seed): partial(_train, plan, model, seed, _change(arm)) for arm in arms for seed in seeds}
+def _trainings(
+    plan: Plan, model: ModelSource, arms: Iterable[Arm], history: GradientHistory | None = None
+) -> dict[ArmAndSeed, Job]:
+    changes = {
+        arm.name: Change.by_name(arm.remedy, arm.placement if arm.points else None, history) for arm in arms
+    }
+    return {
+        (name, seed): partial(_train, plan, model, seed, change)
+        for name, change in changes.items()
+        for seed in plan.trainings.seeds
+    }
 
 
 def _describe(training: ArmAndSeed) -> str:
     name, seed = training
     return f"{name}, seed {seed}"
-
-
-def _change(arm: Arm) -> Change:
-    remedy = None if arm.remedy is None else remedies.REMEDIES[arm.remedy]
-    return Change(remedy, arm.placement if arm.points else None)
 
 
 def _train(plan: Plan, model: ModelSource, seed: int, change: Change) -> _Timed:
@@ -192,7 +209,7 @@ def _decisions(
     """What each policy decides: from the record of the network as it is, or by training a little."""
     policies = [name for name in names if name in POLICY_ARMS]
     placed = {
-        name: JobResult(_Decided(place(history, named_policy(name)), windows=0.0))
+        name: JobResult(_Decided(place(history, named_policy(_POLICY_OF.get(name, name))), windows=0.0))
         for name in policies
         if name not in TRAIN_TO_DECIDE
     }
@@ -212,7 +229,7 @@ def _decide(plan: Plan, model: ModelSource, name: str, history: GradientHistory,
 
     with _one_thread(), plan.batches.rewound():
         network = build(model, seed)
-        if name == "auto":
+        if name == AUTO:
             placement = decide_by_trials(plan, network, seed, history, on_iteration=count)
         else:
             placement = decide_repeatedly(replace(plan, on_iteration=count), network, seed, history)
@@ -240,6 +257,31 @@ def _first_plain(results: Mapping[ArmAndSeed, JobResult], seeds: Sequence[int]) 
     raise RuntimeError(f"no training of the network as it is ended well, so there is nothing to compare to: {why}")
 
 
+def _arms_of(name: str, names: Sequence[str], decisions: Mapping[str, JobResult]) -> Iterator[Arm]:
+    """The arm of a name; for what decides after the diagnosis the arm that it decided on, by that one's name.
+
+    So a comparison says which remedy to use, and never "use auto".
+    """
+    if name not in decisions:
+        yield Arm(name, remedy=name if name in REMEDIES else None)
+        return
+    decided = _decided_arm(name, decisions[name])
+    called = decided.remedy or (BRANCHES if decided.points else None)
+    is_new = name in BY_DIAGNOSIS and called is not None and called not in names
+    if is_new and not (name == AUTO and _decides(DIAGNOSIS, called, decisions)):
+        yield Arm(str(called), None if decided.remedy else decided.placement, decided.remedy)
+    if not is_new or name == AUTO:  # what a decision by trials cost is told
+        yield decided
+
+
+def _decides(name: str, called: str | None, decisions: Mapping[str, JobResult]) -> bool:
+    """Whether a policy is asked too, and decides on the same arm."""
+    if name not in decisions or decisions[name].failure is not None:
+        return False
+    placement = decisions[name].value.placement
+    return called == (placement.remedy or (BRANCHES if placement.points else None))
+
+
 def _decided_arm(name: str, result: JobResult) -> Arm:
     if result.failure is not None:
         return Arm(name, failed={"deciding": result.failure})
@@ -248,17 +290,21 @@ def _decided_arm(name: str, result: JobResult) -> Arm:
 
 
 def _mark_alike(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms; one that does the same as an earlier one has the name of that one in `Arm.like`."""
+    """The arms; one that does the same as another has the name of that one in `Arm.like`.
+
+    That other one is an arm that says what it does, if there is one, else the first.
+    """
     first: dict[Any, str] = {}
-    marked = []
-    for arm in arms:
-        if "deciding" in arm.failed:
-            marked.append(arm)
-            continue
-        change = arm.remedy, tuple(point.name for point in arm.points)
-        marked.append(replace(arm, like=first.get(change)))
-        first.setdefault(change, arm.name)
-    return marked
+    for arm in sorted(arms, key=lambda arm: arm.name in BY_DIAGNOSIS):
+        first.setdefault(_change_of(arm), arm.name)
+    return [
+        arm if arm.failed or first[_change_of(arm)] == arm.name else replace(arm, like=first[_change_of(arm)])
+        for arm in arms
+    ]
+
+
+def _change_of(arm: Arm) -> Any:
+    return arm.name if arm.failed else (arm.remedy, tuple(point.name for point in arm.points))
 
 
 def _with_costs(arm: Arm, results: Mapping[ArmAndSeed, JobResult]) -> Arm:

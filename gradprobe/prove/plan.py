@@ -61,9 +61,13 @@ class Supervision:
         own = ", ".join(loss_name(each) for each in losses if each is not None)
         return {"branch": kind, "branch_loss": own} if own else {"branch": kind}
 
-    def criterion(self, loss_fn: LossFunction, total: int = EPOCHS) -> DeepSupervisionLoss:
-        """The joint loss of one training."""
-        return DeepSupervisionLoss(loss_fn, self.weight, self.schedule, total, branch_loss=self.branch_loss)
+    def criterion(
+        self, loss_fn: LossFunction, weights: str | None = None, total: int = EPOCHS
+    ) -> DeepSupervisionLoss:
+        """The joint loss of one training; the weights of its branches are equal unless a placement has others."""
+        return DeepSupervisionLoss(
+            loss_fn, self.weight, self.schedule, total, weights=weights or "equal", branch_loss=self.branch_loss
+        )
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,9 @@ class Plan:
             on_iteration,
         )
 
-    def criterion(self) -> DeepSupervisionLoss:
-        """The joint loss of one training."""
-        return self.supervision.criterion(self.loss_fn)
+    def criterion(self, weights: str | None = None) -> DeepSupervisionLoss:
+        """The joint loss of one training; see `Supervision.criterion`."""
+        return self.supervision.criterion(self.loss_fn, weights)
 
     @property
     def losses(self) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from gradprobe.measure.scan import Interrupted, TrainingProgress, as_floats, wit
 from gradprobe.network.preserve import seed_everything
 from gradprobe.prove.held_out.measure import HeldOut, Measured
 from gradprobe.prove.plan import EPOCHS, Plan
-from gradprobe.prove.remedies import Remedy, apply
+from gradprobe.prove.remedies import REMEDIES, STEP_REMEDIES, Remedy, StepRemedy, apply
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
@@ -29,10 +29,31 @@ CHECKPOINTS = 10  # how many times in a training the metric is measured on held-
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to a network before it trains: nothing, a remedy, or branches."""
+    """What is done before a training: nothing, a remedy for the network or its optimizer, or branches.
+
+    Attributes:
+        remedy: Changes the network.
+        placement: Where branches go.
+        step_remedy: Changes the optimizer.
+        history: What a change of the optimizer goes by.
+    """
 
     remedy: Remedy | None = None
     placement: Placement | None = None
+    step_remedy: StepRemedy | None = None
+    history: GradientHistory | None = None
+
+    @classmethod
+    def by_name(cls, remedy: str | None, placement: Placement | None, history: GradientHistory | None) -> Change:
+        """A change from the name of a remedy, which may be of either kind, or of none.
+
+        Example:
+            >>> Change.by_name("clipping", None, None).step_remedy.__name__
+            'clipping'
+        """
+        if remedy in STEP_REMEDIES:
+            return cls(None, placement, STEP_REMEDIES[remedy], history)
+        return cls(None if remedy is None else REMEDIES[remedy], placement)
 
 
 UNCHANGED = Change()
@@ -129,8 +150,11 @@ def prepared(plan: Plan, model: nn.Module, seed: int, change: Change = UNCHANGED
         net = model
         if change.placement is not None:
             net = supervise(model, change.placement, branch=plan.supervision.branch)
-        criterion = plan.criterion()
-        yield Training(plan, model, net, make_optimizer(plan.optimizer, net), criterion, seed)
+        optimizer = make_optimizer(plan.optimizer, net)
+        if change.step_remedy is not None:
+            change.step_remedy(optimizer, change.history)
+        criterion = plan.criterion(None if change.placement is None else change.placement.weights)
+        yield Training(plan, model, net, optimizer, criterion, seed)
 
 
 def train_once(

@@ -1,17 +1,20 @@
-"""Deciding by trying: a few short trainings of what could be done, from the same weights and on the same batches.
+"""Deciding by trying what the evidence leaves open: short trainings from the same weights and on the same batches.
 
-A history says how small a gradient is, but not whether a branch would then help (`benchmarks/placement`). The loss
-of the main output says so, after some windows: the trials are compared by it, and by nothing else.
+The record of one window says what is wrong, and which remedies may mend it (`gradprobe.decide.auto`), but not
+always which does best. The loss of the main output says so after a window: trials are compared by that alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from gradprobe.decide.auto import AutoPolicy, only_gradient_lost, open_remedies
+from gradprobe.decide.diagnosis import Diagnosis, diagnose
+from gradprobe.decide.usual import along_chain
 from gradprobe.insert.branches import BranchFactory
 from gradprobe.insert.loss import BranchLoss
 from gradprobe.measure.batches import Batches, Source
@@ -20,20 +23,20 @@ from gradprobe.measure.scan import Interrupted, as_floats, scan
 from gradprobe.network.checks import check_trainable
 from gradprobe.network.losses import LossFunction, check_loss_fn
 from gradprobe.prove.plan import Plan, Supervision, Trainings
-from gradprobe.prove.remedies import Remedy, lsuv, normalised
-from gradprobe.prove.training import Change, prepared
+from gradprobe.prove.remedies import Remedy
+from gradprobe.prove.training import UNCHANGED, Change, prepared
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
+from gradprobe.record.remedies import REMEDIES
 from gradprobe.verdict.judge import standard_error
 
 NAME = "auto, by short trials"
-NO_BRANCH, LAST, SECOND = "no branch", "the last point", "every second point"  # names of trials
-BUDGET = 10  # windows
+NO_BRANCH, MEASURED, SECOND = "no branch", "points by the gradient", "every second point"  # names of trials
+BUDGET = 10  # windows, where nothing but branches may be tried
 COMPARED = 20  # iterations at the end of a trial whose losses are compared, pair by pair
 CLEAR = 3.0  # standard errors of the mean difference
 WORTH = 0.02  # and this fraction of the other's loss
-TRIED: Mapping[str, Remedy] = {"lsuv": lsuv, "normalised": normalised}
 
 OnTrial = Callable[[str, int, int], None]
 
@@ -84,7 +87,7 @@ def place_by_trials(
     loss_fn: LossFunction,
     iterations: int = 50,
     *,
-    remedies: Mapping[str, Remedy] = TRIED,
+    remedies: Mapping[str, Remedy] | None = None,
     branch: str | BranchFactory = "auto",
     weight: float = 0.3,
     optimizer: OptimizerFactory | None = None,
@@ -93,32 +96,33 @@ def place_by_trials(
     on_iteration: OnTrial | None = None,
     branch_loss: BranchLoss = None,
 ) -> Placement:
-    """Decide by short trainings, at the cost of at most ten windows: the policy ``auto``.
+    """Decide after the diagnosis, and by short trainings where it leaves something open: the policy ``auto``.
 
-    The network is trained as it is, and for one window each with other initial weights and with normalisation:
-    where the loss is clearly lower with one of these, that is the advice (`Placement.remedy`), and no branch is
-    placed. Otherwise a branch at the last point, and branches at every second one, are tried for as long as the
-    budget allows, and placed if the loss of the main output is then clearly lower. In the first hundred iterations
-    branches may distract more than they help.
+    One window is measured. Where nothing is wrong, or the cause is in the script, that is all. Where one remedy
+    mends the cause, that is the advice (`Placement.remedy`). Where several may, each is tried for a window, and so
+    are branches if the signal arrives and the gradient alone does not; the one with the lowest loss of the main
+    output is the advice, if that is clearly lower than without.
 
     Args:
         model: Any module; bit-identical afterwards.
         batches: See `gradprobe.scan`.
         loss_fn: See `gradprobe.scan`.
         iterations: One window.
-        remedies: What else to try, by name; nothing (``{}``) where the network and its weights are given.
+        remedies: What to try, by name, in place of what the diagnosis leaves open. With none (``{}``), where the
+            network and its weights are given, branches are tried if something is wrong, within ten windows: in the
+            first hundred iterations they may distract more than they help.
         branch: See `gradprobe.supervise`.
         weight: Weight of the branches' losses, constant.
         optimizer: See `gradprobe.scan`.
         seed: Seeds each trial alike.
-        history: The record without branches, if it was taken already.
+        history: The record of the window, if it was taken already.
         on_iteration: Called with the name of a trial, the iterations done and their total.
         branch_loss: Of the branches, see `gradprobe.DeepSupervisionLoss`.
 
     Raises:
         TypeError: As `gradprobe.scan`.
         ValueError: As `gradprobe.scan`.
-        Interrupted: Ctrl-C; carries the record without branches.
+        Interrupted: Ctrl-C; carries the record of the window.
 
     Example:
         >>> import torch
@@ -130,10 +134,19 @@ def place_by_trials(
     check_trainable(model)
     check_loss_fn(loss_fn)
     source, trainings = Batches(batches), Trainings(iterations, iterations, (seed,))
-    with source.rewound():
-        first = history or scan(model, source.once, loss_fn, 1, optimizer=optimizer, seed=seed)
+    if history is None or not _losses(history):
+        with source.rewound():
+            history = scan(
+                model,
+                source.once,
+                loss_fn,
+                iterations,
+                optimizer=optimizer,
+                seed=seed,
+                on_iteration=on_iteration and (lambda one: on_iteration(NO_BRANCH, one.done, one.total)),
+            )
     plan = Plan(source, loss_fn, trainings, Supervision(branch, weight, branch_loss=branch_loss), optimizer)
-    return decide_by_trials(plan, model, seed, first, remedies, on_iteration)
+    return decide_by_trials(plan, model, seed, history, remedies, on_iteration)
 
 
 def decide_by_trials(
@@ -141,14 +154,16 @@ def decide_by_trials(
     model: nn.Module,
     seed: int,
     history: GradientHistory,
-    remedies: Mapping[str, Remedy] = TRIED,
+    remedies: Mapping[str, Remedy] | None = None,
     on_iteration: OnTrial | None = None,
 ) -> Placement:
     """What `place_by_trials` decides, from the record without branches and windows as the plan has them."""
     constant = replace(plan.supervision, schedule="constant")
-    trials = _Trials(replace(plan, supervision=constant), model, seed, history, on_iteration)
+    trials = _Trials(replace(plan, supervision=constant), model, seed, history, diagnose(history), on_iteration)
     try:
-        return _decide(trials, trial_lengths(plan.trainings.window, remedies), remedies)
+        if remedies is None:
+            return _decide(trials)
+        return _best_of(trials, {name: Change(one) for name, one in remedies.items()} or None)
     except KeyboardInterrupt:
         raise Interrupted(history) from None
 
@@ -161,51 +176,81 @@ class _Trials:
     model: nn.Module
     seed: int
     history: GradientHistory
+    diagnosis: Diagnosis
     on_iteration: OnTrial | None
 
-    def run(
-        self, name: str, iterations: int, points: tuple[Point, ...] = (), remedy: Remedy | None = None
-    ) -> Trial:
-        """Train for some iterations with branches at these points, or after this remedy."""
-        placement = Placement(name, (), points, "", **self.history.output) if points else None
+    @property
+    def measured(self) -> Trial:
+        """The window that was measured, as a trial."""
+        return Trial(NO_BRANCH, (), tuple(_losses(self.history)))
+
+    def run(self, name: str, change: Change, iterations: int) -> Trial:
+        """Train for some iterations after a change."""
         plan = replace(self.plan, trainings=replace(self.plan.trainings, iterations=iterations))
         losses: list[Tensor] = []
-        with prepared(plan, self.model, self.seed, Change(remedy, placement)) as training:
+        with prepared(plan, self.model, self.seed, change) as training:
             for step in training.steps():
                 losses.append(step.main)
                 if self.on_iteration:
                     self.on_iteration(name, step.iteration + 1, iterations)
-        return Trial(name, points, tuple(as_floats(losses)))
+        return Trial(name, change.placement.points if change.placement else (), tuple(as_floats(losses)))
+
+    def attempt(self, name: str, change: Change, iterations: int) -> Trial | None:
+        """The same; None if the network cannot be trained after the change, as an unusual layout may refuse it."""
+        try:
+            return self.run(name, change, iterations)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return None
+
+    def branches(self, name: str, points: Sequence[Point]) -> Change:
+        """A change that puts branches at these points."""
+        return Change(placement=Placement(name, (), tuple(points), "", **self.history.output))
 
 
-def trial_lengths(window: int, remedies: Iterable[str] = TRIED) -> dict[str, int]:
-    """How many iterations each trial has: a window for each remedy, the rest of the budget for the others.
-
-    Example:
-        >>> trial_lengths(50)
-        {'no branch': 133, 'lsuv': 50, 'normalised': 50, 'the last point': 133, 'every second point': 133}
-    """
-    windows = dict.fromkeys(remedies, window)
-    rest = (BUDGET * window - sum(windows.values())) // 3
-    return {NO_BRANCH: rest, **windows, LAST: rest, SECOND: rest}
+def _losses(history: GradientHistory) -> list[float]:
+    """The loss of each iteration of a window; infinite where it was not finite."""
+    return [math.inf if loss is None else loss for loss in history.conditions.get("losses") or ()]
 
 
-def _decide(trials: _Trials, lengths: Mapping[str, int], remedies: Mapping[str, Remedy]) -> Placement:
-    plain = trials.run(NO_BRANCH, lengths[NO_BRANCH])
-    changed = [trials.run(name, lengths[name], remedy=remedy) for name, remedy in remedies.items()]
-    best = min(changed, key=lambda trial: trial.end(), default=plain)
-    if best.beats(plain):
-        return _placement(trials.history, _advice(best, plain), remedy=best.name)
-    points = tuple(trials.history.points)
+def _decide(trials: _Trials) -> Placement:
+    """By the record; and by trials between remedies, and branches, if it leaves several open."""
+    history, diagnosis = trials.history, trials.diagnosis
+    names = open_remedies(history, diagnosis)
+    changes = {name: Change.by_name(name, None, history) for name in names}
+    if names and only_gradient_lost(history, diagnosis) and (points := along_chain(history)[0]):
+        changes[MEASURED] = trials.branches(MEASURED, points)
+    if len(changes) < 2:
+        return AutoPolicy()(history)
+    return _best_of(trials, changes)
+
+
+def _best_of(trials: _Trials, changes: Mapping[str, Change] | None) -> Placement:
+    """The change after which the loss ends lowest, if it is clearly lower than without any; None for branches."""
+    if changes is None:
+        return _best_branches(trials)
+    plain, window = trials.measured, trials.plan.trainings.window
+    tried = [trial for name, change in changes.items() if (trial := trials.attempt(name, change, window))]
+    if not tried:
+        return _placement(trials, f"{trials.diagnosis.sentence} No remedy can be applied to this network.")
+    return _decided(trials, plain, tried)
+
+
+def _best_branches(trials: _Trials) -> Placement:
+    """The best set of points, where nothing but branches may be tried: within the budget of ten windows."""
+    history = trials.history
+    points = tuple(history.points)
     if not points:
-        return _placement(trials.history, "The network has no supervision point.")
-    sets = {LAST: points[-1:], SECOND: _every_second(points)}
-    if len(points) < 3:  # every second point would be the last one
-        del sets[SECOND]
-    branched = [trials.run(name, lengths[name], tried) for name, tried in sets.items()]
-    best = min(branched, key=lambda trial: trial.end())
-    chosen = best.points if best.beats(plain) else ()
-    return _placement(trials.history, _reason(bool(chosen), branched, plain, changed), chosen)
+        return _placement(trials, "The network has no supervision point.")
+    if trials.diagnosis.verdict == "healthy":
+        return _placement(trials, f"None needed. {trials.diagnosis.sentence}")
+    sets = {MEASURED: along_chain(history)[0] or points[-1:], SECOND: _every_second(points)}
+    if sets[MEASURED] == sets[SECOND]:
+        del sets[MEASURED]
+    length = (BUDGET - 1) * trials.plan.trainings.window // (1 + len(sets))
+    plain = trials.run(NO_BRANCH, UNCHANGED, length)
+    return _decided(
+        trials, plain, [trials.run(name, trials.branches(name, one), length) for name, one in sets.items()]
+    )
 
 
 def _every_second(points: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -214,37 +259,37 @@ def _every_second(points: tuple[Point, ...]) -> tuple[Point, ...]:
     return backwards[::-1]
 
 
-def _placement(
-    history: GradientHistory, reason: str, points: tuple[Point, ...] = (), remedy: str | None = None
-) -> Placement:
-    return Placement(NAME, (), points, reason, remedy=remedy, rule="trials", **history.output)
+def _decided(trials: _Trials, plain: Trial, tried: Sequence[Trial]) -> Placement:
+    """The placement for the best trial, or for none."""
+    best = min(tried, key=Trial.end)
+    helped = best.beats(plain)
+    reason = _reason(trials.diagnosis, plain, tried, best if helped else None)
+    if not helped:
+        return _placement(trials, reason)
+    remedy = None if best.points else best.name
+    return replace(_placement(trials, reason), points=best.points, remedy=remedy)
 
 
-def _advice(better: Trial, plain: Trial) -> str:
-    count = len(better.losses)
-    return (
-        f"Change the network before anything is placed: after {count} iterations the loss of the main output is "
-        f"{better.end():.3g} with gradprobe.remedies.{better.name} and {plain.end(count):.3g} as it is."
-    )
+def _placement(trials: _Trials, reason: str) -> Placement:
+    return Placement(NAME, (), (), reason, rule="trials", **trials.history.output)
 
 
-def _reason(helped: bool, branched: Sequence[Trial], plain: Trial, changed: Sequence[Trial]) -> str:
-    """Why branches are placed, or not, in the losses that the trials came to."""
-    learnt = any(trial.learnt for trial in (plain, *branched, *changed))
-    if helped:
-        head = "Branches help"
-    elif learnt:
-        head = "None needed, or none would help"
-    else:
-        head = "Nothing that was tried learnt, so this cannot tell"
-    numbers = ", ".join(f"{trial.end():.3g} with branches at {trial.name}" for trial in branched)
-    sentences = [
-        f"{head}: after {len(plain.losses)} iterations the loss of the main output is {plain.end():.3g} without, "
-        f"{numbers}."
-    ]
-    if changed:
-        names = " or ".join(trial.name for trial in changed)
-        sentences.append(f"{names}, each for one window, was not clearly better either.")
-    if not learnt:
-        sentences.append("Give it more iterations.")
-    return " ".join(sentences)
+def _reason(diagnosis: Diagnosis, plain: Trial, tried: Sequence[Trial], best: Trial | None) -> str:
+    """Why a remedy is advised, or branches are placed, or neither, in the losses that the trials came to."""
+    count = len(tried[0].losses)
+    numbers = ", ".join(f"{trial.end():.3g} with {_named(trial)}" for trial in tried)
+    losses = f"after {count} iterations the loss of the main output is {plain.end(count):.3g} as it is, {numbers}."
+    said = "" if diagnosis.verdict == "healthy" else f"{diagnosis.sentence} "
+    if best is not None and best.points:
+        return f"{said}Branches help: {losses}"
+    if best is not None:
+        return f"{said}Change the network before anything is placed: {losses}"
+    if any(trial.learnt for trial in (plain, *tried)):
+        return f"{said}None needed, or none would help: {losses}"
+    return f"{said}Nothing that was tried learnt, so this cannot tell: {losses} Give it more iterations."
+
+
+def _named(trial: Trial) -> str:
+    if trial.points:
+        return f"branches at {trial.name}"
+    return f"{REMEDIES[trial.name].change} ({trial.name})" if trial.name in REMEDIES else trial.name

@@ -43,7 +43,8 @@ class Placement:
         head: Name of the layer that makes the output, which branches can share.
         activation: The activation that makes the output (sigmoid, softmax, ...), if any; branches get it as well.
         rule: The code of what decided: a key of `gradprobe.decide.policies.POLICIES`, ``"trials"``, or None.
-        remedy: What to do before anything is placed, by its name in `gradprobe.remedies.REMEDIES`, or None.
+        remedy: What to do before anything is placed, by its name in `gradprobe.remedies`, or None.
+        weights: Of the branches, as `gradprobe.DeepSupervisionLoss` takes them, where they are not equal.
 
     Example:
         >>> print(Placement("by hand", (), (), "none needed", {}, None, (8, 10)))
@@ -65,6 +66,7 @@ class Placement:
     activation: str | None = None
     remedy: str | None = None
     rule: str | None = None
+    weights: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -102,7 +104,7 @@ _FIRST = {
 _LATER = {
     "threshold": optional(number),
     "output_channels": optional(integer),
-    **dict.fromkeys(("head", "activation", "remedy", "rule"), optional(text)),
+    **dict.fromkeys(("head", "activation", "remedy", "rule", "weights"), optional(text)),
 }
 
 

@@ -108,6 +108,7 @@ def arms_json(result: ArmsComparison) -> str:
         "best": result.best,
         "metric": result.metric.to_dict(),
         "sentences": list(result.choice.sentences),
+        "next_step": result.next_step and result.next_step.lines,
         "arms": _json_rows(result.summary),
     }
     return json.dumps(record, indent=2, allow_nan=False)

@@ -10,8 +10,8 @@ from gradprobe.decide.explain import explain, trained
 from gradprobe.decide.findings import with_default_flags
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
+from gradprobe.record.remedies import REMEDIES
 from gradprobe.record.text import counted
-from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
 

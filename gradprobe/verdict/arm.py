@@ -10,36 +10,23 @@ from typing import Any
 from gradprobe.record.files.fields import dict_of, fields, number, optional, text
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
+from gradprobe.record.remedies import REMEDIES as REMEDIES
 from gradprobe.record.text import few, shorten
 
 NONE = "none"
 
 
-@dataclass(frozen=True)
-class RemedyText:
-    """A remedy in words: what changes in the network, and what to know before."""
-
-    change: str
-    caution: str
-
-
-_NEW_WEIGHTS = "It draws new weights, so it is only for a model trained from scratch."
-# those of gradprobe.prove.remedies, which needs torch
-REMEDIES = {
-    "kaiming": RemedyText("initial weights after He et al.", _NEW_WEIGHTS),
-    "lsuv": RemedyText("initial weights of unit variance", _NEW_WEIGHTS),
-    "normalised": RemedyText(
-        "batch normalisation after each layer",
-        "It puts batch normalisation after each layer, so the names of what is below them change.",
-    ),
-}
+DIAGNOSIS, BRANCHES, AUTO = "diagnosis", "branches", "auto"
 POLICY_ARMS = {
     "cnds": "branches by the rule of CNDS, 1e-7",
     "repeated": "that rule again, with the branches in place",
     "relative": "branches by the scale-free rule",
     "every": "a branch at every point",
-    "auto": "by short trials, which may place, abstain or advise a remedy",
+    BRANCHES: "branches where they are usual for the kind of network",
+    DIAGNOSIS: "the remedy that the diagnosis names",
+    AUTO: "after the diagnosis, by short trials of what it leaves open",
 }
+DEFAULT_ARMS = (NONE, DIAGNOSIS, BRANCHES)
 ARMS = (NONE, *POLICY_ARMS, *REMEDIES)
 _OTHER_NAMES = {"threshold": "cnds"}  # as `gradprobe.decide.policies.POLICIES` has both
 
@@ -51,7 +38,7 @@ class Arm:
     Attributes:
         name: One of `ARMS`.
         placement: What its policy decided; None if it has no policy, or the decision failed.
-        remedy: What was done to the network before it trained, out of `gradprobe.remedies.REMEDIES`, or None.
+        remedy: What was done to the network or its optimizer before, out of `gradprobe.remedies`, or None.
         like: The arm that does the same: its trainings stand for both. None if this one was trained itself.
         windows: How much training the decision took beyond that of the network as it is, in windows.
         seconds: What one training took, the median over the seeds; it does not count when two arms are compared.
@@ -93,7 +80,8 @@ class Arm:
             return f"a branch after {names}" if len(self.points) == 1 else f"branches after {names}"
         if self.name not in POLICY_ARMS:
             return REMEDIES[self.name].change if self.name in REMEDIES else "as it is"
-        decided = f"advises {self.remedy}" if self.remedy else "no branch"
+        nothing = "no remedy" if self.name == DIAGNOSIS else "no branch"
+        decided = f"advises {self.remedy}" if self.remedy else nothing
         return "not decided" if self.placement is None else decided
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gradprobe.verdict.arm import NONE, Arm
 from gradprobe.verdict.choice import Choice, Contest, choose_arm
 from gradprobe.verdict.judge import arm_result, standard_error
 from gradprobe.verdict.metric import Metric, metric_of
+from gradprobe.verdict.next_step import Step, next_step
 
 _MISSING = float("nan")
 
@@ -65,7 +66,14 @@ class ArmsComparison:
         """
         best = next(arm for arm in self.arms if arm.name == self.best)
         flagged = place(self.plain)
-        return replace(flagged, points=best.points, remedy=best.remedy, reason=" ".join(self.choice.sentences))
+        weights = best.placement.weights if best.placement is not None else None
+        reason = " ".join(self.choice.sentences)
+        return replace(flagged, points=best.points, remedy=best.remedy, reason=reason, weights=weights)
+
+    @property
+    def next_step(self) -> Step | None:
+        """The command or the lines to type next; None where nothing is to be done."""
+        return next_step(self.choice, self.placement, self.conditions)
 
     @property
     def held_out(self) -> bool:
@@ -117,6 +125,7 @@ class ArmsComparison:
             "best": self.best,
             "metric": self.metric.to_dict(),
             "sentences": list(self.choice.sentences),
+            "next_step": self.next_step and self.next_step.lines,
             "conditions": dict(self.conditions),
             "arms": [arm.to_dict() for arm in self.arms],
         }
@@ -146,7 +155,8 @@ class ArmsComparison:
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = (zip(row, widths, strict=True) for row in (head, *rows))
         text = ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]
-        return printable("\n".join([*text, *self.failures, *self.choice.sentences]))
+        step = [] if self.next_step is None else [str(self.next_step)]
+        return printable("\n".join([*text, *self.failures, *self.choice.sentences, *step]))
 
     @property
     def failures(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradprobe.record.remedies import REMEDIES
 from gradprobe.record.text import counted
 from gradprobe.verdict.arm import NONE, Arm
 from gradprobe.verdict.judge import SAME_BATCHES, SHARED_WEIGHTS, ArmResult, PairOutcome, judge_pair
@@ -24,11 +25,15 @@ class Choice:
         arm: Its name; ``"none"`` where nothing is clearly better than the network as it is.
         verdict: Whether it helps: ``helped``, ``likely helped``, ``no difference`` or ``cannot tell``.
         sentences: The same in words, with how sure it is.
+        best: The arm that fared best, whether or not that is beyond the noise.
+        is_settled: Whether more seeds or a longer training would tell no more.
     """
 
     arm: str
     verdict: str
     sentences: tuple[str, ...]
+    best: str = NONE
+    is_settled: bool = True
 
 
 class Contest:
@@ -82,10 +87,11 @@ class Contest:
         result = self.result(name)
         return result.metric.sign * result.mean
 
-    def simplicity(self, name: str) -> tuple[int, int]:
-        """Sorts the simplest arm first: nothing, then a remedy, then few branches."""
+    def simplicity(self, name: str) -> tuple[int, int, int]:
+        """Sorts the simplest arm first: nothing, then remedies by what stays of them, then few branches."""
         arm = self.arms[name]
-        return _SIMPLEST.index(arm.kind), len(arm.points)
+        stays = REMEDIES[arm.remedy].stays if arm.remedy in REMEDIES else 0
+        return _SIMPLEST.index(arm.kind), stays, len(arm.points)
 
 
 def choose_arm(contest: Contest) -> Choice:
@@ -100,10 +106,13 @@ def choose_arm(contest: Contest) -> Choice:
         unbeaten = (a for a in helped if not any(contest.better(b, a, alone=alone) for b in helped))
         if chosen := next(unbeaten, None):
             sentences = *_why_chosen(contest, chosen, alone), *_reservations(contest)
-            return Choice(chosen, contest.verdict(chosen), sentences)
+            is_settled = contest.judge_pair(NONE, chosen).significant
+            return Choice(chosen, contest.verdict(chosen), sentences, chosen, is_settled)
     best = max(names, key=contest.score)
     sentences = _why_none(contest, best), *_reservations(contest)
-    return Choice(NONE, contest.judge_pair(NONE, best).verdict, sentences)
+    pair = contest.judge_pair(NONE, best)
+    is_settled = pair.verdict != "cannot tell" and (best == NONE or len(pair.first.values) > 1)
+    return Choice(NONE, pair.verdict, sentences, best, is_settled)
 
 
 def _why_none(contest: Contest, best: str) -> str:
@@ -118,6 +127,8 @@ def _why_none(contest: Contest, best: str) -> str:
             f"No arm learnt, so this cannot tell which one to use: {after} is {pair.second.shown} at best "
             f"({best}, {seeds}). Train longer (--iterations), or look at the learning rate first."
         )
+    if len(contest.arms) == 1:
+        return f"Use the network as it is: no arm changes it. A{after[1:]} is {pair.first.shown} ({seeds})."
     if best == NONE:
         mean = pair.first.shown
         return f"Use the network as it is: no arm did better. A{after[1:]} is {mean} ({seeds})."

@@ -120,8 +120,8 @@ def _nothing(comparison: Comparison) -> str:
         f" The training ended after {counted(ended, 'iteration')}." if asked is not None and ended < asked else ""
     )
     return (
-        f"No branch was placed, so there is nothing to compare.{rest} Other initial weights, and branches that "
-        "short trials decide on, can be compared all the same:"
+        f"No branch was placed, so there is nothing to compare.{rest} The remedy that the diagnosis names, and "
+        "branches where they are usual, can be compared all the same:"
     )
 
 

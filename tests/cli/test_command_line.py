@@ -41,7 +41,6 @@ USAGE = {
     "no iterations": (NET + BATCHES, ["scan", "model.py", "--iterations", "0"], "0 is not in the range x>=1"),
     "no such policy": (NET + BATCHES, ["scan", "model.py", "--policy", "best"], "is not one of"),
     "a rule of trials again": (NET + BATCHES, ["scan", "model.py", "--policy", "auto", "--repeat"], "has none"),
-    "trials of a script": ("", ["run", "--policy", "auto", "model.py"], "'auto' is not one of"),
     "a file for a folder": (NET + BATCHES, ["scan", "model.py", "--out", "model.py"], "is a file"),
     "a folder below a file": (NET + BATCHES, ["scan", "model.py", "--out", "model.py/run"], "is a file"),
     "a folder of something else": (NET + BATCHES, ["scan", "model.py", "--out", "."], "not empty and not a run"),

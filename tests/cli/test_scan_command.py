@@ -181,14 +181,49 @@ def test_scan_can_repeat_the_rule(gradprobe):
 
 
 @pytest.mark.parametrize("command", ["scan", "compare"])
-def test_auto_decides_by_trials(gradprobe, command):
+def test_auto_decides_after_the_diagnosis(gradprobe, command):
     write(DEEP + BATCHES)
     options = ["--window", 2] if command == "compare" else []
     result = gradprobe(command, "model.py", "--iterations", 2, *options, "--policy", "auto", "--out", "run")
     assert result.exit_code == 0, result.output
     placement = gp.load("run").placement
-    assert placement.policy == "auto, by short trials"
+    assert placement.policy in ("auto, after the diagnosis", "auto, by short trials")
     assert placement.reason.split(":")[0] in result.stdout.replace("\n", " ")
+
+
+SICK = """
+model = nn.Sequential(*[nn.Sequential(nn.Linear(3, 3), nn.Sigmoid()) for _ in range(9)], nn.Linear(3, 2))
+def optimizer(net):
+    return torch.optim.Adam(net.parameters())
+"""
+LOOP = (
+    SICK
+    + BATCHES
+    + """
+steps = optimizer(model)
+for _ in range(10):
+    for x, y in batches:
+        steps.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        steps.step()
+"""
+)
+
+
+def test_auto_of_a_saved_run_and_of_a_script_is_the_remedy_of_the_diagnosis(gradprobe):
+    write(SICK + BATCHES)
+    scanned = gradprobe("scan", "model.py", "--iterations", 20, "--out", "run", "--quiet")
+    assert scanned.exit_code == 0, scanned.output
+    assert gp.load("run").placement.remedy is None
+    placed = gradprobe("place", "run", "--policy", "auto", "--save")
+    assert placed.exit_code == 0, placed.output
+    write(LOOP, "train.py")
+    ran = gradprobe("run", "--policy", "auto", "--iterations", 20, "--out", "ran", "train.py")
+    assert ran.exit_code == 0, ran.output
+    for name, result in (("run", placed), ("ran", ran)):
+        placement = gp.load(name).placement
+        assert (placement.remedy, placement.rule) == ("normalised", "auto")
+        assert "batch normalisation after each layer (normalised)" in " ".join(result.stdout.split())
 
 
 VANISHING = "model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(32)], nn.Linear(64, 10))\n"

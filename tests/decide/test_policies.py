@@ -7,7 +7,7 @@ import pytest
 from gradprobe import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
 from gradprobe.cli.options import FINDINGS as OPTION_FINDINGS
 from gradprobe.decide.findings import FINDINGS, findings
-from gradprobe.decide.policies import POLICIES, named_policy
+from gradprobe.decide.policies import POLICIES, AutoPolicy, BranchesPolicy, named_policy
 from gradprobe.insert.branches import BRANCHES
 from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.history import GradientHistory, Layer, tidy
@@ -211,13 +211,17 @@ NAMED = {
     "cnds": ThresholdPolicy(1e-7),
     "relative": RelativePolicy(1e-4),
     "every": EveryLayerPolicy(),
+    "branches": BranchesPolicy(),
+    "auto": AutoPolicy(),
 }
 
 
 def test_every_policy_has_a_name_and_its_rule_is_in_the_placement():
     assert {name: named_policy(name) for name in POLICIES} == NAMED
     rules = {name: place(history(1e-9, 1e-3), policy).rule for name, policy in NAMED.items()}
-    assert rules == {"threshold": "threshold", "cnds": "threshold", "relative": "relative", "every": "every"}
+    assert rules == {"threshold": "threshold", "cnds": "threshold", "relative": "relative"} | {
+        name: name for name in ("every", "branches", "auto")
+    }
     assert set(rules.values()) <= set(POLICIES)
     assert named_policy("cnds", threshold=1e-9, of="weight", aggregate="max") == ThresholdPolicy(
         1e-9, "weight", "max"
@@ -226,8 +230,8 @@ def test_every_policy_has_a_name_and_its_rule_is_in_the_placement():
     for name, policy in NAMED.items():
         assert place(history(1e-9, 1e-3), name) == place(history(1e-9, 1e-3), policy)
     for decide in named_policy, partial(place, history(1e-9, 1e-3)):
-        with pytest.raises(ValueError, match="no policy is called 'auto'; policies are threshold, cnds, relative"):
-            decide("auto")
+        with pytest.raises(ValueError, match="no policy is called 'best'; policies are threshold, cnds, relative"):
+            decide("best")
 
 
 def test_a_frozen_layer_is_not_a_finding_and_one_without_a_gradient_is():

@@ -177,6 +177,6 @@ def test_each_arm_has_a_line_and_its_name_at_the_end():
 
 
 def test_every_arm_has_a_look_of_its_own():
-    from gradprobe.show.plots.arms import _COLOURS, _MARKERS
+    from gradprobe.show.plots.arms import _LOOKS
 
-    assert len(set(_COLOURS)) == len(set(_MARKERS)) == len(ARMS)
+    assert len(set(_LOOKS.values())) == len(_LOOKS) == len(ARMS)

@@ -14,9 +14,9 @@ from gradprobe.decide.findings import unreached, with_default_flags
 from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
+from gradprobe.record.remedies import REMEDIES, remedy_code
 from gradprobe.record.text import quoted
 from gradprobe.show.headline import is_scale, remedy_name
-from gradprobe.verdict.arm import REMEDIES
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
 
@@ -31,10 +31,13 @@ class NextStep:
 
 
 def _remedy_code(name: str) -> str:
-    return (
-        "from gradprobe import remedies\n\n"
-        f"remedies.{name}(model, x)  # in place, before the optimizer; x: a batch as the model gets it"
+    on_optimizer = name in REMEDIES and REMEDIES[name].on_optimizer
+    where = (
+        "in place, after the optimizer; history: what gp.scan gives"
+        if on_optimizer
+        else "in place, before the optimizer; x: a batch as the model gets it"
     )
+    return f"from gradprobe import remedies\n\n{remedy_code(name)}  # {where}"
 
 
 _INITIALISE = NextStep(
@@ -101,7 +104,11 @@ def steps(
         },
     }
     if placement.remedy:
-        tried = "In short trials the loss of the main output ended lower with it than as it is."
+        tried = (
+            "In short trials the loss of the main output ended lower with it than as it is."
+            if placement.rule == "trials"
+            else "It is what the diagnosis names."
+        )
         return [_change_first(placement.remedy, tried), by_state.get(state, _measure_again(_AFTER_CHANGE))]
     if state in by_state:
         return [by_state[state]]
@@ -165,14 +172,17 @@ def _with_branches(
 def arms_steps(history: GradientHistory, arms: ArmsComparison) -> list[NextStep]:
     """What to do after several arms were compared: what the best one did, and measure again."""
     placement, conditions = arms.placement, arms.conditions
+    unsettled = arms.choice.verdict == "cannot tell" or not arms.choice.is_settled
+    step = arms.next_step if unsettled else None
+    again = [] if step is None else [NextStep(step.why, _LONGER, step.lines)]
     if arms.choice.verdict == "cannot tell":
-        return [_compare_longer(conditions, "compare_arms")]
+        return again
     if placement.remedy:
         best = f"Of {len(arms.arms)} arms it is the one to use."
-        return [_change_first(placement.remedy, best), _measure_again(_AFTER_CHANGE)]
+        return [_change_first(placement.remedy, best), *again, _measure_again(_AFTER_CHANGE)]
     if placement.points:
-        return [_insertion("Keep the branch", history, placement, conditions)]
-    return [_AS_IT_IS]
+        return [_insertion("Keep the branch", history, placement, conditions), *again]
+    return [_AS_IT_IS, *again]
 
 
 def _change_first(remedy: str, why: str) -> NextStep:
@@ -222,6 +232,7 @@ def _insertion(
     """The lines that insert the branches, with this model's own names."""
     schedule = conditions.get("schedule", "cnds")
     total = "" if schedule == "constant" else ", total=epochs"
+    weights = f', weights="{placement.weights}"' if placement.weights else ""
     names = ", ".join(quoted(point.name) for point in placement.points)
     kind, own_loss = _branch_kind(conditions), _branch_loss(conditions)
     net, model = _model_call("net", history), _model_call("model", history)
@@ -229,7 +240,7 @@ def _insertion(
         "import gradprobe as gp\n\n"
         f"net = gp.supervise(model, [{names}], inputs=x{kind})  # x: a batch as the model gets it\n"
         f"criterion = gp.DeepSupervisionLoss(loss_fn, weight={conditions.get('weight', 0.3):g}, "
-        f'schedule="{schedule}"{total}{own_loss})\n'
+        f'schedule="{schedule}"{total}{weights}{own_loss})\n'
         f"loss = criterion({net}, y)  # in place of loss_fn({model}, y)"
     )
     text = (

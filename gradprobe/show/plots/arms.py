@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
     from gradprobe.verdict.arms_comparison import ArmsComparison
 
-# an arm has the same look in every figure: Okabe and Ito's colours, and a marker of its own
+# an arm has the same look in every figure: one of Okabe and Ito's colours with a marker, each pair once
 _COLOURS = ("#666666", "#0072b2", "#56b4e9", "#882255", "#e69f00", "#007a5a", "#d55e00", "#cc79a7", "#222222")
-_MARKERS = ("s", "o", "^", "v", "D", "P", "X", "<", ">")
-_LOOKS = dict(zip(ARMS, zip(_COLOURS, _MARKERS, strict=True), strict=True))
+_MARKERS = ("s", "o", "^", "v", "D", "P", "X", "<", ">", "p")
+_LOOKS = {
+    name: (_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]) for index, name in enumerate(ARMS)
+}
 PANEL = 5.5  # inches
 
 
