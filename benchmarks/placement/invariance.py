@@ -14,7 +14,7 @@ from benchmarks.placement.tasks import TASKS
 FILE = records.FOLDER / "invariance.csv"
 COLUMNS = ("policy", "task", "change", "arm")
 SEED = 0
-POLICIES = ("CNDS", "CNDS on weights", "relative", "auto", "auto (placing only)")
+POLICIES = ("CNDS", "CNDS on weights", "relative", "auto before")
 # branches rescue two of these and help others; one learns by SGD without any; the last two are held out
 CASES = (
     "mlp24-default-relu-adam",

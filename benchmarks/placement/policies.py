@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import gradprobe as gp
+from benchmarks.placement import ten_windows
 from benchmarks.placement.arms import NONE, arm_of, indices_of
-from benchmarks.placement.rows import WEIGHT
+from benchmarks.placement.rows import WEIGHT, WINDOW
 from benchmarks.placement.tasks import BATCH_SIZE, TASKS, Batch, evenly, points
 from gradprobe.decide import policies as rules
 from gradprobe.network.preserve import seed_everything
 from gradprobe.prove.trials import place_by_trials
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-
-WINDOW = 50
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ class Case:
         return _history(self)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy."""
-        return self.scale * nn.functional.cross_entropy(output, target, reduction=self.reduction)
+        """That of the task, scaled and reduced as the case is."""
+        return self.scale * TASKS[self.task].loss(output, target, reduction=self.reduction)
 
     def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         """The task's optimizer over a network's parameters."""
@@ -161,10 +160,10 @@ def repeated(policy: rules.Policy) -> Policy:
 
 
 def by_trials(**options: Any) -> Policy:
-    """The trials of `gradprobe.prove.trials.place_by_trials`."""
+    """The trials of `gradprobe.prove.trials.place_by_trials`, after the window that is measured."""
 
     def choose(case: Case) -> Decision:
-        iterations: dict[str, int] = {}  # that each trial made
+        iterations: dict[str, int] = {"the window": WINDOW}  # that each trial made
         placement = place_by_trials(
             case.model,
             case.batches,
@@ -174,12 +173,29 @@ def by_trials(**options: Any) -> Policy:
             weight=WEIGHT,
             optimizer=case.optimizer,
             seed=case.seed,
+            history=case.history,
             on_iteration=lambda name, done, total: iterations.update({name: done}),
             **options,
         )
         return case.decision(placement, sum(iterations.values()) / WINDOW)
 
     return choose
+
+
+def in_ten_windows(case: Case) -> Decision:
+    """What ``auto`` was before."""
+    placement, windows = ten_windows.decide(
+        case.model,
+        case.batches,
+        case.loss,
+        WINDOW,
+        branch=TASKS[case.task].branch,
+        weight=WEIGHT,
+        optimizer=case.optimizer,
+        seed=case.seed,
+        history=case.history,
+    )
+    return case.decision(placement, windows)
 
 
 def always(arm: str) -> Policy:
@@ -213,7 +229,12 @@ RULES: dict[str, Policy] = {
     "relative": ruled(gp.RelativePolicy()),
     "relative repeated": repeated(gp.RelativePolicy()),
 }
-TRIALS: dict[str, Policy] = {"auto": by_trials(), "auto (placing only)": by_trials(remedies={})}
+TRIALS: dict[str, Policy] = {
+    "usual branches": ruled(rules.BranchesPolicy()),
+    "diagnosis": ruled(rules.AutoPolicy()),
+    "auto": by_trials(),
+    "auto before": in_ten_windows,
+}
 POLICIES: dict[str, Policy] = {**BLIND, **RULES, **TRIALS}
 
 

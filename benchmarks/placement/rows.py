@@ -20,14 +20,17 @@ from gradprobe.insert.loss import DeepSupervisionLoss
 from gradprobe.insert.supervise import SupervisedModel, supervise
 from gradprobe.measure.batches import Batches
 from gradprobe.measure.loop import train
+from gradprobe.measure.scan import scan
 from gradprobe.network.preserve import seed_everything
 from gradprobe.prove.held_out.accuracy import accuracy
 from gradprobe.prove.plan import EPOCHS
-from gradprobe.prove.remedies import REMEDIES
+from gradprobe.prove.remedies import REMEDIES, STEP_REMEDIES
+from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
 ROWS = records.FOLDER / "rows.csv"
 WEIGHT = 0.3
+WINDOW = 50
 EARLY = (50, 100, 150, 200)
 SMOOTHED = 20
 Key = tuple[str, str, int]
@@ -82,6 +85,17 @@ def build(task: str, arm: str, seed: int) -> SupervisedModel:
 
 
 @cache
+def window(task: str, seed: int) -> GradientHistory:
+    """The record of the first window of a training without branches."""
+    seed_everything(seed)
+    definition = TASKS[task]
+    batches = definition.batches(seed)
+    return scan(
+        definition.build(), batches, definition.loss, WINDOW, optimizer=definition.make_optimizer, seed=seed
+    )
+
+
+@cache
 def operations(task: str, arm: str) -> int:
     """Floating point operations of one step, forward and backward, as torch counts them."""
     net = build(task, arm, 0)
@@ -107,6 +121,8 @@ def measure(task: str, arm: str, seed: int) -> Row:
     net = build(task, arm, seed)
     criterion = DeepSupervisionLoss(nn.functional.cross_entropy, WEIGHT, "cnds", EPOCHS)
     optimizer = definition.make_optimizer(net)
+    if arm in STEP_REMEDIES:
+        STEP_REMEDIES[arm](optimizer, window(task, seed))
     held_out = Batches(definition.held_out())
     losses: list[torch.Tensor] = []
     at_operations = float("nan")

@@ -59,6 +59,10 @@ class Task:
             return torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, fused=True)
         return torch.optim.Adam(net.parameters(), lr={"adam": 2e-3, "fast": 1e-2}[self.optimizer], fused=True)
 
+    def loss(self, output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy."""
+        return nn.functional.cross_entropy(output, target, reduction=reduction)
+
     def batches(self, seed: int, size: int = BATCH_SIZE) -> list[Batch]:
         """The batches of one training, in an order that depends on the seed."""
         x, y = self._data()[0]
