@@ -26,14 +26,14 @@ class Choice:
         verdict: Whether it helps: ``helped``, ``likely helped``, ``no difference`` or ``cannot tell``.
         sentences: The same in words, with how sure it is.
         best: The arm that fared best, whether or not that is beyond the noise.
-        is_settled: Whether more seeds or a longer training would tell no more.
+        lacks: What would tell more: ``"seeds"``, ``"longer"`` trainings, the same ``"batches"``; or empty.
     """
 
     arm: str
     verdict: str
     sentences: tuple[str, ...]
     best: str = NONE
-    is_settled: bool = True
+    lacks: str = ""
 
 
 class Contest:
@@ -106,13 +106,20 @@ def choose_arm(contest: Contest) -> Choice:
         unbeaten = (a for a in helped if not any(contest.better(b, a, alone=alone) for b in helped))
         if chosen := next(unbeaten, None):
             sentences = *_why_chosen(contest, chosen, alone), *_reservations(contest)
-            is_settled = contest.judge_pair(NONE, chosen).significant
-            return Choice(chosen, contest.verdict(chosen), sentences, chosen, is_settled)
+            lacks = "" if contest.judge_pair(NONE, chosen).significant else "seeds"
+            return Choice(chosen, contest.verdict(chosen), sentences, chosen, lacks)
     best = max(names, key=contest.score)
     sentences = _why_none(contest, best), *_reservations(contest)
-    pair = contest.judge_pair(NONE, best)
-    is_settled = pair.verdict != "cannot tell" and (best == NONE or len(pair.first.values) > 1)
-    return Choice(NONE, pair.verdict, sentences, best, is_settled)
+    return Choice(NONE, contest.judge_pair(NONE, best).verdict, sentences, best, _lacks(contest, best))
+
+
+def _lacks(contest: Contest, best: str) -> str:
+    """What would tell more where no arm is chosen."""
+    if not contest.conditions.get("same_batches", True):
+        return "batches"
+    if not any(contest.result(name).learnt for name in contest.arms):
+        return "longer"
+    return "seeds" if best != NONE and len(contest.result(best).values) == 1 else ""
 
 
 def _why_none(contest: Contest, best: str) -> str:

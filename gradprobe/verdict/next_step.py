@@ -42,7 +42,7 @@ def next_step(choice: Choice, placement: Placement, conditions: Mapping[str, Any
     Example:
         >>> conditions = {"iterations": 300, "seeds": [0], "command": "gradprobe compare model.py"}
         >>> decision = Placement("by hand", (), (), "", remedy="lsuv")
-        >>> print(next_step(Choice("lsuv", "helped", (), "lsuv", is_settled=False), decision, conditions))
+        >>> print(next_step(Choice("lsuv", "helped", (), "lsuv", "seeds"), decision, conditions))
         To be sure, compare again:
         gradprobe compare model.py --arms none,lsuv --seeds 5 --iterations 300
         >>> print(next_step(Choice("lsuv", "helped", (), "lsuv"), decision, {}).lines)
@@ -50,9 +50,9 @@ def next_step(choice: Choice, placement: Placement, conditions: Mapping[str, Any
         remedies.lsuv(model, x)
     """
     seeds, iterations = len(conditions.get("seeds") or [0]), int(conditions.get("iterations") or 300)
-    if choice.verdict == "cannot tell":
+    if choice.lacks == "longer":
         return Step("Train longer", _compare(conditions, choice.best, seeds, 3 * iterations))
-    if not choice.is_settled:
+    if choice.lacks == "seeds":
         more = max(SEEDS, math.ceil(1.5 * seeds))
         return Step("To be sure, compare again", _compare(conditions, choice.best, more, iterations))
     if placement.remedy in REMEDIES:

@@ -32,7 +32,7 @@ from gradprobe.zoo import digits, plain_mlp
         ({"none": 2.3, "cnds": 0.3}, "Keep the branch"),
         ({"none": 2.3, "lsuv": 0.3}, "Change the network first: initial weights of unit variance (lsuv)"),
         ({"none": 0.3, "lsuv": 2.3}, "Leave the network as it is"),
-        ({"none": 2.3, "lsuv": 2.3}, "Compare again"),
+        ({"none": 2.3, "lsuv": 2.3}, "Train longer"),
     ],
 )
 def test_what_to_do_next_is_what_the_best_arm_did(ends, title):
@@ -183,12 +183,36 @@ def test_where_the_trials_advise_a_remedy_the_page_says_so_and_what_vanishes():
     assert numbers.page_data(history, AUTO, None)["flagged"] == [0, 1, 2]
 
 
+class Anything(nn.Module):
+    """A residual block without normalisation, a recurrent layer and a last one: each remedy finds something."""
+
+    def __init__(self):
+        super().__init__()
+        self.block, self.rnn, self.fc = Block(), nn.GRU(16, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.fc(self.rnn(self.block(x)[:, None])[0][:, -1])
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 8), nn.Linear(8, 16)
+
+    def forward(self, x):
+        return x + self.down(self.up(x).relu())
+
+
 @pytest.mark.parametrize("name", REMEDIES)
 @pytest.mark.parametrize("state", ["vanishing", "healthy", "cannot tell"])
 def test_a_remedy_is_the_first_thing_to_do_and_its_code_runs(state, name):
     advised = steps(state, VERDICTS[state], replace(AUTO, remedy=name), None, "")
     assert "assert_gradients_reach" not in "".join(step.code for step in advised)
-    model, x = plain_mlp(depth=4, width=16), torch.randn(8, 64)
+    model, x = nn.Sequential(Block(), Anything()), torch.randn(8, 16)
+    if name == "normalised":  # which leaves recurrent layers alone
+        model, x = plain_mlp(depth=4, width=16), torch.randn(8, 64)
+    if name == "residual_scaled":
+        model = nn.Sequential(*(Block() for _ in range(4)))
     before = [*model.named_modules()], [weight.detach().clone() for weight in model.parameters()]
     exec(advised[0].code, {"model": model, "x": x})
     same = [torch.equal(*pair) for pair in zip(before[1], model.parameters(), strict=False)]

@@ -172,11 +172,10 @@ def _with_branches(
 def arms_steps(history: GradientHistory, arms: ArmsComparison) -> list[NextStep]:
     """What to do after several arms were compared: what the best one did, and measure again."""
     placement, conditions = arms.placement, arms.conditions
-    unsettled = arms.choice.verdict == "cannot tell" or not arms.choice.is_settled
-    step = arms.next_step if unsettled else None
+    step = arms.next_step if arms.choice.lacks else None
     again = [] if step is None else [NextStep(step.why, _LONGER, step.lines)]
     if arms.choice.verdict == "cannot tell":
-        return again
+        return again or [_AS_IT_IS]
     if placement.remedy:
         best = f"Of {len(arms.arms)} arms it is the one to use."
         return [_change_first(placement.remedy, best), *again, _measure_again(_AFTER_CHANGE)]
