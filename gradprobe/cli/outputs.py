@@ -17,6 +17,8 @@ from gradprobe.record.text import few
 from gradprobe.runs.folder import Reserved, kept_elsewhere
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gradprobe.cli.progress import Display
     from gradprobe.record.history import GradientHistory
     from gradprobe.record.placement import Placement
@@ -160,18 +162,24 @@ def _then_compare(history: GradientHistory) -> str:
     return f"To compare what may help, side by side:\n  {command}" if command else ""
 
 
-def show_results(results: Sequence[Result], recording: RecordedScript, options: Options) -> None:
-    """The same for every model in a script; of many trainings the first in full, and a table of all."""
+def show_results(
+    results: Sequence[Result], recording: RecordedScript, options: Options, *, to_stderr: bool = False
+) -> None:
+    """The same for every model in a script; of many trainings the first in full, and a table of all.
+
+    Args:
+        results: What was decided.
+        recording: Of the script.
+        options: Those of the command.
+        to_stderr: Print on standard error: the script prints on standard output.
+    """
     from gradprobe.script.results import as_csv, as_json
     from gradprobe.show.tables import as_table
 
-    if options.form == "json":
-        write(as_json(results))
+    if options.form in ("json", "csv"):
+        write(as_json(results) if options.form == "json" else as_csv(results), to_stderr=to_stderr)
         return
-    if options.form == "csv":
-        write(as_csv(results))
-        return
-    terminal = console()
+    terminal = console(stderr=to_stderr)
     in_full = results if len(results) <= IN_FULL else results[:1]
     for result in in_full:
         model = result.model
@@ -181,17 +189,16 @@ def show_results(results: Sequence[Result], recording: RecordedScript, options: 
         if result.advice:
             terminal.print(result.advice, markup=False, soft_wrap=True)
     if len(in_full) < len(results) or any(not training.recorded for training in recording.trainings):
-        _show_summary(results, recording)
+        _show_summary(results, recording, terminal)
 
 
-def _show_summary(results: Sequence[Result], recording: RecordedScript) -> None:
+def _show_summary(results: Sequence[Result], recording: RecordedScript, terminal: Console) -> None:
     """A line for each training of a script, and how to see the others."""
     from rich.table import Table
     from rich.text import Text
 
     from gradprobe.script.results import summary
 
-    terminal = console()
     head, *rows = summary(recording, results)
     count = len(recording.trainings) + recording.more
     recorded = sum(training.recorded for training in recording.trainings)

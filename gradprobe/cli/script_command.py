@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("-m", "module", is_flag=True, help="SCRIPT is a module, as in python -m package.module.")
 @ITERATIONS
-@click.option("--keep-going", is_flag=True, help="Let the script train on when they are recorded.")
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Let the script train on when they are recorded: result on standard error, figures at its end.",
+)
 @click.option(
     "--every", is_flag=True, help="Record every training, not the first of each kind; trains to the end."
 )
@@ -54,16 +58,17 @@ def run(script: str, args: tuple[str, ...], module: bool, keep_going: bool, ever
         program = Script(script, args, module)
         if not program.exists:
             raise click.UsageError(f"{script}: no such file (a module needs -m)")
-        with _Reporter(program, options) as reporter:
+        with _Reporter(program, options, keep_going) as reporter:
             recording = record_script(
                 program,
                 options.iterations,
                 keep_going=keep_going,
                 every=every,
-                on_full=reporter.report_and_train_on,
+                on_full=reporter.report,
                 say=reporter.say,
             )
             reporter.report(recording)
+            reporter.draw()
         if recording.ending.code:
             raise SystemExit(recording.ending.code)
         reporter.exit_if_found()
@@ -89,13 +94,20 @@ def _reserved(options: Options, name: str) -> Reserved:
         raise
 
 
-class _Reporter:
-    """Decides, writes the runs and prints: once, when all is recorded or when the script has ended."""
+def _trains_on(seconds: float) -> str:
+    return f"the script has waited {seconds:.1f} s for it and trains on; the figures are drawn when it ends"
 
-    def __init__(self, script: Script, options: Options) -> None:
+
+class _Reporter:
+    """Decides, writes the runs and prints: once, when all is recorded or when the script has ended.
+
+    While the script waits for that, with ``--keep-going``, no figure is drawn.
+    """
+
+    def __init__(self, script: Script, options: Options, keep_going: bool) -> None:
         # the script may change the directory, and of several processes that train together one alone writes
         self._folder = None if int(os.environ.get("RANK") or 0) else _reserved(options, script.name)
-        self._name, self._options = script.name, options
+        self._name, self._options, self._keep_going = script.name, options, keep_going
         self._started = time.perf_counter()
         self._results: list[Result] = []
 
@@ -106,41 +118,55 @@ class _Reporter:
         if self._folder is not None:
             self._folder.close()
 
-    def report_and_train_on(self, recording: RecordedScript) -> None:
-        """Report while the script trains on, which must draw the same random numbers as without."""
-        from torch import nn
-
-        from gradprobe.network.preserve import preserved
-
-        with preserved(nn.Module()):
-            self.report(recording)
-
     def report(self, recording: RecordedScript) -> None:
         """Report the recording, if there was no report yet and this is the first rank."""
         if recording.rank or self._results:
             return
         # not at the top: pandas and matplotlib may read the environment, which the script may still set
+        from gradprobe.script.results import as_at_start
+
+        with as_at_start():
+            self._report(recording)
+
+    def _report(self, recording: RecordedScript) -> None:
         from gradprobe.script.results import conclude
 
         options = self._options
-        timings = {"run": time.perf_counter() - self._started}
+        began = time.perf_counter()
+        timings = {"run": began - self._started}
         policy = inputs.policy(options)
         self._folder = self._folder or _reserved(options, self._name)
         self._results = conclude(
-            recording, policy, self._folder, timings=timings, force=options.force, keep=outputs.written
+            recording,
+            policy,
+            self._folder,
+            timings=timings,
+            force=options.force,
+            figures=not self._keep_going,
+            keep=outputs.written,
         )
         self._folder.close()
         if self._results and recording.ending.code in (0, INTERRUPTED):
             with _whatever_became_of_the_streams():
-                outputs.show_results(self._results, recording, options)
+                outputs.show_results(self._results, recording, options, to_stderr=self._keep_going)
         written = few([str(result.folder) for result in self._results if result.folder], outputs.IN_FULL)
         left_out = len(recording.sentences) - MOST
         sentences = list(recording.sentences[:MOST])
         sentences += [f"and {left_out} more of this kind"] if left_out > 0 else []
         sentences += [result.complaint for result in self._results if result.complaint]
         sentences += [f"run written to {written}"] if written else []
+        if recording.ending.trains_on:
+            sentences += [_trains_on(time.perf_counter() - began)]
         if sentences:
             self.say("; ".join(sentences))
+
+    def draw(self) -> None:
+        """Draw what was left for the end of the script."""
+        if self._results and self._keep_going:
+            from gradprobe.script.results import as_at_start, draw
+
+            with as_at_start(), outputs.pictures_said(), contextlib.suppress(OSError, ValueError):
+                draw(self._results)
 
     def say(self, sentence: str) -> None:
         """Print a sentence for a person, unless nothing is to be said."""

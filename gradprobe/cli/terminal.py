@@ -70,9 +70,10 @@ def say(sentence: str) -> None:
         click.echo(printable(sentence), err=True)
 
 
-def write(text: str) -> None:
-    """Print a result on standard output: exactly, but for what a terminal would obey."""
-    click.echo(printable(text) if sys.stdout.isatty() else text, nl=not text.endswith("\n"))
+def write(text: str, *, to_stderr: bool = False) -> None:
+    """Print a result on standard output or error: exactly, but for what a terminal would obey."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    click.echo(printable(text) if stream.isatty() else text, nl=not text.endswith("\n"), err=to_stderr)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from gradprobe.record.history import GradientHistory, history_html
 from gradprobe.record.placement import Placement, placement_html
 from gradprobe.record.text import one_line
 from gradprobe.runs.contents import PAGE, NewerError
-from gradprobe.runs.draft import recover, snapshot
+from gradprobe.runs.draft import Draft, recover, snapshot
 from gradprobe.runs.folder import Reserved, is_first_rank, is_run, reserve
 from gradprobe.runs.read_run import damage, read_parts
 from gradprobe.verdict.arms_comparison import ArmsComparison, arms_html
@@ -106,24 +106,41 @@ def save(
         reserved.draft.replace(record, tables)
         reserved.saved = True
         if figures:
-            _draw(run, reserved)
+            _draw(run, reserved.draft)
     return shown
 
 
-def _draw(run: Run, reserved: Reserved) -> None:
-    """Add the figures and the page to a run that is kept; what cannot be drawn is left out."""
-    path = reserved.draft.path
-    with _or_warn(run.folder, "figures"):
-        from gradprobe.show.plots import save_figures
+def add_pictures(folder: str | os.PathLike[str], shown: str | os.PathLike[str] | None = None) -> None:
+    """Draw the figures and the page of a run that was saved without them; nothing where there is no run any more.
 
-        files = save_figures(path, run.history, run.placement, run.comparison, arms=run.arms)
-        reserved.draft.add([file.name for file in files])
+    Args:
+        folder: Where the run is.
+        shown: How the page names it; None for ``folder``.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If the run cannot be read.
+    """
+    if is_run(Path(folder)):
+        run = replace(load(Path(folder)), folder=Path(shown or folder))
+        with Draft(Path(os.path.realpath(folder))) as draft:
+            _draw(run, draft)
+
+
+def _draw(run: Run, draft: Draft) -> None:
+    """Add the figures and the page to a run that is kept; what cannot be drawn is left out."""
+    with _or_warn(run.folder, "figures"):
+        from gradprobe.show.plots import own_style, save_figures
+
+        with own_style():
+            files = save_figures(draft.path, run.history, run.placement, run.comparison, arms=run.arms)
+        draft.add([file.name for file in files])
     with _or_warn(run.folder, PAGE):
         from gradprobe.show.page import write_page
 
         shown = str(run.folder)
-        write_page(path / PAGE, run.history, run.placement, run.comparison, arms=run.arms, run=shown)
-        reserved.draft.add([PAGE])
+        write_page(draft.path / PAGE, run.history, run.placement, run.comparison, arms=run.arms, run=shown)
+        draft.add([PAGE])
 
 
 @contextlib.contextmanager

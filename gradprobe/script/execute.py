@@ -66,11 +66,13 @@ class Ending:
         code: The exit code that ``python`` would give; 130 after Ctrl-C.
         words: The same in words: what follows "the script".
         stopped: Whether `Stopped` ended it.
+        trains_on: Whether it has not ended.
     """
 
     code: int
     words: str
     stopped: bool = False
+    trains_on: bool = False
 
 
 def printable(name: str) -> str:

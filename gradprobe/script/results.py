@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import branches_after, diagnose, layers_by_code
-from gradprobe.decide.policies import Policy, place
+from gradprobe.decide.policies import Policy
+from gradprobe.decide.policies import place as decide
 from gradprobe.record.csv_tables import write_csv
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.text import counted
 from gradprobe.runs.folder import Reserved, reserve, reserve_free
-from gradprobe.runs.run import save
+from gradprobe.runs.run import add_pictures, save
 from gradprobe.script.advice import advise
 from gradprobe.script.execute import printable
 from gradprobe.script.run import RecordedModel, RecordedScript
@@ -36,6 +41,7 @@ class Result:
         advice: The lines to add to the script, or empty.
         folder: Where its run is; None if there was no place for it.
         complaint: Why its run is not where it should be, or empty.
+        place: Where that folder is, whatever the working directory.
     """
 
     model: RecordedModel
@@ -43,6 +49,7 @@ class Result:
     advice: str
     folder: Path | None
     complaint: str = ""
+    place: Path | None = None
 
 
 Written = tuple[Path | None, str]  # where a run is, if anywhere; and what went wrong, or nothing
@@ -55,6 +62,7 @@ def conclude(
     *,
     timings: dict[str, float],
     force: bool,
+    figures: bool = True,
     keep: Callable[[Reserved, Callable[[Reserved], Path]], Written],
 ) -> list[Result]:
     """Decide for each model, write its run, and say what to add.
@@ -65,6 +73,7 @@ def conclude(
         folder: Where the run goes; of several models each has a folder of its own beside it, NAME-MODEL.
         timings: To keep with the runs.
         force: Replace existing runs; otherwise the name of a folder that is taken gets a number.
+        figures: Draw the figures and the page at once; otherwise `draw` does it.
         keep: Writes a run to a folder, by the function that it is given, or to another if that is not possible.
     """
     several = len(recording.models) > 1
@@ -72,20 +81,47 @@ def conclude(
         folder.close()
     results = []
     for model in recording.models:
-        placement = place(model.history, policy)
-        write = functools.partial(_write, model.history, placement, timings)
+        placement = decide(model.history, policy)
+        write = functools.partial(_write, model.history, placement, timings, figures)
         with _beside(folder, model.name, force) if several else folder as reserved:
             written, complaint = keep(reserved, write)
+            place = reserved.folder if written == reserved.shown else written
         if several and written == reserved.shown and folder.shown.name:
             written = folder.shown.with_name(written.name)  # as the user would write it
         when = branches_after(model.history, placement)
         advice = "" if when is None else advise(placement, model.site, str(written or folder), when)
-        results.append(Result(model, placement, advice, written, complaint))
+        results.append(Result(model, placement, advice, written, complaint, place))
     return results
 
 
-def _write(history: GradientHistory, placement: Placement, timings: dict[str, float], folder: Reserved) -> Path:
-    return save(folder, history, placement, timings=timings)
+@contextlib.contextmanager
+def as_at_start() -> Iterator[None]:
+    """Report with the settings that this process began with, not with those that the script has made.
+
+    These are matplotlib's, NumPy's treatment of errors, and warnings that are made errors.
+    """
+    matplotlib: Any = sys.modules.get("matplotlib")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if hasattr(matplotlib, "rc_context"):
+            stack.enter_context(matplotlib.rc_context())
+            matplotlib.rc_file_defaults()
+        yield
+
+
+def _write(
+    history: GradientHistory, placement: Placement, timings: dict[str, float], figures: bool, folder: Reserved
+) -> Path:
+    return save(folder, history, placement, timings=timings, figures=figures)
+
+
+def draw(results: Sequence[Result]) -> None:
+    """Draw the figures and the pages of runs that were written without them."""
+    for result in results:
+        if result.place is not None:
+            add_pictures(result.place, result.folder)
 
 
 def _beside(folder: Reserved, name: str, force: bool) -> Reserved:

@@ -185,7 +185,10 @@ class _ScriptRecorder:
     def _the_session(self) -> Session:
         with self._lock:  # threads may build the first optimizers at the same time
             if self.session is None:
-                from gradprobe.script.session import Session
+                from gradprobe.script.untouched import untouched
+
+                with untouched():  # much is imported with it
+                    from gradprobe.script.session import Session
 
                 self.session = Session(
                     self.iterations,
@@ -201,12 +204,15 @@ class _ScriptRecorder:
         if not self.keep_going:
             stop()
         assert self.session is not None
-        self.session.close()
-        if self.on_full is not None:
-            try:
-                self.on_full(self.recording(Ending(0, "trains on", stopped=True)))
-            except Exception as error:  # a full disk does not end the training
-                self.session.refusals.append(f"the run could not be written: {error}")
+        from gradprobe.script.untouched import untouched
+
+        with untouched():
+            self.session.close()
+            if self.on_full is not None:
+                try:
+                    self.on_full(self.recording(Ending(0, "trains on", stopped=True, trains_on=True)))
+                except Exception as error:  # a full disk does not end the training
+                    self.session.refusals.append(f"the run could not be written: {error}")
 
     def recording(self, ending: Ending) -> RecordedScript:
         """What was recorded until now; nothing is recorded after this call."""

@@ -26,6 +26,7 @@ from gradprobe.script.models import Kind, ids, kind_of, model_at_hand, owners
 from gradprobe.script.source import Site
 from gradprobe.script.stop import threads_remain
 from gradprobe.script.training import Dropped, Training
+from gradprobe.script.untouched import untouched
 
 PATIENCE = 10  # windows that one model may be ahead before the others are no longer waited for
 FEW = 3  # models of one kind that train together, and kinds that train one after the other, all of them recorded
@@ -262,7 +263,8 @@ class Session:
                 probe = training.probe
                 if probe is not None and probe.full:
                     del probe
-                    training.close(alone=False)
+                    with untouched():
+                        training.close(alone=False)
                     gc.collect()  # probe and model are in circles, and Python may not look for them for long
             full = [training for training in self.trainings if training.full]
             ahead = any(training.steps >= PATIENCE * self._iterations for training in full)

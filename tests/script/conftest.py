@@ -11,4 +11,5 @@ from gradprobe import save  # by this name, so that it is the real one when a te
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gradprobe.script.results.save", functools.partial(save, figures=False))
+    monkeypatch.setattr("gradprobe.script.results.add_pictures", lambda *_: None)
     return tmp_path

@@ -279,5 +279,4 @@ def test_keep_going_draws_the_random_numbers_that_the_script_draws_alone():
         + "    print(random.random(), numpy.random.rand(), torch.rand(1).item())\n"
     )
     result = recorded(text, "--keep-going")
-    numbers = [line for line in result.stdout.splitlines() if line.startswith("0.") and len(line.split()) == 3]
-    assert numbers == python("train.py").stdout.splitlines()
+    assert result.stdout == python("train.py").stdout  # the result is on standard error

@@ -12,9 +12,11 @@ from gradprobe.show.plots.iterations import plot_history
 from gradprobe.show.plots.learning import plot_learning
 from gradprobe.show.plots.paper import paper_figure
 from gradprobe.show.plots.signal import plot_signal
+from gradprobe.show.plots.style import own_style
 
 __all__ = [
     "comparison_figure",
+    "own_style",
     "paper_figure",
     "plot_arms",
     "plot_comparison",

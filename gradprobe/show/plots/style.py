@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +30,32 @@ INK, GREY, PALE = "#222222", "#666666", "#e4e4e4"
 FLAGGED, FINE, BRANCH = "#d55e00", "#0072b2", "#007a5a"
 ZERO, NONFINITE = "v", "X"
 THRESHOLD_LINE: dict[str, Any] = {"color": FLAGGED, "linestyle": (0, (5, 3)), "linewidth": 1.2}
+_FONTS = ("family", "sans-serif", "serif", "monospace")  # chosen for the letters in layers' names
 BOX = "\N{WHITE SQUARE}"
 SMALL, NAME, TITLE = 7.5, 8.5, 9.0
 SCREEN = 7.4
 # inches: one column and the whole text width of a two-column paper
 WIDTHS = {"column": 3.4, "page": 7.0}
+
+
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Draw with the settings of matplotlib's own file, apart from the fonts, whatever the program has set.
+
+    A training script that plots with a dark style, or through LaTeX, does not want that for the figures of a run.
+
+    Example:
+        >>> with matplotlib.rc_context({"text.usetex": True}), own_style():
+        ...     print(matplotlib.rcParams["text.usetex"])
+        False
+    """
+    settings: Any = matplotlib.rcParams
+    fonts = {f"font.{name}": settings[f"font.{name}"] for name in _FONTS}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a program may have made errors of them
+        matplotlib.rc_file_defaults()
+        settings.update(fonts)
+        yield
 
 
 def depth_map() -> Colormap:
