@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 import weakref
@@ -16,6 +17,9 @@ from torch import nn
 
 from gradprobe.network.hooks import Hook
 
+# Triton reads this when it is first imported: its kernels run on CPU tensors (docs/facts.md, 14)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 mpl.use("Agg")
 # no test depends on how fast the machine is
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Hashable, Mapping, Set
 from typing import NamedTuple
 
 from torch import Tensor
 
 from gradprobe.measure.presence import Gate
-from gradprobe.measure.reduction import PartialSumError, Reducer, is_plain, local_part
+from gradprobe.measure.reduction import Reducer
+from gradprobe.measure.reduction.values import PartialSumError, UnmeasurableError, is_plain, local_part
 
 Key = tuple[str, str]  # (layer, of), as in the columns of a history; or (layer, one of its recurrent weights)
 _SMALL = 8  # a gradient that fits into the scratch buffer this many times can wait for others
@@ -61,7 +62,7 @@ class ReducedGradients(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """Gradients of one shape, data type and device that are not reduced yet, and their versions when they came."""
+    """Gradients of one kind that are not reduced yet, and their versions when they came."""
 
     keys: list[Key]
     gradients: list[Tensor]
@@ -102,11 +103,23 @@ class Accumulator:
         if not count:
             self._refused[whole(key)] = "its output had no elements"
             return
-        capacity = self._reducer.capacity(gradient.device)
-        if count * _SMALL <= capacity and is_plain(gradient):
-            self._add_later(key, gradient, count, capacity)
+        is_small = count * _SMALL <= self._reducer.capacity(gradient.device)
+        if is_small and is_plain(gradient):
+            self._add_later(key, gradient, count)
         else:
             self.add_now(key, gradient)
+
+    def add_lasting(self, key: Key, gradient: Tensor) -> None:
+        """Add a gradient that somebody else keeps as it is until `flush`: so a large one may wait as well."""
+        try:
+            part = local_part(gradient)  # of distributed ones as many in one launch as of others
+        except UnmeasurableError as error:
+            self._refuse(key, error)
+            return
+        if gradient.numel() and self._reducer.takes_any(part):
+            self._add_later(key, part, 0)
+        else:
+            self.add(key, gradient)
 
     def add_now(self, key: Key, gradient: Tensor) -> None:
         """Add a gradient that may change afterwards."""
@@ -118,12 +131,14 @@ class Accumulator:
             self._reduced.append(ReducedGradients((key,), (local_part(gradient).numel(),), row))
 
     def add_alike(self, keys: tuple[Key, ...], counts: tuple[int, ...], gradients: list[Tensor]) -> None:
-        """Add gradients of one shape, data type and device; they may change afterwards.
+        """Add gradients of one `kind`; they may change afterwards.
 
         Raises:
             RuntimeError: If they are not alike, or not plain.
         """
-        if counts[0] * _SMALL > self._reducer.capacity(gradients[0].device):
+        first = gradients[0]
+        is_large = counts[0] * _SMALL > self._reducer.capacity(first.device)
+        if is_large and not self._reducer.takes_any(first):
             for key, gradient in zip(keys, gradients, strict=True):
                 self.add(key, gradient)
         else:
@@ -136,9 +151,8 @@ class Accumulator:
             if [gradient._version for gradient in gradients] != versions:
                 self._refuse_changed(keys, gradients, versions)
             if keys:
-                counts = (gradients[0].numel(),) * len(keys)
                 try:
-                    self.add_alike(tuple(keys), counts, gradients)
+                    self.add_alike(tuple(keys), tuple(map(Tensor.numel, gradients)), gradients)
                 except (RuntimeError, NotImplementedError) as error:
                     for key in keys:
                         self._refuse(key, error)
@@ -159,8 +173,12 @@ class Accumulator:
         """Forget everything that was added."""
         self._reduced, self._spoiled, self._waiting, self._elements_waiting = [], set(), {}, 0
 
-    def _add_later(self, key: Key, gradient: Tensor, count: int, capacity: int) -> None:
-        alike = (gradient.shape, gradient.dtype, gradient.device)
+    def kind(self, gradient: Tensor) -> Hashable:
+        """What gradients have in common that `add_alike` takes together."""
+        return self._reducer.kind(gradient)
+
+    def _add_later(self, key: Key, gradient: Tensor, count: int) -> None:
+        alike = self._reducer.kind(gradient)
         waiting = self._waiting.get(alike)
         if waiting is None:
             waiting = self._waiting[alike] = _Waiting([], [], [])
@@ -168,7 +186,7 @@ class Accumulator:
         waiting.gradients.append(gradient)
         waiting.versions.append(gradient._version)
         self._elements_waiting += count
-        if self._elements_waiting >= capacity:
+        if self._elements_waiting >= self._reducer.capacity(gradient.device):
             self.flush()
 
     def _refuse(self, key: Key, error: Exception | str) -> None:

@@ -20,11 +20,11 @@ from gradprobe.measure.presence import (
     GradientState,
     Look,
     Presence,
-    is_immediate,
     look,
     settled,
     still_there,
 )
+from gradprobe.measure.reduction.values import is_immediate
 from gradprobe.measure.shares import Question, answers, are_multiples, is_zero
 
 _ENOUGH = 2  # uneventful iterations, after which gradients are no longer looked at in advance

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gradprobe.measure.reduction import is_plain, local_part
+from gradprobe.measure.reduction.values import is_immediate, is_plain, local_part
 
 _SAMPLE = 256  # elements that are looked at: others tell whether a gradient with zeros there was cleared
 
@@ -46,11 +46,6 @@ class Presence:
             elif self._copied is not None and self._copied.query():
                 self._known = self._host.tolist()
         return self._known
-
-
-def is_immediate(device: torch.device) -> bool:
-    """Whether values on a device can be read without waiting for it."""
-    return device.type == "cpu"
 
 
 Gate = tuple[tuple[Presence, int], ...]

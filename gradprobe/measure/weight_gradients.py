@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
 
 from gradprobe.measure.accumulator import Accumulator, Key, whole
-from gradprobe.measure.reduction import is_plain
+from gradprobe.measure.reduction.values import is_plain
 from gradprobe.network.layers import parameter_place, recurrent_weights
 
 _Place = tuple[dict[str, Any], str]  # where a module keeps a parameter, and its name there
 
 
 class _Alike(NamedTuple):
-    """Weights whose gradients have one shape, data type and device."""
+    """Weights whose gradients are read together."""
 
     keys: tuple[Key, ...]
     counts: tuple[int, ...]
@@ -48,7 +48,7 @@ class WeightGradients:
             for recurrent in [recurrent_weights(module)]
             for local in names[name]
         ]
-        self._groups: list[_Alike] | None = None
+        self._groups: dict[Hashable, _Alike] | None = None
 
     def read(self, into: Accumulator, only: Set[int] | None = None) -> None:
         """Add the gradients as they stand, of all parameters or only of those with these ids."""
@@ -56,9 +56,9 @@ class WeightGradients:
             self._read_each(self._places, into, only)
             return
         if self._groups is None:
-            self._groups = self._group()
-        for alike in self._groups:
-            if not self._read_together(alike, into):
+            self._groups = self._group(into)
+        for group, alike in self._groups.items():
+            if group is None or not self._read_together(alike, into):
                 self._read_each(zip(alike.keys, alike.places, strict=True), into)
 
     def all_in(self, parameters: Set[int]) -> set[Key]:
@@ -94,24 +94,19 @@ class WeightGradients:
             parameter = owner.get(name)
             if parameter is None or parameter.grad is None or not (only is None or id(parameter) in only):
                 continue
-            into.add(key, parameter.grad)
+            into.add_lasting(key, parameter.grad)
         into.flush()  # the next step or `zero_grad` may change them in place
 
-    def _group(self) -> list[_Alike]:
-        """Group what can be read together, going by what the parameters look like now."""
-        groups: dict[Any, list[tuple[Key, int, _Place]]] = {}
+    def _group(self, into: Accumulator) -> dict[Hashable, _Alike]:
+        """Group what can be read together, going by what the parameters look like now; None for what cannot."""
+        groups: dict[Hashable, list[tuple[Key, int, _Place]]] = {}
         for key, (owner, name) in self._places:
             parameter = owner.get(name)
             if parameter is not None:
-                # what is not plain has a group of its own, since it is read by itself
-                group = _kind(parameter) if is_plain(parameter) else key
+                # frozen ones have no gradient, and would keep the others from being read together
+                group = (into.kind(parameter), parameter.requires_grad) if is_plain(parameter) else None
                 groups.setdefault(group, []).append((key, parameter.numel(), (owner, name)))
-        return [_Alike(*map(tuple, zip(*group, strict=True))) for group in groups.values()]
-
-
-def _kind(parameter: nn.Parameter) -> tuple[Any, ...]:
-    # frozen ones have no gradient, and would keep the others from being read together
-    return parameter.shape, parameter.dtype, parameter.device, parameter.requires_grad
+        return {group: _Alike(*map(tuple, zip(*weights, strict=True))) for group, weights in groups.items()}
 
 
 def parameter_ids(optimizer: Optimizer) -> set[int]:

@@ -8,7 +8,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial
 
 from gradprobe import GradientProbe
-from gradprobe.measure.reduction import PartialSumError, Reducer
+from gradprobe.measure.reduction import Reducer
+from gradprobe.measure.reduction.values import PartialSumError
 
 BATCHES = [(torch.randn(5, 3, generator=torch.Generator().manual_seed(i)).double(), None) for i in range(3)]
 

@@ -7,7 +7,8 @@ from support.awkward import threads
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradprobe.measure.accumulator import Accumulator
-from gradprobe.measure.reduction import Reducer, local_part, native
+from gradprobe.measure.reduction import Reducer, native
+from gradprobe.measure.reduction.values import local_part
 from gradprobe.measure.window import Iteration, joined_by_device, statistics, table
 from gradprobe.record.history import MEASURES
 from gradprobe.record.quantities import QUANTITIES, STATISTICS, label

@@ -8,7 +8,8 @@ from support.oracle import assert_agrees, record
 from torch import nn
 
 import gradprobe as gp
-from gradprobe.measure.reduction import PartialSumError, Reducer
+from gradprobe.measure.reduction import Reducer
+from gradprobe.measure.reduction.values import PartialSumError
 from gradprobe.show.formats import as_json
 
 KINDS = {

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from gradprobe.measure.reduction import is_plain, local_part
+from gradprobe.measure.reduction.values import is_plain, local_part
 
 ROWS = 16  # examples of a batch
 _FIRST = 4  # iterations from the first on that are all looked at: there it is decided what can be learned

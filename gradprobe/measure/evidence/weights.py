@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.evidence.sampling import elements_of_each, some_of
-from gradprobe.measure.reduction import is_plain, local_part
+from gradprobe.measure.reduction.values import is_plain, local_part
 from gradprobe.network.layers import parameter_place, recurrent_weights, weight_row
 
 _DENSE = (Tensor, nn.Parameter)

@@ -1,21 +1,28 @@
 """Gradients in, rows of sums out, in few passes over the data and without waiting for an accelerator.
 
-Dense float32 gradients on the CPU are read once, by compiled code (`native`). All others go through a scratch
-buffer that stays in the processor's cache, and so do these where there was no compiler: small gradients of one
-shape are stacked in it and reduced together; a large one is reduced piece by piece. Sums are float32 (float64 for
-a gradient in float64), and the rows of one gradient are added up in float64.
+Dense float32 gradients on the CPU are read once, by compiled code (`native`), and so are dense ones of the usual
+types on an accelerator (`on_device`), many in one launch. All others go through a scratch buffer that stays in the
+cache, and so do these where there was no compiler: small gradients of one shape are stacked in it and reduced
+together; a large one is reduced piece by piece. Sums are float32 (float64 for a gradient in float64), and the rows
+of one gradient are added up in float64.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 
 import torch
 from torch import Tensor
 
-from gradprobe.measure.reduction import native
+from gradprobe.measure.reduction import native, on_device
+from gradprobe.measure.reduction.values import (
+    in_memory_order,
+    is_immediate,
+    local_part,
+    stored,
+)
 
 SUMS, NORM, PEAK, ZEROS, NONFINITE = range(5)
 ROW = 4096  # elements of a row of a large gradient
@@ -26,14 +33,6 @@ _AT_ONCE = 1024  # rows that memory is allocated for
 _SMALLEST, _LARGEST = 1e-12, 1e15  # sums of a row between which its squares neither vanish nor overflow
 
 Rows = Tensor | list[Tensor]  # a matrix, or gradients of one shape which are its rows
-
-
-class UnmeasurableError(RuntimeError):
-    """A gradient whose values cannot be read; the message is the reason that stands in the record."""
-
-
-class PartialSumError(UnmeasurableError):
-    """A distributed gradient whose values no rank holds."""
 
 
 class Reducer:
@@ -56,6 +55,7 @@ class Reducer:
 
     def __init__(self, *, every: bool = True) -> None:
         self.every = every
+        self._on_device = on_device.OnDevice(every=every)
         self._buffers: dict[tuple[torch.device, torch.dtype, int], Tensor] = {}
         self._single: list[Tensor] = []
         self._piece, self._used = self._piece_of(0), 0
@@ -75,14 +75,26 @@ class Reducer:
         with torch.no_grad():
             return self._one(local_part(gradient))
 
+    def kind(self, gradient: Tensor) -> Hashable:
+        """What gradients have in common that `same` takes together."""
+        shape = None if self.takes_any(gradient) else gradient.shape
+        return gradient.dtype, gradient.device, on_device.stream(gradient.device), shape
+
+    def takes_any(self, gradient: Tensor) -> bool:
+        """Whether `same` takes gradients like this one together, whatever their shapes and sizes."""
+        return on_device.takes(gradient)
+
     def same(self, gradients: list[Tensor]) -> Tensor:
-        """The sums of small dense gradients that have one shape, data type and device.
+        """The sums of dense gradients of one `kind`; small ones, if it is not one of which it `takes_any`.
 
         Returns:
             Shape ``(gradients, 5)``, or ``(gradients, 1)``, on their device.
         """
         if native.takes(gradients):
             return self._by_native(gradients)
+        rows = self._on_device.rows(gradients)
+        if rows is not None:
+            return rows
         first = gradients[0]
         if not first.numel():  # a parameter may have no elements: they add nothing to its layer's
             return self._of_nothing(first, rows=len(gradients))
@@ -101,7 +113,7 @@ class Reducer:
             return self._of_nothing(gradient, rows=1)
         if gradient.layout is not torch.strided:
             # implicit zeros count as zeros: they are what the optimizer sees
-            values = _stored(gradient)
+            values = stored(gradient)
             row = self.one(values)
             if self.every:
                 row[:, ZEROS] += gradient.numel() - values.numel()
@@ -110,9 +122,12 @@ class Reducer:
             native.check_memory([gradient])
         if gradient.is_complex():
             gradient = gradient.abs()
-        elements = _in_memory_order(gradient)
+        elements = in_memory_order(gradient)
         if elements is not gradient and native.takes([elements]):
             return self._by_native([elements])
+        rows = self._on_device.rows([elements])
+        if rows is not None:
+            return rows
         if elements.numel() <= _ONE_ROW:
             return self._reduced([elements.view(1, -1)], elements, rows=1).t()
         whole = elements.numel() // ROW
@@ -153,7 +168,7 @@ class Reducer:
 
     def _reduced(self, parts: Sequence[Rows], like: Tensor, rows: int) -> Tensor:
         """The sums of every row of parts that each fit into the scratch buffer: shape ``(5 or 1, rows)``."""
-        can_check = self.every and like.device.type == "cpu"  # an accelerator would have to be waited for
+        can_check = self.every and is_immediate(like.device)  # an accelerator would have to be waited for
         with self._lock:
             if not self.every:
                 return self._columns(parts, like, rows, self._sum)
@@ -251,74 +266,5 @@ def fold_columns(columns: Tensor) -> Tensor:
     return sums.to(columns.dtype).unsqueeze(0)
 
 
-def local_part(gradient: Tensor) -> Tensor:
-    """The ordinary tensor in a gradient: this rank's part of a distributed one, the values of a nested one.
-
-    The sums of the ranks' parts are added up later.
-
-    Raises:
-        PartialSumError: If no rank holds the values, as they are the sum of the ranks' parts.
-        UnmeasurableError: If it has no values, or its type hides them.
-
-    Example:
-        >>> ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(1)], layout=torch.jagged)
-        >>> local_part(ragged)
-        tensor([1., 1., 1.])
-    """
-    if gradient.is_nested:
-        return _values_of_nested(gradient)
-    if type(gradient) is not Tensor:
-        gradient = _without_subclass(gradient)
-    if gradient.is_meta:
-        raise UnmeasurableError("its gradient is on the meta device, where there are no values")
-    return gradient
-
-
-def _without_subclass(gradient: Tensor) -> Tensor:
-    if hasattr(gradient, "placements"):
-        if any(placement.is_partial() for placement in gradient.placements):
-            raise PartialSumError("its gradient is a partial sum over ranks: no rank holds the true values")
-        part: Tensor = gradient.to_local()  # type: ignore[attr-defined]
-        return part
-    if type(gradient).__torch_dispatch__ is not Tensor.__torch_dispatch__:  # its values are not in its memory
-        kind = type(gradient).__name__
-        raise UnmeasurableError(f"its gradient is a {kind}, a type of tensor whose values cannot be read")
-    with torch._C.DisableTorchFunctionSubclass():
-        return gradient.as_subclass(Tensor)
-
-
-def _values_of_nested(gradient: Tensor) -> Tensor:
-    """The elements of a nested tensor, without what lies between its parts in memory."""
-    if gradient.layout is torch.jagged and gradient._lengths is None:  # type: ignore[attr-defined]
-        return gradient.values()
-    return torch.cat([part.reshape(-1) for part in gradient.unbind()])
-
-
-def _stored(gradient: Tensor) -> Tensor:
-    """The values that a tensor of another layout keeps: those that are not implicit zeros."""
-    if gradient.is_mkldnn:
-        return gradient.to_dense()
-    return gradient.coalesce().values() if gradient.is_sparse else gradient.values()
-
-
-def is_plain(gradient: Tensor) -> bool:
-    """Whether a gradient is an ordinary dense tensor, which may be stacked with others.
-
-    Example:
-        >>> is_plain(torch.ones(2)), is_plain(torch.ones(2).to_sparse()), is_plain(torch.ones(2) * 1j)
-        (True, False, False)
-    """
-    ordinary = type(gradient) in (Tensor, torch.nn.Parameter) and gradient.layout is torch.strided
-    return ordinary and gradient.dtype.is_floating_point
-
-
 def _summed_in(like: Tensor) -> torch.dtype:
     return torch.float64 if like.dtype in (torch.float64, torch.complex128) else torch.float32
-
-
-def _in_memory_order(gradient: Tensor) -> Tensor:
-    """Its elements in the order of memory, so that a transposed or channels-last one need not be copied."""
-    if gradient.is_contiguous():
-        return gradient.view(-1)
-    strides = gradient.stride()
-    return gradient.permute(sorted(range(gradient.dim()), key=lambda axis: -strides[axis])).reshape(-1)
