@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -83,19 +82,28 @@ def joint(gates: Iterable[Gate]) -> Gate:
         >>> is_open(joint([((presence, 0),), ((presence, 1),)]))
         True
     """
-    gates = list(gates)
-    if not all(gates):
-        return ()
-    factors = [factor(gate) for gate in gates]
-    return ((Presence(torch.stack([one for one in factors if isinstance(one, Tensor)]).amax(0) > 0), 0),)
+    alike: dict[int, list[Gate]] = {}
+    for gate in dict.fromkeys(gates):
+        if not gate:
+            return ()
+        alike.setdefault(len(gate), []).append(gate)
+    # few kernels for many layers: each has its own gate on an accelerator
+    open_ones = [
+        torch.cat([_flag(*part) for gate in several for part in gate]).view(-1, length).all(1).any()
+        for length, several in alike.items()
+    ]
+    return ((Presence(torch.stack(open_ones).any().unsqueeze(0)), 0),)
+
+
+def _flag(presence: Presence, index: int) -> Tensor:
+    return presence.flags[index : index + 1]
 
 
 def factor(gate: Gate) -> Tensor | float:
     """What a gradient has to be multiplied by: 1, or a tensor of one element that is 1 or 0."""
     if not gate:
         return 1.0
-    flags = [presence.flags[index : index + 1] for presence, index in gate]
-    return torch.stack(flags).all(0).to(torch.float32)
+    return torch.stack([_flag(*part) for part in gate]).all(0).to(torch.float32)
 
 
 class Look(NamedTuple):
@@ -144,8 +152,10 @@ def look(gradients: Sequence[Sequence[Tensor]]) -> list[Look]:
     result: dict[int, Look] = {}
     for group in alike.values():
         peaks = iter(_peaks([sample for _, samples in group for sample in samples]))
-        highest = [reduce(torch.add, [next(peaks) for _ in samples]) for _, samples in group]
-        presence = Presence(torch.stack(highest) != 0)
+        of_each = [[next(peaks) for _ in samples] for _, samples in group]
+        most = max(map(len, of_each))
+        padded = [peak for own in of_each for peak in own + own[:1] * (most - len(own))]
+        presence = Presence((torch.stack(padded).view(-1, most) != 0).any(1))
         elements, start = torch.cat([sample for _, samples in group for sample in samples]), 0
         for place, (index, samples) in enumerate(group):
             lengths = tuple(sample.numel() for sample in samples)

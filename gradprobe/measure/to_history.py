@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from gradprobe.measure.accumulator import Key
 from gradprobe.measure.output_gradients import OutputGradients, OutputHook
 from gradprobe.measure.ranks import active_ddp_wrapper, world_size, wrapper_name
+from gradprobe.measure.reduction.on_device import in_use
 from gradprobe.measure.unreached import Seen, unreached_reasons
 from gradprobe.measure.window import COUNT, Window, statistics
 from gradprobe.network.layers import own_parameters, recurrent_weights, weight_row
@@ -193,6 +194,7 @@ def conditions_of(
         **({} if topology is None else _conditions_seen(topology, getattr(outputs, "shapes", {}), held or set())),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
+        "kernels": in_use(parameter.device),
         "optimizer": " and ".join(map(describe_optimizer, optimizers)) or None,
         "torch": str(torch.__version__),
         "amp_scale": None if scale is None else float(scale),

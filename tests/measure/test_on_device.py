@@ -153,14 +153,16 @@ def untried(monkeypatch):
 @pytest.mark.usefixtures("untried")
 def test_they_are_used_once_they_are_tried():
     assert not on_device.takes(torch.ones(2))
-    assert on_device.prepare(CPU)
+    on_device.prepare([CPU])
     assert on_device.takes(torch.ones(2))
 
 
 @pytest.mark.usefixtures("untried")
 def test_the_switch_turns_them_off(monkeypatch):
     monkeypatch.setenv(native.SWITCH, "0")
-    assert not on_device.prepare(CPU)
+    on_device.prepare([CPU])
+    assert not on_device.works(CPU)
+    assert on_device.in_use(CPU) == "torch"
 
 
 @pytest.mark.usefixtures("untried")
@@ -175,7 +177,9 @@ def test_kernels_that_are_wrong_are_not_used(monkeypatch, of):
             into.mul_(1.001)
 
     monkeypatch.setattr(on_device, "launch", launch)
-    assert not on_device.prepare(CPU)
+    on_device.prepare([CPU])
+    assert not on_device.works(CPU)
+    assert on_device.in_use(CPU) == "torch"
     assert Reducer().one(torch.ones(3))[0, 0] == 3
 
 
@@ -185,7 +189,9 @@ def test_kernels_that_do_not_compile_are_not_used(monkeypatch):
         raise OSError("no compiler")
 
     monkeypatch.setattr(on_device, "launch", launch)
-    assert not on_device.prepare(CPU)
+    on_device.prepare([CPU])
+    assert not on_device.works(CPU)
+    assert on_device.in_use(CPU) == "torch"
 
 
 def test_kernels_that_fail_later_are_given_up_without_a_gap(monkeypatch):

@@ -19,6 +19,7 @@ from gradprobe.measure.evidence.result import Collected, LayerSteps
 from gradprobe.measure.evidence.sampling import is_sampled
 from gradprobe.measure.evidence.signal import Signal
 from gradprobe.measure.evidence.weights import WeightSamples
+from gradprobe.measure.reduction.on_device import sent
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import Attached, failure
 from gradprobe.network.layers import frozen_fast_path_modules, unwrap
@@ -89,9 +90,9 @@ class EvidenceCollector:
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         self._trained = set(map(id, trained))
         self._few = trained[:: max(1, len(trained) // _FEW)][:_FEW]
+        self._weights.take()  # which finds out where they are
         self._collected.initial = self._weights.facts()
-        self._weights.take()
-        self._stepped = torch.ones(len(self._weights.rows), dtype=torch.bool)
+        self._stepped = torch.ones(len(self._weights.rows), dtype=torch.bool, device=self._weights.device)
         self._look(0)
 
     @property
@@ -108,7 +109,7 @@ class EvidenceCollector:
         self._iteration, self._is_sampled, self._passes = iteration, is_sampled(iteration), 0
         self._signal.is_on = self._is_sampled
         self._over_time.is_on = self._is_sampled and is_looked_at(iteration)
-        self._steps = LayerSteps(len(self._weights.rows)) if self._is_sampled else None
+        self._steps = LayerSteps(len(self._weights.rows), self._weights.device) if self._is_sampled else None
         self._arrived = None
 
     # backward passes
@@ -126,9 +127,10 @@ class EvidenceCollector:
             return
         there = any(parameter.grad is not None for parameter in self._few)
         count = len(self._weights.rows)
-        now = self._weights.norms(self._weights.take_gradients()) > 0 if there else torch.zeros(count) > 0
+        nothing = self._stepped.new_zeros(count)
+        now = self._weights.norms(self._weights.take_gradients()) > 0 if there else nothing
         known = now if self._left_over is None else self._left_over
-        self._left_over = torch.where(self._stepped.to(now.device), now, known.to(now.device) & now)
+        self._left_over = torch.where(self._stepped, now, known & now)
         self._stepped = torch.zeros_like(self._stepped)
         if self._signal.nodes:
             self._read_graph(loss)
@@ -219,17 +221,19 @@ class EvidenceCollector:
         if optimizer in self._before:
             before, parameters, steps = self._before.pop(optimizer)
             moved = self._weights.norms(self._weights.take() - before)
-            steps.moved(held & self._weights.same(parameters), moved, self._weights.norms(before))
+            same = sent(self._weights.same(parameters), self._weights.device)
+            steps.moved(held & same, moved, self._weights.norms(before))
 
     def _held(self, optimizer: Optimizer | None) -> Tensor:
         count = len(self._weights.rows)
         if optimizer is None:
-            return torch.ones(count, dtype=torch.bool)
+            return torch.ones(count, dtype=torch.bool, device=self._weights.device)
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         known = self._held_by.get(id(optimizer))
         if known is None or known[0] != sizes or self._is_sampled:
             held = self._weights.held_by(parameter_ids(optimizer))
-            known = self._held_by[id(optimizer)] = sizes, torch.tensor(held, dtype=torch.bool)
+            mask = sent(torch.tensor(held, dtype=torch.bool), self._weights.device)
+            known = self._held_by[id(optimizer)] = sizes, mask
         return known[1]
 
     def after_step(self, optimizer: Optimizer) -> None:

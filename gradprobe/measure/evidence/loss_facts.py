@@ -48,8 +48,10 @@ class LossFacts:
             self._targets.setdefault(key, []).append(_numbers(use.target))
             if use.loss == "nll" and use.classes and use.classes <= _CLASSES:
                 labels = use.target.reshape(-1)[:_SAMPLE].clamp(0, use.classes - 1)
-                counted = torch.bincount(labels, minlength=use.classes)
-                self._counts[key] = self._counts.get(key, torch.zeros_like(counted)) + counted
+                if key not in self._counts:
+                    self._counts[key] = labels.new_zeros(use.classes)
+                # not `bincount`, which waits for an accelerator
+                self._counts[key].index_add_(0, labels, torch.ones_like(labels))
         if use.values is not None and use.values.numel():
             self._outputs.setdefault(key, []).append(_numbers(use.values))
         use.target = use.values = use.clamped = None  # what the graph holds is not kept

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from gradprobe.measure.reduction.on_device import sent
 from gradprobe.network.hooks import Attached, GuardedHook, is_captured
 from gradprobe.network.tensors import measured_tensor
 from gradprobe.record.evidence import rounded
@@ -250,7 +251,7 @@ def _packed_by_lag(gradient: Tensor, sizes: Tensor) -> _Means:
     time = torch.arange(steps).repeat_interleave(sizes)
     sequence = torch.arange(len(time)) - (sizes.cumsum(0) - sizes)[time]
     lengths = (sizes > torch.arange(int(sizes[0]))[:, None]).sum(1)
-    lag = (lengths[sequence] - 1 - time).to(gradient.device)
+    lag = sent(lengths[sequence] - 1 - time, gradient.device)
     each = gradient.flatten(1).abs().float().mean(1)
     sums = torch.zeros(steps, device=gradient.device).index_add_(0, lag, each)
     counts = torch.zeros_like(sums).index_add_(0, lag, torch.ones_like(each))

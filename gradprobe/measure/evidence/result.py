@@ -19,13 +19,15 @@ from gradprobe.record.evidence import Evidence, rounded
 
 
 class LayerSteps:
-    """What the steps of one iteration found of the gradients and did to the weights: a number for each layer."""
+    """What the steps of one iteration found of the gradients and did to the weights: a number for each layer.
 
-    def __init__(self, layers: int) -> None:
-        self.update = torch.full((layers,), math.nan)
-        self.left = torch.full((layers,), math.nan)
-        self.left_over = torch.full((layers,), math.nan)
-        self.gradient = torch.full((layers,), math.nan)
+    Args:
+        layers: How many there are.
+        device: Where the numbers are.
+    """
+
+    def __init__(self, layers: int, device: torch.device) -> None:
+        self.update = self.left = self.left_over = self.gradient = torch.full((layers,), math.nan, device=device)
 
     def found(
         self, held: Tensor, norms: Tensor, arrived: Tensor | None, left_over: Tensor | None, scale: Tensor | None
@@ -33,26 +35,24 @@ class LayerSteps:
         """A step is about to use gradients of these norms.
 
         Args:
-            held: Which layers it steps.
+            held: Which layers it steps, on the device of the numbers.
             norms: Of the gradients as they stand.
             arrived: The same after the last backward pass.
             left_over: Which layers had a gradient before the first backward pass after their last step.
             scale: What the gradients were divided by since.
         """
-        held = held.to(norms.device)
-        self.gradient = torch.where(held, norms, self.gradient.to(norms.device))
+        self.gradient = torch.where(held, norms, self.gradient)
         if arrived is not None:
             left = norms / arrived * (1.0 if scale is None else scale.to(norms.device))
-            self.left = torch.where(held, left, self.left.to(norms.device))
+            self.left = torch.where(held, left, self.left)
         if left_over is not None:
-            there = (left_over.to(norms.device) & (norms > 0)).to(self.left_over.dtype)
-            self.left_over = torch.where(held, there, self.left_over.to(norms.device))
+            there = (left_over & (norms > 0)).to(self.left_over.dtype)
+            self.left_over = torch.where(held, there, self.left_over)
 
     def moved(self, held: Tensor, moved: Tensor, before: Tensor) -> None:
         """A step has moved the weights: by how much, and what their norms were."""
-        held = held.to(moved.device)
         update = torch.where(before > 0, moved / before, math.nan)
-        self.update = torch.where(held, update, self.update.to(moved.device))
+        self.update = torch.where(held, update, self.update)
 
 
 class Collected:
@@ -109,10 +109,9 @@ class Collected:
         if self._turned is None:
             self._turned = torch.zeros_like(gradients), torch.zeros_like(squares), torch.zeros_like(squares)
         total, of_squares, count = self._turned
-        mask = held.to(gradients.device)
-        total += gradients * weights.of_elements(mask)
-        of_squares += squares * mask
-        count += mask.to(count.dtype)
+        total += gradients * weights.of_elements(held)
+        of_squares += squares * held
+        count += held.to(count.dtype)
 
     def result(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.measure.reduction.native import SWITCH, check_memory
+from gradprobe.measure.reduction.values import is_immediate
 
 PIECE = 2**14  # elements that a program reads, if there are not too many of them
 MOST = 2**13  # programs for one large gradient: enough for all that an accelerator runs at once
@@ -31,32 +32,44 @@ _works: dict[torch.device, bool] = {}
 _works_lock = Lock()
 
 
+def in_use(device: torch.device) -> str | None:
+    """What measures gradients on an accelerator, ``"triton"`` or ``"torch"``; None where there is none.
+
+    Example:
+        >>> in_use(torch.device("cpu")), in_use(torch.device("mps"))
+        (None, 'torch')
+    """
+    return None if is_immediate(device) else "triton" if works(device) else "torch"
+
+
 def works(device: torch.device) -> bool:
     """Whether the kernels have been tried on a device, and were right. Waits for nothing."""
     return _works.get(device, False)
 
 
-def prepare(device: torch.device) -> bool:
-    """Compile the kernels for a device and compare what they measure to torch's own result, once in a process.
+def prepare(devices: Iterable[torch.device]) -> None:
+    """Compile the kernels for devices and compare what they measure to torch's own result, once in a process.
 
-    Waits for the device, so this is for before the window.
-
-    Returns:
-        Whether they work; where Triton, its compiler or the device does not, torch's kernels are used.
+    Waits for the devices, so this is for before the window. Where Triton or its compiler does not work, torch's
+    kernels are used.
 
     Example:
-        >>> prepare(torch.device("cpu"))
+        >>> prepare([torch.device("cpu")])
+        >>> works(torch.device("cpu"))
         False
     """
-    if device.type not in DEVICES or os.environ.get(SWITCH) == "0":
+    for device in set(devices):
+        if device.type in DEVICES and os.environ.get(SWITCH) != "0":
+            with _works_lock:
+                if device not in _works:
+                    _works[device] = _are_right(device)
+
+
+def _are_right(device: torch.device) -> bool:
+    try:
+        return all(_is_right(device, dtype) for dtype in DTYPES)
+    except Exception:  # whatever Triton and its compilers raise
         return False
-    with _works_lock:
-        if device not in _works:
-            try:
-                _works[device] = all(_is_right(device, dtype) for dtype in DTYPES)
-            except Exception:  # whatever Triton and its compilers raise: there are torch's kernels
-                _works[device] = False
-    return _works[device]
 
 
 def _is_right(device: torch.device, dtype: torch.dtype) -> bool:
@@ -235,9 +248,22 @@ def _size_of_piece(elements: int) -> int:
 
 def _send(table: npt.NDArray[np.int64], to: Tensor) -> None:
     """Copy a table to a device, after what it is doing."""
-    given = torch.from_numpy(table)
-    # only a copy from pinned memory waits for nothing; torch does not reuse that memory before it is done
-    to.copy_(given if to.is_cpu else given.pin_memory(), non_blocking=True)
+    to.copy_(_pinned(torch.from_numpy(table), to.device), non_blocking=True)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for what that is doing.
+
+    Example:
+        >>> sent(torch.ones(2), torch.device("cpu"))
+        tensor([1., 1.])
+    """
+    return tensor if device.type == "cpu" else _pinned(tensor, device).to(device, non_blocking=True)
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    # a copy from other memory waits for the device; torch does not reuse this memory before the copy is done
+    return tensor.pin_memory() if device.type in DEVICES - {"cpu"} else tensor
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -76,6 +76,7 @@ _SOMETIMES = {
     "ranks": "ranks",
     "wrapper": "wrapper",
     "compile": "torch.compile",
+    "kernels": "kernels on the accelerator",
     "stats": "statistics",
     "window": "window",
     "inputs": "inputs of the model",
