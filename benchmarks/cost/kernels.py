@@ -1,9 +1,9 @@
-"""How many kernels a probe starts on an accelerator and how much these read, counted on shapes: nothing is computed.
+"""How many kernels a probe starts on an accelerator and how much these read, counted on shapes.
 
     python benchmarks/cost/kernels.py [NET ...] [--out FILE]
 
-The networks are on the meta device, which the probe takes for an accelerator here. Before and after: by torch's own
-kernels, and by those that read each gradient once (``gradprobe/measure/reduction/kernels.py``).
+Nothing is computed: the networks are on the meta device, which the probe takes for an accelerator here. Before and
+after: by torch's kernels, and by those that read each gradient once (gradprobe/measure/reduction/kernels.py).
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from gradprobe.measure.reduction.values import local_part
 META = torch.device("meta")
 RANKS = 64
 EXPLANATION = """\
-For one iteration. Outputs: the tensors whose gradients arrive at a layer. Kernels: operator calls other than views
-and allocations, and launches of gradprobe's own kernels; those of the bare training are taken off. Read: the bytes
-that they are given, to the bytes of the gradients; what torch's kernels read again and again is their scratch buffer.
-In 1 iteration of 4 the signal and the update are looked at as well: "looked at". A copy of a table of addresses to
-the device counts as a kernel.
+For one iteration. Kernels: operator calls other than views and allocations, and launches of gradprobe's own
+kernels; those of the bare training are taken off. A copy of a table of addresses to the device counts as a kernel.
+Read: the bytes that they are given, to the bytes of the gradients; what torch's kernels read again and again is
+their scratch buffer. In 1 iteration of 4 the signal and the update are looked at as well: "looked at".
 
 Llama 3 70B in bfloat16: weights sharded by FSDP2 over 64 ranks, the share of one; outputs of one sequence of 4,096
 tokens."""
@@ -98,14 +97,18 @@ class Case(NamedTuple):
 def imitated(*, triton: bool) -> Iterator[list[Count]]:
     """Let the meta device pass for an accelerator; yields a list for what counts at the moment."""
     counting: list[Count] = []
-    rows = on_device.OnDevice._rows
+    tried = on_device.OnDevice._tried
 
-    def counted_rows(self: Any, gradients: Any) -> Tensor:
-        counting[-1].bytes += sum(gradient.nbytes for gradient in gradients)
-        return rows(self, gradients)
+    def counted(self: Any, measure: Any, gradients: Any) -> Tensor | None:
+        found = tried(self, measure, gradients)
+        if found is not None:
+            # each element once, and of each piece the row, which is written and read
+            rows = sum(on_device._pieces_of(gradient.numel())[0] for gradient in gradients)
+            counting[-1].bytes += sum(gradient.nbytes for gradient in gradients) + 40 * rows
+        return found
 
     def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
-        counting[-1].add(20 * arguments[2] if "fold" in str(kernel) else 0)  # `fold` reads the rows of the pieces
+        counting[-1].add(0)
 
     addresses = iter(range(16, 2**62, 16))
     replaced = {
@@ -119,9 +122,9 @@ def imitated(*, triton: bool) -> Iterator[list[Count]]:
     with contextlib.ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(mock.patch.object(on_device, name, value))
-        stack.enter_context(mock.patch.object(on_device.OnDevice, "_rows", counted_rows))
+        stack.enter_context(mock.patch.object(on_device.OnDevice, "_tried", counted))
         stack.enter_context(mock.patch.object(Tensor, "is_meta", property(lambda self: False)))
-        stack.enter_context(mock.patch.object(Tensor, "data_ptr", lambda self: next(addresses)))
+        stack.enter_context(mock.patch.object(Tensor, "data_ptr", lambda self: next(addresses)))  # noqa: PT008
         yield counting
 
 
@@ -203,8 +206,9 @@ def gradients(case: Case) -> list[int]:
     """Bytes of the gradients."""
     if case.of == "weight":
         case.backward()
-        named = case.model.named_parameters()
-        return [local_part(one.grad).nbytes for name, one in named if "bias" not in name and one.grad is not None]
+        # a weight that two layers share is read for each
+        named = [pair for layer in layers_of(case.model) for pair in layer.named_parameters(recurse=False)]
+        return [local_part(one.grad).nbytes for name, one in named if "bias" not in name]
     sizes: list[int] = []
     hooks = [
         layer.register_forward_hook(lambda module, args, output: sizes.append(output.nbytes))

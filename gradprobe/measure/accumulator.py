@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from gradprobe.measure.presence import Gate
-from gradprobe.measure.reduction import Reducer
+from gradprobe.measure.reduction import Kind, Reducer
 from gradprobe.measure.reduction.values import PartialSumError, UnmeasurableError, is_plain, local_part
 
 Key = tuple[str, str]  # (layer, of), as in the columns of a history; or (layer, one of its recurrent weights)
@@ -69,6 +70,14 @@ class _Waiting(NamedTuple):
     versions: list[int]
 
 
+class _Parted(NamedTuple):
+    """A gradient whose pieces are measured, and the rows of these."""
+
+    key: Key
+    elements: int
+    parts: Tensor
+
+
 class Accumulator:
     """Reduces gradients as they are added; small ones wait until there are enough of them, or until `flush`.
 
@@ -91,11 +100,12 @@ class Accumulator:
         self._refused = refused
         self._reduced: list[ReducedGradients] = []
         self._spoiled: set[Key] = set()
-        self._waiting: dict[object, _Waiting] = {}
+        self._waiting: dict[Kind, _Waiting] = {}
         self._elements_waiting = 0
+        self._parted: dict[torch.device, list[_Parted]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._reduced or self._waiting)
+        return bool(self._reduced or self._waiting or self._parted)
 
     def add(self, key: Key, gradient: Tensor) -> None:
         """Add a gradient; a small one must not change until `flush`."""
@@ -124,6 +134,10 @@ class Accumulator:
     def add_now(self, key: Key, gradient: Tensor) -> None:
         """Add a gradient that may change afterwards."""
         try:
+            parts = self._reducer.parts(gradient)
+            if parts is not None:  # the pieces of many gradients become rows together
+                self._parted.setdefault(parts.device, []).append(_Parted(key, gradient.numel(), parts))
+                return
             row = self._reducer.one(gradient)
         except (PartialSumError, RuntimeError, NotImplementedError) as error:
             self._refuse(key, error)
@@ -146,7 +160,14 @@ class Accumulator:
 
     def flush(self) -> None:
         """Reduce the gradients that wait: afterwards they may change."""
+        parted, self._parted = self._parted, {}
+        for several in parted.values():
+            keys, counts, parts = zip(*several, strict=True)
+            self._reduced.append(ReducedGradients(keys, counts, self._reducer.joined(parts)))
         waiting, self._waiting, self._elements_waiting = self._waiting, {}, 0
+        self._reduce(waiting)
+
+    def _reduce(self, waiting: Mapping[Kind, _Waiting]) -> None:
         for keys, gradients, versions in waiting.values():
             if [gradient._version for gradient in gradients] != versions:
                 self._refuse_changed(keys, gradients, versions)
@@ -171,9 +192,10 @@ class Accumulator:
 
     def clear(self) -> None:
         """Forget everything that was added."""
-        self._reduced, self._spoiled, self._waiting, self._elements_waiting = [], set(), {}, 0
+        self._reduced, self._spoiled, self._elements_waiting = [], set(), 0
+        self._waiting, self._parted = {}, {}
 
-    def kind(self, gradient: Tensor) -> Hashable:
+    def kind(self, gradient: Tensor) -> Kind:
         """What gradients have in common that `add_alike` takes together."""
         return self._reducer.kind(gradient)
 
@@ -187,7 +209,10 @@ class Accumulator:
         waiting.versions.append(gradient._version)
         self._elements_waiting += count
         if self._elements_waiting >= self._reducer.capacity(gradient.device):
-            self.flush()
+            here = {kind: one for kind, one in self._waiting.items() if kind[:2] == alike[:2]}
+            self._waiting = {kind: one for kind, one in self._waiting.items() if kind not in here}
+            self._elements_waiting = 0
+            self._reduce(here)
 
     def _refuse(self, key: Key, error: Exception | str) -> None:
         self._refused[whole(key)] = str(error).splitlines()[0]

@@ -12,6 +12,7 @@ from torch import Tensor
 from gradprobe.measure import reduction
 from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients, whole
 from gradprobe.measure.presence import Gate, is_open
+from gradprobe.measure.reduction.on_device import used_here
 from gradprobe.measure.weight_gradients import WeightGradients
 
 SUMS, SQUARES, ZEROS, NONFINITE, COUNT, PEAK = range(6)  # the columns of a `table`
@@ -118,6 +119,8 @@ def joined_by_device(parts: Sequence[ReducedGradients]) -> list[ReducedGradients
 
 
 def _joined(parts: Sequence[ReducedGradients]) -> ReducedGradients:
+    for part in parts:
+        used_here(part.rows)
     keys = tuple(key for part in parts for key in part.keys)
     counts = tuple(count for part in parts for count in part.counts)
     gates: tuple[Gate, ...] = ()

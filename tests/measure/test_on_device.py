@@ -120,9 +120,19 @@ def test_zeros_without_memory_are_zeros():
 
 def test_many_pieces_are_no_more_than_an_accelerator_needs():
     elements = on_device.MOST * PIECE * 5
-    pieces = on_device._of_one(torch.empty(elements, device="meta"))
-    assert pieces.number <= on_device.MOST
-    assert pieces.number * pieces.size >= elements
+    number, size = on_device._pieces_of(elements)
+    assert number <= on_device.MOST
+    assert (number - 1) * size < elements <= number * size
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_the_pieces_of_several_gradients_are_joined_together(every):
+    gradients = [drawn(3 * PIECE + 5), drawn(9, dtype=torch.float16), drawn(2 * PIECE, dtype=torch.bfloat16)]
+    gradients[2][7] = math.nan
+    kernels = on_device.OnDevice(every=every)
+    rows = kernels.joined([kernels.parts(gradient) for gradient in gradients])
+    for gradient, row in zip(gradients, rows.tolist(), strict=True):
+        assert row == pytest.approx(exact(gradient)[: len(row)], rel=2e-6, abs=0, nan_ok=True)
 
 
 @pytest.mark.parametrize("seed", range(3 * EVERY))

@@ -6,11 +6,26 @@ import warnings
 
 import pytest
 import torch
+from support.accelerator import PACKAGE, NoTransfers, imitated
 from support.oracle import assert_agrees, layer_means, record
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gradprobe import GradientProbe
+from gradprobe.measure.window import Window
+
+
+@pytest.fixture(autouse=True, params=["host", "accelerator"])
+def device(request):
+    """Every set-up on the code path of an accelerator as well, where nothing in the window may wait for it."""
+    if request.param == "host":
+        yield request.param
+        return
+    if "compile" in request.node.name:
+        pytest.skip("compiled code is another one in a mode")
+    with imitated(), NoTransfers() as transfers:
+        yield request.param
+    assert not transfers.found
 
 
 def net(seed=0):
@@ -525,3 +540,24 @@ def test_data_parallel_is_refused():
 def test_an_optimizer_that_is_none_says_what_to_do():
     with pytest.raises(TypeError, match=r"call probe\.step"):
         GradientProbe(net(), optimizer=[object()])
+
+
+@pytest.mark.parametrize("device", ["host"], indirect=True)
+@pytest.mark.parametrize(
+    "wait", [".sum().item()", ".tolist()", "[rows > 0]", '.to("cpu")', ".cpu()", ".any() and 1"]
+)
+def test_a_planted_transfer_is_seen(monkeypatch, wait):
+    model, close = net(), Window.close
+    optimizer = sgd(model)
+    planted = compile(f"def waits(rows): rows{wait}", str(PACKAGE / "planted.py"), "exec")
+    exec(planted, place := {})
+
+    def close_and_wait(window, averaged):
+        place["waits"](window._reduced[0].rows)
+        close(window, averaged)
+
+    monkeypatch.setattr(Window, "close", close_and_wait)
+    with imitated(), NoTransfers() as transfers, GradientProbe(model, optimizer=optimizer):
+        nn.functional.cross_entropy(model(data()[0][0]), data()[0][1]).backward()
+        optimizer.step()
+    assert [where for _, where in transfers.found] == ["planted.py:1"]

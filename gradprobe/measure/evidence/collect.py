@@ -20,6 +20,7 @@ from gradprobe.measure.evidence.sampling import is_sampled
 from gradprobe.measure.evidence.signal import Signal
 from gradprobe.measure.evidence.weights import WeightSamples
 from gradprobe.measure.reduction.on_device import sent
+from gradprobe.measure.reduction.values import is_immediate
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import Attached, failure
 from gradprobe.network.layers import frozen_fast_path_modules, unwrap
@@ -153,7 +154,7 @@ class EvidenceCollector:
             self._loss.add(use)
         if uses:
             scale = self._scale.value
-            by_scaler = 1.0 if scale is None or scale.device.type != "cpu" else float(scale)
+            by_scaler = 1.0 if scale is None or not is_immediate(scale.device) else float(scale)
             self._collected.loss_scales.append(scale_of(loss.grad_fn) / by_scaler)
             if self._following is None:
                 self._following = following(loss.grad_fn, self._signal.nodes)

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gradprobe.measure.reduction.values import is_immediate
+
 _MOST = 400  # nodes between the layers and the loss
 KEEPS_VALUES = (
     "View",
@@ -300,7 +302,7 @@ def scale_of(root: Any) -> float:
             break
         children = [child for child, _ in node.next_functions if child is not None]
         other = _saved(node, "_saved_other")
-        if len(children) != 1 or other is None or other.dim() or other.device.type != "cpu":
+        if len(children) != 1 or other is None or other.dim() or not is_immediate(other.device):
             break
         factor = float(other)
         scale *= factor if name.startswith("Mul") else 1 / factor if factor else 1.0

@@ -10,7 +10,7 @@ of one gradient are added up in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 import torch
@@ -32,6 +32,7 @@ _LAUNCHED = 2**23  # elements that are worth a kernel launch on an accelerator
 _AT_ONCE = 1024  # rows that memory is allocated for
 _SMALLEST, _LARGEST = 1e-12, 1e15  # sums of a row between which its squares neither vanish nor overflow
 
+Kind = tuple[torch.device, int, torch.dtype, torch.Size | None]
 Rows = Tensor | list[Tensor]  # a matrix, or gradients of one shape which are its rows
 
 
@@ -75,14 +76,24 @@ class Reducer:
         with torch.no_grad():
             return self._one(local_part(gradient))
 
-    def kind(self, gradient: Tensor) -> Hashable:
-        """What gradients have in common that `same` takes together."""
+    def kind(self, gradient: Tensor) -> Kind:
+        """What gradients that `same` takes together have in common; no shape, if it does not count."""
         shape = None if self.takes_any(gradient) else gradient.shape
-        return gradient.dtype, gradient.device, on_device.stream(gradient.device), shape
+        return gradient.device, on_device.stream(gradient.device), gradient.dtype, shape
 
     def takes_any(self, gradient: Tensor) -> bool:
         """Whether `same` takes gradients like this one together, whatever their shapes and sizes."""
         return on_device.takes(gradient)
+
+    def parts(self, gradient: Tensor) -> Tensor | None:
+        """The sums of the pieces of a gradient, for `joined`; None if only `one` reads it."""
+        if native.takes([gradient]) or not self.takes_any(gradient):
+            return None
+        return self._on_device.parts(gradient)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sums of gradients from those of their pieces, as `same` returns them."""
+        return self._on_device.joined(parts)
 
     def same(self, gradients: list[Tensor]) -> Tensor:
         """The sums of dense gradients of one `kind`; small ones, if it is not one of which it `takes_any`.

@@ -142,65 +142,73 @@ def store_row(
     tl.store(row + 4, nonfinite)
 
 
-@triton.jit(do_not_specialize=["starts", "count"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["offset", "listed", "address", "count"])  # type: ignore[untyped-decorator]
 def fold(
-    table: tl.tensor, starts: tl.tensor, count: tl.tensor, parts: tl.tensor, into: tl.tensor, every: tl.constexpr
+    table: tl.tensor,
+    offset: tl.tensor,
+    listed: tl.tensor,
+    address: tl.tensor,
+    count: tl.tensor,
+    into: tl.tensor,
+    every: tl.constexpr,
 ) -> None:
     """The row of each gradient from the rows of its pieces.
 
     Args:
-        table: As of `pieces`.
-        starts: Where the table has the first piece of each gradient, and at the end how many there are; 0 if all
-            pieces are of one gradient.
-        count: How many pieces there are.
-        parts: The rows of the pieces.
+        table: From the offset on, address and number of the rows of each gradient's pieces, in turns.
+        offset: Where these begin.
+        listed: Whether the table counts; else there is one gradient.
+        address: Of the rows of the one gradient's pieces.
+        count: How many these are.
         into: Gets the rows.
         every: Whether a row has everything, or the sum of absolute values alone.
     """
     gradient = tl.program_id(0)
-    first = count * 0
-    last = count
-    if starts > 0:
-        first = tl.load(table + starts + gradient).to(tl.int32)
-        last = tl.load(table + starts + gradient + 1).to(tl.int32)
+    at = address.to(tl.int64)
+    number = count.to(tl.int64)
+    if listed:
+        at = tl.load(table + offset + 2 * gradient)
+        number = tl.load(table + offset + 2 * gradient + 1)
+    parts = at.to(tl.pointer_type(tl.float32))
+    count = number.to(tl.int32)
     if every:
-        total = column(parts, first, last, 5)
-        peak = highest(parts + 2, first, last)
-        norm = joined_norm(parts + 1, first, last)
-        zeros = column(parts + 3, first, last, 5)
-        store_row(into + 5 * gradient, total, norm, peak, zeros, column(parts + 4, first, last, 5))
+        total = column(parts, count, 5)
+        peak = highest(parts + 2, count)
+        norm = joined_norm(parts + 1, count)
+        zeros = column(parts + 3, count, 5)
+        store_row(into + 5 * gradient, total, norm, peak, zeros, column(parts + 4, count, 5))
     else:
-        tl.store(into + gradient, column(parts, first, last, 1))
+        tl.store(into + gradient, column(parts, count, 1))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def column(parts: tl.tensor, first: tl.tensor, last: tl.tensor, width: tl.constexpr) -> tl.tensor:
+def column(parts: tl.tensor, count: tl.tensor, width: tl.constexpr) -> tl.tensor:
     """The sum of a column of rows."""
     lanes = tl.arange(0, FOLDED)
     total = tl.zeros([FOLDED], tl.float32)
-    for start in range(first, last, FOLDED):
-        total += tl.load(parts + width * (start + lanes), start + lanes < last, other=0.0)
+    for start in range(0, count, FOLDED):
+        total += tl.load(parts + width * (start + lanes), start + lanes < count, other=0.0)
     return tl.sum(total, 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def highest(parts: tl.tensor, first: tl.tensor, last: tl.tensor) -> tl.tensor:
+def highest(parts: tl.tensor, count: tl.tensor) -> tl.tensor:
     """The largest number in a column of whole rows."""
     lanes = tl.arange(0, FOLDED)
     peak = tl.zeros([FOLDED], tl.float32)
-    for start in range(first, last, FOLDED):
-        peak = tl.maximum(peak, tl.load(parts + 5 * (start + lanes), start + lanes < last, other=0.0))
+    for start in range(0, count, FOLDED):
+        peak = tl.maximum(peak, tl.load(parts + 5 * (start + lanes), start + lanes < count, other=0.0))
     return tl.max(peak, 0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def joined_norm(parts: tl.tensor, first: tl.tensor, last: tl.tensor) -> tl.tensor:
+def joined_norm(parts: tl.tensor, count: tl.tensor) -> tl.tensor:
     """The norm of everything whose norms are in a column of whole rows."""
-    scale = highest(parts, first, last)
+    scale = highest(parts, count)
     scale = tl.where((scale > 0) & (scale < INFINITE), scale, 1.0)
     lanes = tl.arange(0, FOLDED)
     squares = tl.zeros([FOLDED], tl.float32)
-    for start in range(first, last, FOLDED):
-        norms = tl.load(parts + 5 * (start + lanes), start + lanes < last, other=0.0) / scale
+    for start in range(0, count, FOLDED):
+        norms = tl.load(parts + 5 * (start + lanes), start + lanes < count, other=0.0) / scale
         squares += norms * norms
     return tl.sqrt(tl.sum(squares, 0)) * scale

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,26 +123,6 @@ def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> Non
     kernel[(programs,)](*arguments, **constants, enable_fp_fusion=True)
 
 
-class _Pieces(NamedTuple):
-    """How gradients are parted: the pieces are listed in a table, or all of one gradient.
-
-    Attributes:
-        number: How many there are.
-        starts: Where the table says which piece is the first of each gradient; 0 if there is one gradient.
-        address: Of the one gradient.
-        elements: Of the one gradient.
-        size: Elements of a piece.
-        aligned: Whether all addresses are multiples of 16 bytes.
-    """
-
-    number: int
-    starts: int
-    address: int
-    elements: int
-    size: int
-    aligned: bool
-
-
 class OnDevice:
     """Measures gradients that it `takes`, any number of them in one launch.
 
@@ -164,40 +144,93 @@ class OnDevice:
         Raises:
             RuntimeError: If the memory of a gradient was given back.
         """
+        return self._tried(self._rows, gradients)
+
+    def parts(self, gradient: Tensor) -> Tensor | None:
+        """The rows of the pieces of a gradient, in one kernel; `joined` makes one of them, of many gradients.
+
+        Returns:
+            Shape ``(pieces, 5)`` or ``(pieces, 1)``, on the device; None if it does not take the gradient.
+
+        Raises:
+            RuntimeError: If the memory of the gradient was given back.
+        """
+        return self._tried(self._parts, [gradient])
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The rows of gradients from those of their pieces, all on one device.
+
+        Returns:
+            Shape ``(gradients, 5)`` or ``(gradients, 1)``.
+        """
+        places = np.array([(part.data_ptr(), len(part)) for part in parts], dtype=np.int64)
+        with self._lock, _current(parts[0].device):
+            for part in parts:
+                used_here(part)
+            rows = self._new(len(parts), parts[0].device)
+            table = self._sent(places.ravel(), rows.device)
+            launch(_kernels().fold, len(parts), table, 0, 1, 0, 0, rows, every=self._every)
+        return rows
+
+    def _tried(self, measure: Callable[[Sequence[Tensor]], Tensor], gradients: Sequence[Tensor]) -> Tensor | None:
         first = gradients[0]
         if not all(map(takes, gradients)) or any(_differ(first, gradient) for gradient in gradients):
             return None
         check_memory(gradients)
         try:
-            return self._rows(gradients)
+            with self._lock, _current(first.device):
+                return measure(gradients)
         except Exception:  # Triton may have to compile again, as for addresses that are no multiple of 16
             _works[first.device] = False
             return None
 
     def _rows(self, gradients: Sequence[Tensor]) -> Tensor:
-        first = gradients[0]
-        with self._lock, _current(first.device):
-            rows = torch.empty(len(gradients), self._width, dtype=torch.float32, device=first.device)
-            if len(gradients) == 1:
-                pieces, table = _of_one(first), self._room(first.device, torch.int64, 1)
-            else:
-                pieces, listed = _of_several(gradients)
-                table = self._room(first.device, torch.int64, len(listed))
-                _send(listed, table[: len(listed)])
-            self._measure(pieces, table, first.dtype, rows)
+        first, number = gradients[0], len(gradients)
+        rows = self._new(number, first.device)
+        if number == 1:
+            count = _pieces_of(first.numel())[0]
+            parts = rows if count == 1 else self._room(first.device, torch.float32, count * self._width)
+            self._measure_one(first, parts)
+            if parts is not rows:
+                table = self._room(first.device, torch.int64, 1)
+                launch(_kernels().fold, 1, table, 0, 0, parts.data_ptr(), count, rows, every=self._every)
+            return rows
+        pieces, each = _listed(gradients)
+        total = int(each.sum())
+        # a gradient that is one piece needs nothing joined
+        parts = rows if total == number else self._room(first.device, torch.float32, total * self._width)
+        starts = parts.data_ptr() + 4 * self._width * (each.cumsum() - each)
+        table = self._sent(np.concatenate([pieces, np.stack([starts, each], 1)]).ravel(), first.device)
+        options = self._options(gradients)
+        launch(_kernels().pieces, total, table, 1, 0, 0, 0, parts, **options)
+        if parts is not rows:
+            launch(_kernels().fold, number, table, 2 * total, 1, 0, 0, rows, every=self._every)
         return rows
 
-    def _measure(self, pieces: _Pieces, table: Tensor, dtype: torch.dtype, rows: Tensor) -> None:
-        from gradprobe.measure.reduction import kernels
+    def _parts(self, gradients: Sequence[Tensor]) -> Tensor:
+        [gradient] = gradients
+        parts = self._new(_pieces_of(gradient.numel())[0], gradient.device)
+        self._measure_one(gradient, parts)
+        return parts
 
-        number, starts, address, count, size, aligned = pieces
-        # a gradient that is one piece needs nothing joined
-        is_joined = number > len(rows)
-        into = self._room(rows.device, torch.float32, number * self._width) if is_joined else rows
-        options = {"kind": kernels.KINDS[dtype], "aligned": aligned, "every": self._every}
-        launch(kernels.pieces, number, table, int(starts > 0), address, count, size, into, **options)
-        if is_joined:
-            launch(kernels.fold, len(rows), table, starts, number, into, rows, every=self._every)
+    def _measure_one(self, gradient: Tensor, parts: Tensor) -> None:
+        number, size = _pieces_of(gradient.numel())
+        table = self._room(gradient.device, torch.int64, 1)
+        place = gradient.data_ptr(), gradient.numel(), size
+        launch(_kernels().pieces, number, table, 0, *place, parts, **self._options([gradient]))
+
+    def _options(self, gradients: Sequence[Tensor]) -> dict[str, Any]:
+        aligned = all(gradient.data_ptr() % _VECTOR == 0 for gradient in gradients)
+        return {"kind": _kernels().KINDS[gradients[0].dtype], "aligned": aligned, "every": self._every}
+
+    def _new(self, rows: int, device: torch.device) -> Tensor:
+        return torch.empty(rows, self._width, dtype=torch.float32, device=device)
+
+    def _sent(self, table: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+        """A table on a device, after what that is doing."""
+        room = self._room(device, torch.int64, len(table))
+        room[: len(table)].copy_(_pinned(torch.from_numpy(table), device), non_blocking=True)
+        return room
 
     def _room(self, device: torch.device, dtype: torch.dtype, least: int) -> Tensor:
         """Memory of the current stream: what uses it later comes after what uses it now."""
@@ -213,42 +246,40 @@ def _differ(one: Tensor, other: Tensor) -> bool:
     return one.dtype is not other.dtype or one.device != other.device
 
 
-def _of_one(gradient: Tensor) -> _Pieces:
-    address, count = gradient.data_ptr(), gradient.numel()
-    size = _size_of_piece(count)
-    return _Pieces(max(1, -(-count // size)), 0, address, count, size, address % _VECTOR == 0)
+def _kernels() -> Any:
+    import gradprobe.measure.reduction.kernels as kernels  # needs Triton
+
+    return kernels
 
 
-def _of_several(gradients: Sequence[Tensor]) -> tuple[_Pieces, npt.NDArray[np.int64]]:
-    """The pieces, and the table: address and number of elements of each; then the first one of each gradient."""
+def _listed(gradients: Sequence[Tensor]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Address and number of elements of each piece, of shape (pieces, 2); and of each gradient how many it has."""
     read = ([gradient.data_ptr() for gradient in gradients], [gradient.numel() for gradient in gradients])
     addresses, counts = np.array(read, dtype=np.int64)
-    size = _size_of_piece(int(counts.sum()))
+    _, size = _pieces_of(int(counts.sum()))
     each = np.maximum(1, -(-counts // size))
-    starts = np.concatenate([[0], each.cumsum()])
-    number = int(starts[-1])
     owner = np.arange(len(counts)).repeat(each)
-    before = (np.arange(number) - starts[owner]) * size
+    before = (np.arange(len(owner)) - (each.cumsum() - each)[owner]) * size
     places = addresses[owner] + before * gradients[0].element_size()
-    lengths = np.minimum(counts[owner] - before, size)
-    table = np.concatenate([np.stack([places, lengths], 1).ravel(), starts])
-    return _Pieces(number, 2 * number, 0, 0, 0, not (addresses % _VECTOR).any()), table
+    return np.stack([places, np.minimum(counts[owner] - before, size)], 1), each
 
 
-def _size_of_piece(elements: int) -> int:
-    """Elements of a piece, so that all are not many more than `MOST`.
+def _pieces_of(elements: int) -> tuple[int, int]:
+    """Into how many pieces so many elements are parted, `MOST` at most, and the elements of each.
 
     Example:
-        >>> _size_of_piece(10), _size_of_piece(2**28)
-        (16384, 32768)
+        >>> _pieces_of(10), _pieces_of(20_000), _pieces_of(2**28)
+        ((1, 16384), (2, 16384), (8192, 32768))
     """
     least = -(-elements // MOST)
-    return max(PIECE, 1 << (least - 1).bit_length())
+    size = max(PIECE, 1 << (least - 1).bit_length())
+    return max(1, -(-elements // size)), size
 
 
-def _send(table: npt.NDArray[np.int64], to: Tensor) -> None:
-    """Copy a table to a device, after what it is doing."""
-    to.copy_(_pinned(torch.from_numpy(table), to.device), non_blocking=True)
+def used_here(tensor: Tensor) -> None:
+    """The current stream uses a tensor that another one may have made: its memory stays until that is done."""
+    if tensor.is_cuda:
+        tensor.record_stream(torch.accelerator.current_stream(tensor.device))
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
