@@ -199,9 +199,8 @@ class PassesInGrad:
 
     def _may_have_been_put(self, name: str, now: Look, found: tuple[Presence, int]) -> bool:
         """Whether zeros that seem to have stayed may be another pass', or what is left of it after a clear."""
-        is_kept = self.is_filled(name) and name not in self.untold and settled((found,)) is not None
-        is_known = is_kept and is_immediate(now.elements.device)
-        return is_known and is_zero(now.values) and bool(self.passes.outside(name))
+        is_kept = self.is_filled(name) and name not in self.untold and is_immediate(now.elements.device)
+        return bool(is_kept and settled((found,)) is not None and is_zero(now.values) and self.passes.outside(name))
 
     def _with_several(self) -> set[str]:
         """The layers whose gradient may be of other passes than the one that has just been there."""
@@ -246,9 +245,8 @@ class PassesInGrad:
                 self._fill(name, dict.fromkeys(passes, ()))
 
     def _keep_multiple(self, name: str, now: Look, change: Change) -> None:
-        """Without the numbers: what stood there counts if what stands there now is a multiple of it."""
+        """Without the numbers: what stood there counts if what is there now is a multiple, and none was added."""
         before = self._standing.get(name)
-        # it may have been added, which shows the same
         added = any(not run.accumulates for run in self.passes.outside(name))
         inside = any(name in run.into for run in self.passes)
         if change == "replaced" or added or not inside or before is None or before.lengths != now.lengths:
