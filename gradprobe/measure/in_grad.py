@@ -197,10 +197,10 @@ class PassesInGrad:
         else:
             self.untold.add(name)
 
-    def _may_have_been_put(self, name: str, now: Look, found: tuple[Presence, int]) -> bool:
+    def _may_have_been_put(self, name: str, now: Look, part: tuple[Presence, int]) -> bool:
         """Whether zeros that seem to have stayed may be another pass', or what is left of it after a clear."""
         is_kept = self.is_filled(name) and name not in self.untold and is_immediate(now.elements.device)
-        return bool(is_kept and settled((found,)) is not None and is_zero(now.values) and self.passes.outside(name))
+        return bool(is_kept and settled((part,)) is not None and is_zero(now.values) and self.passes.outside(name))
 
     def _with_several(self) -> set[str]:
         """The layers whose gradient may be of other passes than the one that has just been there."""
