@@ -11,10 +11,10 @@ from itertools import groupby
 
 from torch import nn
 
-from gradprobe.decide.causes.finding import CAUSES
+from gradprobe.decide.causes.finding import CAUSES, FINDINGS
 from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.explain import explain
-from gradprobe.decide.findings import EXPLODING, FINDINGS, findings
+from gradprobe.decide.findings import EXPLODING, findings
 from gradprobe.decide.findings import unreached as unreached_layers
 from gradprobe.decide.policies import Policy, place
 from gradprobe.measure.batches import Source
@@ -263,7 +263,7 @@ def _advice(history: GradientHistory, placement: Placement, by_kind: LayersByKin
         yield "  use these layers in the forward, freeze or remove them, or pass unreached='ignore'"
     for finding in explain(history, placement):
         if finding.cause in ("not_held", "zero_weight") and finding.cause in by_kind:
-            yield f"{finding.cause.replace('_', ' ')}: {finding.sentence} {finding.step}"
+            yield f"{finding.cause.replace('_', ' ')}: {finding.sentence} {finding.remedy}"
 
 
 def _first_nonfinite(history: GradientHistory, names: Sequence[str]) -> str:

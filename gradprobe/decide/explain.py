@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+from gradprobe.decide.causes.finding import EXPLAINED, Finding
 from gradprobe.decide.findings import findings
 from gradprobe.decide.onset import onset
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.text import counted, few, layer_span, middle
-
-CAUSES = (
-    "nonfinite",
-    "checkpointed",
-    "not_held",
-    "unregistered",
-    "vanishing",
-    "exploding",
-    "zero_weight",
-    "unreached",
-    "bypassed",
-)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is wrong.
-
-    Attributes:
-        cause: One of `CAUSES`.
-        layers: The layers that have it, in depth order; for ``unregistered`` the shapes of the parameters.
-        sentence: The same in words.
-        step: What to do.
-    """
-
-    cause: str
-    layers: tuple[str, ...]
-    sentence: str
-    step: str
 
 
 def explain(history: GradientHistory, placement: Placement) -> list[Finding]:
@@ -61,11 +32,12 @@ def explain(history: GradientHistory, placement: Placement) -> list[Finding]:
     by_cause["checkpointed"] = cut_off
     by_cause["unreached"] = [name for name in missing if name not in cut_off]
     by_cause["bypassed"] = [x.name for x in history.layers if x.unreached_code.get("output") == "bypassed"]
-    texts = {cause: _TEXTS.get(cause, _reach) for cause in CAUSES if by_cause.get(cause)}
-    return [
-        Finding(cause, tuple(by_cause[cause]), *text(history, by_cause[cause], cause))
-        for cause, text in texts.items()
-    ]
+    texts = {cause: _TEXTS.get(cause, _reach) for cause in EXPLAINED if by_cause.get(cause)}
+    found = []
+    for cause, text in texts.items():
+        sentence, remedy = text(history, by_cause[cause], cause)
+        found.append(Finding(cause, tuple(by_cause[cause]), sentence=sentence, remedy=remedy))
+    return found
 
 
 def trained(history: GradientHistory) -> list[str]:

@@ -10,7 +10,6 @@ from gradprobe.decide.rules import ThresholdPolicy
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 
-FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
 NOT_HELD = ("not_held", "not_held_new")  # codes out of `gradprobe.record.layer.UNREACHED`
 _NO_FINDING = (
     "frozen",

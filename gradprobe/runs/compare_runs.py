@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.findings import findings
 from gradprobe.decide.policies import ThresholdPolicy, place
 from gradprobe.record.history import GradientHistory, as_tuples
@@ -55,7 +56,10 @@ def compare_runs(
     of = of or other.placement.of
     layers = tuple(_layer_changes(one, other, of, factor))
     conditions = _conditions(one.history, other.history)
-    return Difference(names, of, factor, layers, conditions, tuple(remarks(one, other, of, layers)))
+    histories = [run.history for run in (one, other) if run.history.evidence is not None]
+    diagnoses = tuple(map(diagnose, histories)) if len(histories) == 2 else ()
+    said = tuple(remarks(one, other, of, layers))
+    return Difference(names, of, factor, layers, conditions, said, diagnoses)
 
 
 def _names(first: Run | GradientHistory, second: Run | GradientHistory) -> tuple[str, str]:

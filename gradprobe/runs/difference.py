@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.decide.findings import FINDINGS
+from gradprobe.decide.causes.finding import CAUSES, FINDINGS
+from gradprobe.decide.diagnosis import Diagnosis
 from gradprobe.record.history import Layer
 from gradprobe.record.quantities import label, short
 from gradprobe.record.text import counted, few, printable, shorten
@@ -97,6 +98,7 @@ class Difference:
         layers: Every layer, those of the second run in depth order, then those that are gone.
         conditions: What is different in the conditions: first and second value, by name.
         remarks: What may explain it, in sentences.
+        diagnoses: What is wrong in the first and in the second run; empty where one of them has no evidence.
     """
 
     names: tuple[str, str]
@@ -105,6 +107,7 @@ class Difference:
     layers: tuple[LayerChange, ...]
     conditions: Mapping[str, tuple[Any, Any]]
     remarks: tuple[str, ...]
+    diagnoses: tuple[Diagnosis, ...] = ()
 
     @property
     def changed(self) -> tuple[LayerChange, ...]:
@@ -153,6 +156,7 @@ class Difference:
         """Plain JSON types."""
         return {
             "runs": list(self.names),
+            "diagnoses": [diagnosis.to_dict() for diagnosis in self.diagnoses],
             "of": self.of,
             "factor": self.factor,
             "sentences": str(self).splitlines(),
@@ -178,6 +182,7 @@ def _json(value: float | None) -> float | str | None:
 
 def report(difference: Difference) -> Iterator[str]:
     """The lines of the report: which layers changed, which findings are new or gone, what else is different."""
+    yield from _diagnosed(difference)
     changed = difference.changed
     between = f"from {difference.names[0]} to {difference.names[1]}"
     if not changed:
@@ -195,6 +200,20 @@ def report(difference: Difference) -> Iterator[str]:
     if difference.conditions:
         yield "different conditions: " + "; ".join(_condition(*item) for item in difference.conditions.items())
     yield from difference.remarks
+
+
+def _diagnosed(difference: Difference) -> Iterator[str]:
+    """That another verdict or cause is found now, and what to do about it."""
+    said = [_verdict(diagnosis) for diagnosis in difference.diagnoses]
+    if said and said[0] != said[1]:
+        now = difference.diagnoses[1]
+        yield f"the verdict changed: {difference.names[0]} was {said[0]}, {difference.names[1]} is {said[1]}"
+        yield f"{now.sentence} {now.step}".strip()
+
+
+def _verdict(diagnosis: Diagnosis) -> str:
+    causes = ", ".join(CAUSES[finding.cause] for finding in diagnosis.findings)
+    return f"{diagnosis.verdict} ({causes})" if causes else diagnosis.verdict
 
 
 def _table(changed: Sequence[LayerChange]) -> Iterator[str]:

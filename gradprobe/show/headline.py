@@ -130,7 +130,7 @@ def _diagnosed(history: GradientHistory, placement: Placement) -> Verdict:
     if diagnosis.verdict == "unclear":
         return Verdict("cannot tell", diagnosis.sentence, (), diagnosis.step)
     found = [one for one in explain(history, placement) if one.cause not in ("vanishing", "exploding")]
-    details = tuple(f"{one.sentence} {one.step}" for one in found)
+    details = tuple(f"{one.sentence} {one.remedy}" for one in found)
     flagged = what_the_rule_means(history, with_default_flags(history, placement), diagnosis)
     return Verdict("healthy", diagnosis.sentence, tuple(filter(None, [*details, flagged])), diagnosis.step)
 
@@ -144,7 +144,7 @@ def _health(history: GradientHistory, placement: Placement) -> Verdict:
     if not found:
         return _healthy(history, placement)
     first, *others = found
-    return Verdict(first.cause, first.sentence, tuple(finding.sentence for finding in others), first.step)
+    return Verdict(first.cause, first.sentence, tuple(finding.sentence for finding in others), first.remedy)
 
 
 def _healthy(history: GradientHistory, placement: Placement) -> Verdict:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 import gradprobe as gp
-from gradprobe.decide.explain import CAUSES, explain, trained
+from gradprobe.decide.causes.finding import EXPLAINED
+from gradprobe.decide.explain import explain, trained
 from gradprobe.decide.findings import findings, unreached
 from gradprobe.decide.onset import WHERE, Onset, onset
 from gradprobe.record.history import UNREACHED, GradientHistory, Layer, tidy
@@ -150,4 +151,4 @@ def test_each_cause_has_its_place():
     history = recorded(lambda i, name, of: rows[name], codes, loose_parameters=[[2]])
     causes = [finding.cause for finding in explain(history, gp.place(history))]
     assert causes == ["nonfinite", "checkpointed", "not_held", "unregistered", "exploding"]
-    assert sorted(causes, key=CAUSES.index) == causes
+    assert sorted(causes, key=EXPLAINED.index) == causes

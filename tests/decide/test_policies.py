@@ -6,7 +6,8 @@ import pytest
 
 from gradprobe import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
 from gradprobe.cli.options import FINDINGS as OPTION_FINDINGS
-from gradprobe.decide.findings import FINDINGS, findings
+from gradprobe.decide.causes.finding import FINDINGS
+from gradprobe.decide.findings import findings
 from gradprobe.decide.policies import POLICIES, AutoPolicy, BranchesPolicy, named_policy
 from gradprobe.insert.branches import BRANCHES
 from gradprobe.record.branches import BRANCH_NAMES

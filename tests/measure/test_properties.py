@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from support.account import Account
 from support.awkward import Recorder, bits, threads
 from torch import nn
 
@@ -166,6 +167,7 @@ def attached(net, optimizer):
 
 
 @pytest.mark.limit("random networks", "exact", "exact")
+@pytest.mark.limit("random networks", signal="exact")
 @pytest.mark.slow
 @settings(
     CHOSEN, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -189,7 +191,17 @@ def test_a_random_network_trains_the_same_and_its_numbers_are_autograds(
         if "modified by an inplace operation" not in str(error):
             raise
         reject()  # torch itself cannot train this one
-    losses_probed, state_probed, probe = train(probed, *how, attached)
+    accounts = []
+
+    def accounted(net, optimizer):
+        probe = attached(net, optimizer)
+        # before the probe is attached: it reads the number of the iteration before the probe ends it
+        accounts.append(Account(probe, net, [] if optimizer is None else [optimizer]))
+        return probe
+
+    losses_probed, state_probed, probe = train(probed, *how, accounted)
+    accounts[0].close()
+    assert not accounts[0].differences(probe.history)
     assert [bits(loss) for loss in losses] == [bits(loss) for loss in losses_probed]
     assert torch.equal(state, state_probed)
     before, after = plain.state_dict(), probed.state_dict()

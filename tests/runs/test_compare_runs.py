@@ -17,7 +17,7 @@ from torch import nn
 
 import gradprobe as gp
 from gradprobe.cli.commands import main
-from gradprobe.decide.findings import FINDINGS
+from gradprobe.decide.causes.finding import FINDINGS
 from gradprobe.decide.policies import place
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.runs.compare_runs import compare_runs
@@ -398,3 +398,28 @@ def test_histories_with_gradients_of_weights_alone_are_compared():
     first, second = numbered(3, ("weight",)), numbered(3, ("weight",))
     assert compare_runs(first, second).of == "weight"
     assert "no layer changed" in str(compare_runs(first, second))
+
+
+def diagnosed(rate):
+    """A small training at this learning rate, and its record."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+    x = torch.randn(64, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
+    with gp.GradientProbe(net, optimizer=optimizer, iterations=20) as probe:
+        for _ in range(20):
+            optimizer.zero_grad()
+            (net(x) - x[:, :1]).square().mean().backward()
+            optimizer.step()
+    return probe.history
+
+
+def test_a_verdict_that_changed_is_said_first():
+    healthy, sick = diagnosed(0.1), diagnosed(100.0)
+    assert [gp.diagnose(one).verdict for one in (healthy, sick)] == ["healthy", "sick"]
+    worse = compare_runs(healthy, sick)
+    first, second, *_ = str(worse).splitlines()
+    assert first.startswith("the verdict changed: first was healthy, second is sick (")
+    assert second.startswith(worse.diagnoses[1].sentence)
+    assert [one["verdict"] for one in worse.to_dict()["diagnoses"]] == ["healthy", "sick"]
+    assert not str(compare_runs(healthy, healthy)).startswith("the verdict")

@@ -12,7 +12,7 @@ from support.browser import column, flagged_in, settle
 from support.histories import HOSTILE, compared, made, odd_history, several, vanishing
 
 import gradprobe as gp
-from gradprobe.record.history import AGGREGATES, GradientHistory, Layer
+from gradprobe.record.history import AGGREGATES, GradientHistory, Layer, tidy
 from gradprobe.record.points import Point
 
 # it renders, whatever the run is ---------------------------------------------------------------------------------
@@ -79,6 +79,16 @@ def test_several_arms_have_a_table_and_a_line_each(show):
     # each line has its own colour
     colours = page.evaluate("DATA.learning[0].arms.map((arm) => themed(arm.colour))")
     assert len(set(colours)) == 3
+
+
+def test_a_recurrent_layer_has_a_row_for_each_of_its_weights(show):
+    sizes = {"rnn": 0.25, "rnn.weight_ih_l0": 0.5, "rnn.weight_hh_l0": 1e-3}
+    rows = [(0, name, 0, "weight", size, size, size, 0.0, 0) for name, size in sizes.items()]
+    layer = Layer("rnn", 0, "RNN", 9, weights=("rnn.weight_ih_l0", "rnn.weight_hh_l0"))
+    page = show(GradientHistory(tidy(rows), {}, (layer,), (), None))
+    assert page.locator("#table tbody th").all_inner_texts() == ["rnn", "weight_ih_l0", "weight_hh_l0"]
+    numbers = page.locator("#table tr.is-weight .number").all_inner_texts()
+    assert [number for number in numbers if number] == ["5.00e-1", "1.00e-3"]
 
 
 def test_lines_are_drawn_where_the_numbers_say(show):

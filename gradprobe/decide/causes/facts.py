@@ -198,12 +198,12 @@ class Reading:
         return max((values[name] for name in self.ordered(values)[-2:]), default=math.nan)
 
     @property
-    def both(self) -> float:
+    def spread_and_share(self) -> float:
         """Spread at the end and share at the start together: the geometric mean, over the window."""
         return math.sqrt(self.spread_at_end * self.share_at_start)
 
     @property
-    def both_at_first(self) -> float:
+    def spread_and_share_at_first(self) -> float:
         """The same in the first iteration."""
         names = self.ordered(self.first_share)[:2]
         share = max((self.first_share[name] for name in names), default=math.nan)

@@ -1,4 +1,4 @@
-"""A finding of the diagnosis, and the codes of causes. No torch."""
+"""A finding, and all codes of what may be found. No torch."""
 
 from __future__ import annotations
 
@@ -37,14 +37,30 @@ CAUSES = {
 }
 """What each cause is called, in the order in which causes are dealt with."""
 
+FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
+"""What gradients alone show: kinds of finding, of which only ``exploding`` is a cause as well."""
+
+EXPLAINED = (
+    "nonfinite",
+    "checkpointed",
+    "not_held",
+    "unregistered",
+    "vanishing",
+    "exploding",
+    "zero_weight",
+    "unreached",
+    "bypassed",
+)
+"""`FINDINGS` in the order in which they are dealt with, with two that `unreached` is told apart by."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """A cause that was found.
+    """Something that is wrong.
 
     Attributes:
-        cause: One of `CAUSES`.
-        layers: The layers that have it, in depth order.
+        cause: One of `CAUSES`; of gradients alone one of `EXPLAINED`.
+        layers: The layers that have it, in depth order; for ``unregistered`` the shapes of the parameters.
         evidence: The numbers that were looked at, with the thresholds they were compared to.
         sentence: What is wrong, in one sentence.
         remedy: What to do.

@@ -17,14 +17,17 @@ DEAD = 0.9  # of the units of a layer
 SPREAD = 0.01  # Schoenholz et al. 2017; sound scripts stay above .037 in the window
 SHARE = 1e-3  # sound scripts stay above .017 in the window
 MUCH = 0.75  # of the loss of the best constant answer: what learns more than that is not lost
-BOTH_AT_FIRST, BOTH = 0.03, 0.1  # sqrt(spread * share): 237 windows of networks that learn stay above .14 at first
+SPREAD_AND_SHARE_AT_FIRST, SPREAD_AND_SHARE = (
+    0.03,
+    0.1,
+)  # sqrt(spread * share): 237 windows of networks that learn stay above .14 at first
 _THEORY = "Schoenholz et al., Deep Information Propagation, ICLR 2017; 136 scripts measured"
 
 
 def causes(reading: Reading) -> Iterator[Finding]:
     """The findings of this kind."""
     yield from _eval_mode(reading)
-    yield from _alone(reading)
+    yield from _one_example(reading)
     yield from _scales(reading)
     yield from _symmetry(reading)
     yield from _dead(reading)
@@ -45,8 +48,8 @@ def _eval_mode(reading: Reading) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _alone(reading: Reading) -> Iterator[Finding]:
-    layers = [name for name, share in reading.fact("alone").items() if share >= 0.5]
+def _one_example(reading: Reading) -> Iterator[Finding]:
+    layers = [name for name, share in reading.fact("one_example").items() if share >= 0.5]
     if layers and not reading.learned:
         yield Finding(
             "bn_batch1", reading.names(layers), {"batch_size": 1},
@@ -165,7 +168,11 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     spread, share = reading.spread_at_end, reading.share_at_start
     if not reading.spread_at_start > SPREAD:  # it is not lost on the way: the inputs themselves hardly differ
         spread = math.nan
-    together = reading.both_at_first < BOTH_AT_FIRST and reading.both < BOTH and not math.isnan(spread)
+    together = (
+        reading.spread_and_share_at_first < SPREAD_AND_SHARE_AT_FIRST
+        and reading.spread_and_share < SPREAD_AND_SHARE
+        and not math.isnan(spread)
+    )
     together &= not (reading.constant and reading.end < MUCH * reading.constant)
     if not together and (reading.learned or not (spread < SPREAD or share < SHARE)):
         return
@@ -174,8 +181,9 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         "signal_collapse", reading.names(lost if spread < share else far),
         {"spread": spread, "spread_threshold": SPREAD, "share": share, "share_threshold": SHARE,
-         "both": reading.both, "both_threshold": BOTH, "both_at_first": reading.both_at_first,
-         "both_at_first_threshold": BOTH_AT_FIRST},
+         "spread_and_share": reading.spread_and_share, "spread_and_share_threshold": SPREAD_AND_SHARE,
+         "spread_and_share_at_first": reading.spread_and_share_at_first,
+         "spread_and_share_at_first_threshold": SPREAD_AND_SHARE_AT_FIRST},
         _where_it_is_lost(
             spread if together or spread < SPREAD else None, share if together or share < SHARE else None
         ),

@@ -1,4 +1,4 @@
-"""Hears of each call of ``torch.autograd.backward``, which ``loss.backward()`` is, before and after it."""
+"""Calls an object before and after each call of ``torch.autograd.backward``, which ``loss.backward()`` is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from gradprobe.network.hooks import GuardedHook
 
 
-class Hears(Protocol):
+class AroundBackward(Protocol):
     """An object to call before and after each backward pass."""
 
     def before_backward(self, loss: Any) -> None: ...  # noqa: D102
@@ -44,29 +44,29 @@ class BackwardListener:
         >>> torch.ones(1, requires_grad=True).sum().backward()
     """
 
-    def __init__(self, listener: Hears) -> None:
+    def __init__(self, listener: AroundBackward) -> None:
         self._listener = listener
         if not _listeners and not _is_wrapped():
             _originals[:] = [torch.autograd.backward]
-            torch.autograd.backward = _heard
+            torch.autograd.backward = _backward
         _listeners.add(listener)
 
     def remove(self) -> None:
         """Take the listener off."""
         _listeners.discard(self._listener)
-        if not _listeners and torch.autograd.backward is _heard:
+        if not _listeners and torch.autograd.backward is _backward:
             torch.autograd.backward = _originals[0]
 
 
 def _is_wrapped() -> bool:
     """Whether ours is called already: itself, or by another wrapper that was put around it."""
     wrapper: Any = torch.autograd.backward
-    while wrapper is not None and wrapper is not _heard:
+    while wrapper is not None and wrapper is not _backward:
         wrapper = getattr(wrapper, "__wrapped__", None)
-    return wrapper is _heard
+    return wrapper is _backward
 
 
-def _heard(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+def _backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
     original = _originals[0]
     if torch._C._current_graph_task_id() != -1:  # inside another pass, as checkpointing runs it
         return original(tensors, *args, **kwargs)

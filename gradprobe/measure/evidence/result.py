@@ -196,7 +196,7 @@ class Collected:
                     "left_over": left_over.get(name),
                     "after": None if after is None else after.activation.get(name),
                     "eval": _share(signal.eval_calls.get(name, 0), signal.calls.get(name)),
-                    "alone": _share(signal.of_one_example.get(name, 0), signal.calls.get(name)),
+                    "one_example": _share(signal.of_one_example.get(name, 0), signal.calls.get(name)),
                 }
             )
             for name in names

@@ -27,6 +27,10 @@ for (const arm of DATA.arms) {
 // spread, share and update: one number for each layer, NaN where it is missing; null where only gradients were recorded
 if (DATA.signal) DATA.signal = unpackAll(DATA.signal, Float64Array);
 
+// one number for each weight of a recurrent layer
+DATA.weights.aggregates = unpackAll(DATA.weights.aggregates, Float64Array);
+DATA.weights.update = unpack(DATA.weights.update, Float64Array);
+
 // as gradprobe.record.quantities.short
 function short(value) {
   if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4)) return String(Number(value.toPrecision(3)));
@@ -51,6 +55,11 @@ const BRANCHES = DATA.points.filter(({ branch }) => branch);
 
 function hasBranch(row) {
   return POINTS[row].some(({ branch }) => branch);
+}
+
+// the weights of a recurrent layer, by their place in DATA.weights
+function weightsOf(row) {
+  return DATA.weights.names.map((_, place) => place).filter((place) => DATA.weights.rows[place] === row);
 }
 
 function nameOf(row) {

@@ -66,6 +66,8 @@ def page_data(
         "kinds": [layer.kind for layer in history.layers],
         "parameters": [layer.parameters for layer in history.layers],
         "unreached": [dict(layer.unreached) for layer in history.layers],
+        "missing": [{of: layer.missing(of) for of in layer.unreached} for layer in history.layers],
+        "weights": _single_weights(history),
         "flagged": [row_of[name] for name in placement.flagged if name in row_of],
         "points": _points(history, placement),
         "quantities": {of: label(of) for of in quantities},
@@ -76,6 +78,24 @@ def page_data(
         "arms": [_arm(name, arm, quantities, list(row_of)) for name, arm in arms.items()],
         "learning": _learning(comparison, several),
         "colours": [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 1, 33))],
+    }
+
+
+def _single_weights(history: GradientHistory) -> dict[str, Any]:
+    """The weights of recurrent layers: the row of the layer of each, its name there, and its numbers."""
+    known = [
+        (row, layer, weight)
+        for row, layer in enumerate(history.layers)
+        if "weight" in history.of
+        for weight in layer.weights
+    ]
+    names = [weight for _, _, weight in known]
+    updates = {} if history.evidence is None else history.evidence.median("update")
+    return {
+        "rows": [row for row, _, _ in known],
+        "names": [weight.removeprefix(layer.name).removeprefix(".") for _, layer, weight in known],
+        "aggregates": {how: _packed(history.single_weights(how).reindex(names), "<f8") for how in AGGREGATES},
+        "update": _packed(np.array([updates.get(name, math.nan) for name in names]), "<f8"),
     }
 
 

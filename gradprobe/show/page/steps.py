@@ -98,7 +98,7 @@ def steps(
         "exploding": _CLIP,
         "unreached": _connect_unreached(history, placement),
         **{
-            finding.cause: NextStep(_TITLES[finding.cause], finding.step)
+            finding.cause: NextStep(_TITLES[finding.cause], finding.remedy)
             for finding in explain(history, placement)
             if finding.cause in _TITLES
         },

@@ -49,7 +49,8 @@ class LayerTable {
     const words = isFlagged(row) ? ["\u25bc\u00a0flagged"] : [];
     if (hasBranch(row)) words.push("\u25c6\u00a0branch");
     const why = DATA.unreached[row][state.of];
-    if (Number.isNaN(magnitude(row))) words.push(`unreached: ${why ?? "no gradient was recorded"}`);
+    const missing = DATA.missing[row][state.of] ?? "unreached";
+    if (Number.isNaN(magnitude(row))) words.push(`${missing}: ${why ?? "no gradient was recorded"}`);
     return words.join(", ");
   }
 
@@ -90,6 +91,19 @@ class LayerTable {
     return line;
   }
 
+  // below a recurrent layer its weights, each with its own gradient and update
+  weightLines(row) {
+    if (state.of !== "weight") return [];
+    return weightsOf(row).map((place) => {
+      const numbers = { magnitude: DATA.weights.aggregates[state.how][place], update: DATA.weights.update[place] };
+      const cells = this.shown.map(({ name, number }) => {
+        if (name === "layer") return element("th", { scope: "row" }, ...breakable(DATA.weights.names[place]));
+        return element("td", { className: number ? "number" : "" }, name in numbers ? aligned(numbers[name]) : "");
+      });
+      return element("tr", { className: "is-weight" }, ...cells);
+    });
+  }
+
   flag() {
     for (const [row, line] of this.lines) {
       const [text, cell] = [this.status(row), line.querySelector(".status")];
@@ -114,7 +128,7 @@ class LayerTable {
     matching.sort((a, b) => inOrder(value(a), value(b), down) || a - b);
     this.visible = this.isWhole ? matching : matching.slice(0, MAX_LINES);
     const lines = this.visible.map((row) => this.line(row));
-    this.body.replaceChildren(...lines);
+    this.body.replaceChildren(...this.visible.flatMap((row, i) => [lines[i], ...this.weightLines(row)]));
     lines.forEach((line, i) => (line.tabIndex = i ? -1 : 0));
     this.all.hidden = this.visible.length === matching.length;
     this.shown.forEach(({ name }, i) => {
