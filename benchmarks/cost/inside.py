@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.cost.timing import synchronize
-from gradprobe.measure.output_gradients import OutputGradients
 from gradprobe.network.hooks import Hook
 
 
 class Inside:
     """Adds up, while it is entered, the seconds inside the outermost call of any hook of gradprobe.
 
-    Every hook is a `gradprobe.network.hooks.Hook` or an instance of a subclass; autograd also calls one method at
-    the end of a backward pass. The time of the clocks themselves is included, about a microsecond a call. The time
+    Every hook is a `gradprobe.network.hooks.Hook` or an instance of a subclass, and so is what autograd calls at the
+    end of a backward pass. The time of the clocks themselves is included, about a microsecond a call. The time
     that torch takes to reach a hook is not: only the ratio of whole steps shows it.
 
     Example:
@@ -32,9 +31,7 @@ class Inside:
 
     def __enter__(self) -> Inside:
         calls = [(kind, "__call__") for kind in subclasses(Hook) if "__call__" in vars(kind)]
-        self._originals = [
-            (kind, name, vars(kind)[name]) for kind, name in [*calls, (OutputGradients, "_end_of_pass")]
-        ]
+        self._originals = [(kind, name, vars(kind)[name]) for kind, name in calls]
         for kind, name, original in self._originals:
             setattr(kind, name, self.clocked(original))
         return self

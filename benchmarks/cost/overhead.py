@@ -29,7 +29,7 @@ import torch
 from benchmarks.cost.floor import Floor, floors
 from benchmarks.cost.inside import Inside
 from benchmarks.cost.loop import Loop, nothing
-from benchmarks.cost.nets import NETS
+from benchmarks.cost.nets import NETS, Training
 from benchmarks.cost.peers import AFTER_BACKWARD, IN_HOOKS
 from benchmarks.cost.timing import milliseconds, ratio, timed
 from benchmarks.cost.windows import measure as measure_windows
@@ -124,11 +124,11 @@ def working(loop: Loop, peers: dict[str, Attach]) -> tuple[dict[str, Attach], di
     return {name: attach for name, attach in peers.items() if name not in reasons}, reasons
 
 
-def examine(name: str, options: argparse.Namespace, report: Report) -> None:
+def examine(name: str, make: Callable[[], Training], options: argparse.Namespace, report: Report) -> None:
     """Measure one network and add its section to the report."""
     torch.manual_seed(0)
     device = torch.device(options.device)
-    training = NETS[name]().to(device)
+    training = make().to(device)
     loop = Loop(training, momentum=0.9)
     modes: dict[str, Attach] = {mode: partial(probed, loop, **MODES[mode]) for mode in options.modes}
     modes["after the window"] = partial(probed, loop, iterations=1)
@@ -139,7 +139,7 @@ def examine(name: str, options: argparse.Namespace, report: Report) -> None:
     whole = whole_steps(loop, arms, rounds(options.rounds, 0.75 * options.seconds))
     inside = inside_steps(loop, clocked, rounds(min(INSIDE, options.rounds), 0.25 * options.seconds))
     least = floors(training, device)
-    report.add(f"## {name}: {NETS[name].__doc__}", "", f"{len(whole['bare'])} rounds of {STEPS} steps.")
+    report.add(f"## {name}: {make.__doc__}", "", f"{len(whole['bare'])} rounds of {STEPS} steps.")
     report.add(*(f"- {of}: {floor}" for of, floor in least.items()), "")
     report.columns(*COLUMNS)
     for arm, seconds in whole.items():
@@ -183,7 +183,7 @@ def main() -> None:
     if options.windows:
         measure_windows(report, options.nets or ["resnet50", "deep"], options.seconds, MODES["both-all"])
     for name in () if options.windows else options.nets or NETS:
-        examine(name, options, report)
+        examine(name, NETS[name], options, report)
     report.write(options.out)
 
 
