@@ -26,8 +26,8 @@ class Images(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32)
-        self.second, self.head = nn.Conv2d(32, 8, 3, padding=1), nn.Linear(8, 5)
+        self.first, self.norm = nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40)
+        self.second, self.head = nn.Conv2d(40, 8, 3, padding=1), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of five classes."""
@@ -45,8 +45,8 @@ def batches(device: str) -> Iterator[tuple[Tensor, Tensor]]:
     """The same data each time."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
-        x = torch.randn(16, 3, 64, 64, generator=generator)
-        yield x.to(device), torch.randint(5, (16,), generator=generator).to(device)
+        x = torch.randn(8, 3, 64, 64, generator=generator)
+        yield x.to(device), torch.randint(5, (8,), generator=generator).to(device)
 
 
 def sgd(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
@@ -66,17 +66,17 @@ def train(
 ) -> gp.GradientHistory:
     """Train with a probe; ``strict`` lets torch raise where anything in the window waits for the device."""
     given = list(batches(device))
-    with gp.GradientProbe(model, optimizer=optimizer, iterations=STEPS) as probe:
-        with no_waiting() if strict else contextlib.nullcontext():
-            for x, y in given[:-1] if strict else given:
-                optimizer.zero_grad()
-                kind = torch.device(device).type
-                with torch.autocast(kind, autocast) if autocast else contextlib.nullcontext():
-                    loss = nn.functional.cross_entropy((run or model)(x), y)
-                (scaler.scale(loss) if scaler else loss).backward()
-                scaler.step(optimizer) if scaler else optimizer.step()
-                if scaler:
-                    scaler.update()
+    waiting = no_waiting() if strict else contextlib.nullcontext()
+    with gp.GradientProbe(model, optimizer=optimizer, iterations=STEPS) as probe, waiting:
+        for x, y in given[:-1] if strict else given:  # at its end the record is read
+            optimizer.zero_grad()
+            kind = torch.device(device).type
+            with torch.autocast(kind, autocast) if autocast else contextlib.nullcontext():
+                loss = nn.functional.cross_entropy((run or model)(x), y)
+            (scaler.scale(loss) if scaler else loss).backward()
+            scaler.step(optimizer) if scaler else optimizer.step()
+            if scaler:
+                scaler.update()
     history = probe.history
     evidence = history.evidence
     stopped = [history.conditions["stopped"], evidence and evidence.network["stopped"]]
@@ -150,8 +150,8 @@ def fused(device: str) -> gp.GradientHistory:
 def skipped(device: str) -> gp.GradientHistory:
     """A step that is skipped for overflow; the record says so."""
     model = network(device)
-    scaler = torch.amp.GradScaler(device, init_scale=2.0**120, backoff_factor=2.0**-110)
-    history = train(model, device, sgd(model), scaler=scaler)
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**60, backoff_factor=2.0**-50)
+    history = train(model, device, sgd(model), autocast=torch.float16, scaler=scaler)
     assert history.conditions["skipped"] == [0], history.conditions["skipped"]
     raise Agrees
 

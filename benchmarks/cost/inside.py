@@ -14,8 +14,8 @@ from gradprobe.network.hooks import Hook
 class Inside:
     """Adds up, while it is entered, the seconds inside the outermost call of any hook of gradprobe.
 
-    Every hook is a `gradprobe.network.hooks.Hook` or an instance of a subclass, and so is what autograd calls at the
-    end of a backward pass. The time of the clocks themselves is included, about a microsecond a call. The time
+    Every hook is a `gradprobe.network.hooks.Hook` or an instance of a subclass, and so is what autograd calls at
+    the end of a backward pass. The time of the clocks themselves is included, about a microsecond a call. The time
     that torch takes to reach a hook is not: only the ratio of whole steps shows it.
 
     Example:
