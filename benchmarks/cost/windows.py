@@ -63,9 +63,10 @@ def _windows(net: str, seconds: float, mode: dict[str, Any]) -> Iterator[np.ndar
         context.Process(target=_train, args=(theirs, net, mode if arm == "probed" else None), daemon=True)
         for arm, (_, theirs) in zip(ARMS, pipes, strict=True)
     ]
-    for process, (ours, _) in zip(processes, pipes, strict=True):
+    for process in processes:
         process.start()
-        ours.recv()  # warmed up, before the next one is
+    for ours, _ in pipes:
+        ours.recv()  # it is warmed up
     started, rng = time.perf_counter(), np.random.default_rng(0)
     longest = 0.0
     while not longest or time.perf_counter() - started + longest < seconds:

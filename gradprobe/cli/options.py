@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 import click
 
 from gradprobe.cli.parameters import BranchKind, Finite, arm_names, sizes
-from gradprobe.decide.causes.finding import CAUSES
+from gradprobe.decide.causes.finding import CAUSES, FINDINGS
 from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.quantities import QUANTITIES
 from gradprobe.runs.folder import RUNS
 
 # spelled out here, because --help must not wait for torch or pandas; a test holds them equal to the originals
 METRICS = ("accuracy", "dice", "mean_iou", "loss")
-FINDINGS = ("vanishing", "exploding", "nonfinite", "unreached", "not_held", "zero_weight", "unregistered")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

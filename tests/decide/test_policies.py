@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 
 from gradprobe import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
-from gradprobe.cli.options import FINDINGS as OPTION_FINDINGS
 from gradprobe.decide.causes.finding import FINDINGS
 from gradprobe.decide.findings import findings
 from gradprobe.decide.policies import POLICIES, AutoPolicy, BranchesPolicy, named_policy
@@ -174,7 +173,6 @@ def test_a_placement_of_a_run_without_codes_gets_its_rule(name):
 
 
 def test_findings_by_kind():
-    assert FINDINGS == OPTION_FINDINGS
     assert ("auto", *BRANCHES) == BRANCH_NAMES
     one = history(1e-9, math.nan, 2e3, None, 1e-3)
     found = findings(one, place(one))
