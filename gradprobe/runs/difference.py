@@ -156,7 +156,10 @@ class Difference:
         """Plain JSON types."""
         return {
             "runs": list(self.names),
-            "diagnoses": [diagnosis.to_dict() for diagnosis in self.diagnoses],
+            "diagnoses": [
+                {"verdict": one.verdict, "causes": [finding.cause for finding in one.findings]}
+                for one in self.diagnoses
+            ],
             "of": self.of,
             "factor": self.factor,
             "sentences": str(self).splitlines(),
