@@ -15,7 +15,6 @@ import pandas as pd
 from gradprobe import GradientProbe
 from gradprobe.script.execute import Script
 from gradprobe.script.run import record_script
-from support.account import Account
 from support.cases.recorder import bits
 from support.loops.machine import Machine
 from support.loops.oracle import Oracle, same
@@ -50,7 +49,7 @@ def outcome(program, as_script=False):
         plain.run()
         oracle.run()
         try:
-            probed, histories = run_as_script(program) if as_script else run_under_probes(program, result)
+            probed, histories = run_as_script(program) if as_script else run_under_probes(program)
         except Exception as error:  # whatever it is, the loop runs without us
             result.wrong("exception", f"{type(error).__name__}: {error}")
             return result
@@ -80,28 +79,22 @@ def run_as_script(program):
     return machine, [model.history for model in recorded.models] if is_whole else []
 
 
-def run_under_probes(program, result):
-    """One probe for each model, with the optimizers that hold its parameters, and an account of its evidence."""
+def run_under_probes(program):
+    """One probe for each model, with the optimizers that hold its parameters."""
     machine = Machine(program)
-    probes = [
-        GradientProbe(
-            model,
-            optimizer=[machine.optimizers[i] for i in machine.optimizers_of(number)],
-            iterations=program.window,
-            stats=program.stats,
-        )
-        for number, model in enumerate(machine.models)
-    ]
-    # first: they read the number of the iteration before the probe ends it
-    accounts = [Account(probe, probe.model, probe.optimizers) for probe in probes if program.stats == "all"]
     with contextlib.ExitStack() as stack:
-        for probe in probes:
-            stack.enter_context(probe)
+        probes = [
+            stack.enter_context(
+                GradientProbe(
+                    model,
+                    optimizer=[machine.optimizers[i] for i in machine.optimizers_of(number)],
+                    iterations=program.window,
+                    stats=program.stats,
+                )
+            )
+            for number, model in enumerate(machine.models)
+        ]
         machine.run()
-    for account in accounts:
-        account.close()
-        for difference in account.differences(account.probe.history) if account.probe.history.evidence else ():
-            result.wrong("evidence", str(difference))
     return machine, [probe.history for probe in probes]
 
 
