@@ -5,19 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("benchmarks.placement", reason="a source distribution has no benchmarks/")
 
-from benchmarks.placement import rows, tasks
+from benchmarks.placement import new_families, rows, tasks
 from benchmarks.placement.arms import indices_of
 from benchmarks.placement.correlation import correlation
 from benchmarks.placement.decisions import Decisions
 from benchmarks.placement.differences import difference
 from benchmarks.placement.invariance import BASE, CASES, changed, same_choices
 from benchmarks.placement.leads import Lead, Leads, lead
+from benchmarks.placement.new_tasks import NEW_TASKS
 from benchmarks.placement.oracle import SEEDS, arms, grow, growth, singles, trained
-from benchmarks.placement.page import quote
-from benchmarks.placement.policies import BLIND, Case, Decision, as_tested
+from benchmarks.placement.policies import BLIND, POLICIES, Case, Decision, as_tested
 from benchmarks.placement.summary import Choices, bootstrap, summarise
 from benchmarks.placement.trained import Trained
 
@@ -298,9 +299,27 @@ def test_leads_are_read_back_as_they_were_written(tmp_path):
     assert Leads(tmp_path / "leads.csv").by_key == leads.by_key
 
 
-def test_the_readme_quotes_the_page():
-    page = (ROOT / "benchmarks" / "results" / "placement.md").read_text()
-    readme = (ROOT / "README.md").read_text()
-    assert quote(page, readme) == readme
-    assert "<!-- placement -->" in readme
-    assert "<!-- placement -->" in page
+def test_auto_before_tries_two_remedies_and_two_placements_within_ten_windows():
+    case = Case("narrow8-default-tanh-adam", 0)
+    decision = POLICIES["auto before"](case)
+    assert decision.arm in ("lsuv", "normalised")
+    assert 4 < decision.windows <= 10
+
+
+def test_the_new_tasks_can_be_trained_and_scored():
+    for name, task in NEW_TASKS.items():
+        torch.manual_seed(0)
+        net, (x, y) = task.build(), task.batches(0)[0]
+        assert len(x) == 32
+        task.loss(net(x), y).backward()
+        assert 0 <= task.score(net) <= 1, name
+
+
+def test_an_oracle_is_scored_on_a_seed_that_had_no_part_in_its_choice(tmp_path, monkeypatch):
+    monkeypatch.setattr(new_families, "placements", lambda task: ["none", "1"])
+    results = new_families.Results(tmp_path / "new.csv")
+    for seed, (none, one) in enumerate([(0.1, 0.5), (0.2, 0.6), (0.9, 0.3)]):
+        results.add("t", seed, "score", "none", none)
+        results.add("t", seed, "score", "1", one)
+    # without seed 2 point 1 is best; without 0 none is (.55 against .45), without 1 none is (.5 against .4)
+    assert new_families.Results(tmp_path / "new.csv").oracle("t", [0, 1, 2]) == {0: 0.1, 1: 0.2, 2: 0.3}

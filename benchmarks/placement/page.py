@@ -1,9 +1,8 @@
-"""The page of results, from the recorded rows and decisions; and the part of it that the README quotes."""
+"""The page of results, from the recorded rows and decisions."""
 
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from pathlib import Path
 
@@ -17,10 +16,8 @@ from benchmarks.placement.policies import POLICIES
 from benchmarks.placement.rows import Table
 from benchmarks.placement.summary import Summary
 from benchmarks.placement.tasks import TASKS, points
-from benchmarks.report import ROOT, Report
-from gradprobe.prove.remedies import REMEDIES
+from benchmarks.report import Report
 
-PAGE, README = ROOT / "benchmarks" / "results" / "placement.md", ROOT / "README.md"
 EXPLANATION = """
 `python benchmarks/placement/run.py` trains what is missing (`benchmarks/placement/results/rows.csv`) and lets the
 policies choose (`decisions.csv`, beside it); `--row TASK:ARM:SEED` trains one row again; `--page` writes this
@@ -51,11 +48,15 @@ where the oracle gains nothing clear (right) and where it does (wrong); a remedy
 50 iterations: what choosing cost. These trainings have 6 or 8 windows, so trials cost as much as a training
 here; of a longer one they are a small part.
 
-Kaiming, lsuv and normalised change the network and not the placement, and `auto` may advise one of the last two:
-a regret below 0 says that this is better than any branch. `auto (placing only)` has to keep the network. The
-policies were chosen on the development families and then run once on the others; of those the rows (not the
-decisions) of the family narrow had been looked at before. Single points that a rule names are moved to the
-nearest that was trained. `repeated` asks a rule again with its branches in place.
+Kaiming, lsuv and normalised change the network and not the placement, and so do `diagnosis` and `auto`: a regret
+below 0 says that this is better than any branch. `diagnosis` does what the diagnosis of the window asks for,
+without a trial; `auto` tries, a window each, the remedies that it leaves open; `auto before` tried two remedies
+and two placements of every network, within ten windows. `usual branches` is where branches are usual for the kind
+of network. The policies were chosen on the development families and then run once on the others; of those the rows
+(not the decisions) of the family narrow had been looked at before. Single points that a rule names are moved to
+the nearest that was trained. `repeated` asks a rule again with its branches in place. How `auto` does on families
+that nothing was chosen on: [new families](new_families.md). The page before `auto` went by the diagnosis:
+[before](../../docs/placement-before.md).
 """
 HEAD = (
     "policy",
@@ -82,11 +83,11 @@ SHORT = (
     "windows",
 )
 FAMILIES = {"held-out families": False, "development families": True}
-MARKS = "<!-- placement -->", "<!-- /placement -->"
+REMEDIES = ("kaiming", "lsuv", "normalised")  # that every network was trained with
 
 
 def write_page(path: Path) -> None:
-    """Print the page and write it; if it is the published one, update the README's quotation too."""
+    """Print the page and write it."""
     at_steps, at_operations = (Evaluation(Table(), Decisions(), operations=flag) for flag in (False, True))
     report = Report("Is the placement right?", _explained(at_steps), packages=("torch", "scikit-learn"))
     _in_short(report, at_steps)
@@ -97,8 +98,6 @@ def write_page(path: Path) -> None:
     add_invariance(report)
     _each_task(report, at_steps)
     report.write(path)
-    if path.resolve() == PAGE:
-        README.write_text(quote(path.read_text(), README.read_text()))
 
 
 def _explained(evaluation: Evaluation) -> str:
@@ -110,7 +109,11 @@ def _explained(evaluation: Evaluation) -> str:
         grown=", ".join(evaluation.grown) or "none yet",
         sensitive=sum(task.sensitive for task in evaluation.tasks.values()),
     )
-    unfinished = f"\n\nDefined, but not trained in full yet: {', '.join(left)}." if left else ""
+    unfinished = (
+        f"\n\nNot trained in full with the points that gradprobe finds today, and left out: {', '.join(left)}."
+        if left
+        else ""
+    )
     return "\n\n".join(textwrap.fill(" ".join(part.split()), 113) for part in (text + unfinished).split("\n\n"))
 
 
@@ -119,14 +122,13 @@ def _in_short(report: Report, evaluation: Evaluation) -> None:
     counted = " and ".join(
         f"{len(tasks)} tasks of the {name}" for name, tasks in zip(FAMILIES, halves, strict=True)
     )
-    report.add("", "## In short", "", f"At equal steps, {counted}.", "", MARKS[0])
+    report.add("", "## In short", "", f"At equal steps, {counted}.", "")
     report.columns(*SHORT)
     for who in (*EXPECTED, *POLICIES):
         summaries = [evaluation.summary(who, tasks) for tasks in halves]
         if None not in summaries:
             cells = [cell for summary in summaries if summary for cell in _short(summary)]
             report.row(who, *cells, "" if who in EXPECTED else f"{evaluation.windows(who):.1f}")
-    report.add(MARKS[1])
 
 
 def _short(summary: Summary) -> tuple[str, ...]:
@@ -185,10 +187,3 @@ def _each_task(report: Report, evaluation: Evaluation) -> None:
             " / ".join(described(task.ranked(seed)[0], count) for seed in SEEDS),
             *(f"{mean(evaluation.table.accuracies(name, arm, SEEDS)):.2f}" if arm else "" for arm in others),
         )
-
-
-def quote(page: str, readme: str) -> str:
-    """The README with the part of the page between the marks."""
-    block = re.compile(f"{MARKS[0]}.*?{MARKS[1]}", re.DOTALL)
-    quoted = block.search(page)
-    return block.sub(lambda _: quoted[0], readme) if quoted else readme

@@ -22,7 +22,7 @@ LEADS = """
 Spearman's rank correlation, over the placements of a task (none, the single points and the blind sets), of a
 score with the accuracy in the end; mean over the tasks where it is defined with its standard error, and how many
 these are. The loss is the main output's with the branches in place, mean over 20 iterations, in the training
-itself; `auto` decides by the same loss after 50 to 166 iterations. The others come from one window of 50
+itself; `auto` decides by the same loss after 50 iterations. The others come from one window of 50
 iterations with the branches in place (`leads.csv`), on the tasks that the oracle helps or rescues: the
 smallest magnitude of a layer of the trunk as a share of the largest, and how far the signs of a weight's gradients
 agree between batches, in the layer where they do least.

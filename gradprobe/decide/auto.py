@@ -13,12 +13,12 @@ from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import Finding
 from gradprobe.decide.causes.signal import SHARE, SPREAD
 from gradprobe.decide.diagnosis import Diagnosis, diagnose
+from gradprobe.decide.remedies import REMEDIES
 from gradprobe.decide.step_size import learning_rate_factor
 from gradprobe.decide.usual import BranchesPolicy
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import short
-from gradprobe.record.remedies import REMEDIES
 
 AUTO = "auto, after the diagnosis"
 _RANDOM = 0.5  # of the layers: trained weights have heavier tails than any initialisation

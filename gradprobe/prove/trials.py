@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from gradprobe.decide.auto import AutoPolicy, only_gradient_lost, open_remedies
 from gradprobe.decide.diagnosis import Diagnosis, diagnose
+from gradprobe.decide.remedies import REMEDIES
 from gradprobe.decide.usual import along_chain
 from gradprobe.insert.branches import BranchFactory
 from gradprobe.insert.loss import BranchLoss
 from gradprobe.measure.batches import Batches, Source
 from gradprobe.measure.loop import OptimizerFactory
-from gradprobe.measure.scan import Interrupted, as_floats, scan
+from gradprobe.measure.scan import Interrupted, TrainingProgress, as_floats, scan
 from gradprobe.network.checks import check_trainable
 from gradprobe.network.losses import LossFunction, check_loss_fn
 from gradprobe.prove.plan import Plan, Supervision, Trainings
@@ -28,7 +29,6 @@ from gradprobe.prove.training import UNCHANGED, Change, prepared
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
-from gradprobe.record.remedies import REMEDIES
 from gradprobe.verdict.judge import standard_error
 
 NAME = "auto, by short trials"
@@ -134,19 +134,24 @@ def place_by_trials(
     check_trainable(model)
     check_loss_fn(loss_fn)
     source, trainings = Batches(batches), Trainings(iterations, iterations, (seed,))
-    if history is None or not _losses(history):
-        with source.rewound():
-            history = scan(
-                model,
-                source.once,
-                loss_fn,
-                iterations,
-                optimizer=optimizer,
-                seed=seed,
-                on_iteration=on_iteration and (lambda one: on_iteration(NO_BRANCH, one.done, one.total)),
-            )
     plan = Plan(source, loss_fn, trainings, Supervision(branch, weight, branch_loss=branch_loss), optimizer)
+    if history is None or not _losses(history):
+        history = _window(plan, model, seed, on_iteration)
     return decide_by_trials(plan, model, seed, history, remedies, on_iteration)
+
+
+def _window(plan: Plan, model: nn.Module, seed: int, on_iteration: OnTrial | None) -> GradientHistory:
+    """The record of one window of the network as it is; the batches are put back."""
+
+    def report(progress: TrainingProgress) -> None:
+        if on_iteration:
+            on_iteration(NO_BRANCH, progress.done, progress.total)
+
+    length, optimizer = plan.trainings.window, plan.optimizer
+    with plan.batches.rewound():
+        return scan(
+            model, plan.batches.once, plan.loss_fn, length, optimizer=optimizer, seed=seed, on_iteration=report
+        )
 
 
 def decide_by_trials(

@@ -8,9 +8,9 @@ from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import Diagnosis, diagnose, what_the_rule_means
 from gradprobe.decide.explain import explain, trained
 from gradprobe.decide.findings import with_default_flags
+from gradprobe.decide.remedies import REMEDIES
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.record.remedies import REMEDIES
 from gradprobe.record.text import counted
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gradprobe.decide.remedies import REMEDIES as REMEDIES
 from gradprobe.record.files.fields import dict_of, fields, number, optional, text
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
-from gradprobe.record.remedies import REMEDIES as REMEDIES
 from gradprobe.record.text import few, shorten
 
 NONE = "none"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradprobe.record.remedies import REMEDIES
+from gradprobe.decide.remedies import REMEDIES
 from gradprobe.record.text import counted
 from gradprobe.verdict.arm import NONE, Arm
 from gradprobe.verdict.judge import SAME_BATCHES, SHARED_WEIGHTS, ArmResult, PairOutcome, judge_pair

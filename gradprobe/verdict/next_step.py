@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from gradprobe.decide.remedies import REMEDIES, remedy_code
 from gradprobe.record.placement import Placement
-from gradprobe.record.remedies import REMEDIES, remedy_code
 from gradprobe.record.text import quoted
 from gradprobe.verdict.arm import NONE
 from gradprobe.verdict.choice import Choice

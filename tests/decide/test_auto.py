@@ -7,10 +7,10 @@ from torch import nn
 import gradprobe as gp
 from gradprobe.decide.auto import _RULES, AutoPolicy, only_gradient_lost, open_remedies
 from gradprobe.decide.diagnosis import REMEDIABLE, Diagnosis, diagnose
+from gradprobe.decide.remedies import REMEDIES
 from gradprobe.decide.step_size import learning_rate_factor
 from gradprobe.record.evidence import Evidence
 from gradprobe.record.history import GradientHistory, Layer, tidy
-from gradprobe.record.remedies import REMEDIES
 
 
 def adam(net):

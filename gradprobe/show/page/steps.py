@@ -11,10 +11,10 @@ from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import diagnose, what_to_compare
 from gradprobe.decide.explain import explain
 from gradprobe.decide.findings import unreached, with_default_flags
+from gradprobe.decide.remedies import REMEDIES, remedy_code
 from gradprobe.record.branches import BRANCH_NAMES
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
-from gradprobe.record.remedies import REMEDIES, remedy_code
 from gradprobe.record.text import quoted
 from gradprobe.show.headline import is_scale, remedy_name
 from gradprobe.verdict.arms_comparison import ArmsComparison
