@@ -56,7 +56,7 @@ of network. The policies were chosen on the development families and then run on
 (not the decisions) of the family narrow had been looked at before. Single points that a rule names are moved to
 the nearest that was trained. `repeated` asks a rule again with its branches in place. How `auto` does on families
 that nothing was chosen on: [new families](new_families.md). The page before `auto` went by the diagnosis:
-[before](../../docs/placement-before.md).
+[before](../../docs/tables/placement-before.md).
 """
 HEAD = (
     "policy",
