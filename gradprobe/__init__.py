@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gradprobe.prove import remedies as remedies
     from gradprobe.prove.compare import compare as compare
     from gradprobe.prove.compare_arms import compare_arms as compare_arms
+    from gradprobe.prove.first_batch import apply_remedy as apply_remedy
     from gradprobe.prove.repeat import place_repeatedly as place_repeatedly
     from gradprobe.prove.trials import place_by_trials as place_by_trials
     from gradprobe.record.evidence import Evidence as Evidence
@@ -91,6 +92,7 @@ _PUBLIC = {
     "network.survey": ["points"],
     "prove.compare": ["compare"],
     "prove.compare_arms": ["compare_arms"],
+    "prove.first_batch": ["apply_remedy"],
     "prove.repeat": ["place_repeatedly"],
     "prove.trials": ["place_by_trials"],
     "record.evidence": ["Evidence"],

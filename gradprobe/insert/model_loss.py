@@ -32,7 +32,7 @@ WAY_OUT = (
 
 
 def own_loss(output: Any, target: Any) -> Tensor:
-    """The loss that the model computed itself: the scalar ``output.loss`` or ``output["loss"]``.
+    """The loss that the model computed itself: ``output.loss``, ``output["loss"]``, or the one scalar of a tuple.
 
     Args:
         output: What the model returned.
@@ -46,6 +46,9 @@ def own_loss(output: Any, target: Any) -> Tensor:
         tensor(0.5000)
     """
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is None and isinstance(output, (tuple, list)):
+        scalars = [part for part in output if isinstance(part, Tensor) and not part.dim()]
+        loss = scalars[0] if len(scalars) == 1 else None
     if isinstance(loss, Tensor) and not loss.dim():
         return loss
     shape = f"a loss of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else "none"

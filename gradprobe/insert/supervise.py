@@ -6,36 +6,30 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gradprobe.insert.branches import Branch, BranchFactory, build_branch
+from gradprobe.insert.branches import BranchFactory, build_branch
 from gradprobe.insert.loss import SupervisedOutput
+from gradprobe.insert.point_outputs import (
+    WITH_KWARGS,
+    PointOutput,
+    hook_registries,
+    keep_output,
+    predict,
+    version_of,
+)
 from gradprobe.network.hooks import Attached, Hook
 from gradprobe.network.layers import no_such_name, unwrap
 from gradprobe.network.survey import survey
-from gradprobe.network.tensors import main_output, tensors
+from gradprobe.network.tensors import main_output
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point, is_input, module_of
 
 ForwardHook = Callable[[nn.Module, Any, Any], None]
 _HOOK_ID = -1  # torch counts its own up from 0
-_OUTPUT_HOOKS, _INPUT_HOOKS, _WITH_KWARGS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
-
-
-class _PointOutput(NamedTuple):
-    """What there was at a point in a forward pass."""
-
-    kept: Tensor  # for the branch: the original, or a copy of it
-    original: Tensor
-    version: int | None  # of the original when it was returned; None if it is not known
 
 
 class SupervisedModel(nn.Module):
@@ -46,6 +40,12 @@ class SupervisedModel(nn.Module):
     ``net.trunk`` has the state dict, class, pickle and export that it had. ``load_state_dict`` takes a plain
     checkpoint of the trunk as well, also if this network is a part of a larger one; ``net.trunk.state_dict()`` is
     such a checkpoint.
+
+    What it does not have itself it hands on: ``net.config``, ``net.generate(...)`` are the trunk's. Its own names
+    come first (``trunk``, ``branches``, ``points``, ``remove``, and those of every module), and names that begin
+    with an underscore are not handed on, since torch and libraries keep their marks of a module under such. A
+    method of the trunk sees the trunk alone: an optimizer that one builds does not hold the branches. What is set
+    goes to ``net`` and not to the trunk: change a layer as ``net.trunk.fc = ...``.
 
     Args:
         trunk: The user's network.
@@ -81,17 +81,17 @@ class SupervisedModel(nn.Module):
         self.training = trunk.training
         self._changed_in_place: dict[str, bool] = {}  # for each point whose forward pass was seen
         self._tensors = dict(tensors or {})
-        self._hook_registries = {name: _hook_registries(modules[module_of(name)], name) for name in branches}
+        self._hook_registries = {name: hook_registries(modules[module_of(name)], name) for name in branches}
         self.register_load_state_dict_pre_hook(_take_plain_checkpoint)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The trunk's output, and in training the predictions of the branches with it."""
         if not self.training:
             return self.trunk(*args, **kwargs)
-        outputs: dict[str, _PointOutput] = {}
+        outputs: dict[str, PointOutput] = {}
         hooks = {
             name: partial(
-                _keep_output, outputs, name, self._tensors.get(name, 0), self._changed_in_place.get(name, True)
+                keep_output, outputs, name, self._tensors.get(name, 0), self._changed_in_place.get(name, True)
             )
             for name in self.points
         }
@@ -109,15 +109,25 @@ class SupervisedModel(nn.Module):
         if not torch.compiler.is_compiling():
             self._note_changes(outputs)
         like = main_output(output)
-        predictions = (_predict(self.branches[_key(name)], outputs[name].kept, like) for name in self.points)
+        predictions = (predict(self.branches[_key(name)], outputs[name].kept, like) for name in self.points)
         return SupervisedOutput(output, tuple(predictions))
+
+    def __getattr__(self, name: str) -> Any:
+        """What the module has, else what the trunk has: while it is copied or unpickled there is none yet."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            trunk = self.__dict__.get("_modules", {}).get("trunk")
+            if trunk is None or name.startswith("_"):
+                raise
+        return getattr(trunk, name)
 
     def _run(self, hooks: Mapping[str, ForwardHook], args: Any, kwargs: Any) -> Any:
         attached = Attached()
         try:
             for name, hook in hooks.items():
                 module = self.trunk.get_submodule(module_of(name))
-                self._hook_registries[name] = _hook_registries(module, name)
+                self._hook_registries[name] = hook_registries(module, name)
                 if is_input(name):
                     attached.add(module.register_forward_pre_hook(Hook(hook), with_kwargs=True))
                 else:
@@ -133,7 +143,7 @@ class SupervisedModel(nn.Module):
         try:
             for name, module in modules.items():
                 for registry, before in self._hook_registries[name].items():
-                    value: Any = True if registry == _WITH_KWARGS else hooks[name]
+                    value: Any = True if registry == WITH_KWARGS else hooks[name]
                     setattr(module, registry, OrderedDict({**before, _HOOK_ID: value}))
             return self.trunk(*args, **kwargs)
         finally:
@@ -174,10 +184,10 @@ class SupervisedModel(nn.Module):
             for parameter in branch.parameters():
                 parameter.grad = None
 
-    def _note_changes(self, outputs: Mapping[str, _PointOutput]) -> None:
+    def _note_changes(self, outputs: Mapping[str, PointOutput]) -> None:
         """An in-place operation may follow a point; only there is a copy needed (docs/facts.md, 7)."""
         for name, output in outputs.items():
-            changed = _version(output.original) != output.version
+            changed = version_of(output.original) != output.version
             if changed and output.kept is output.original:
                 warnings.warn(
                     f"the output of {name!r} was changed in place in this forward pass, but not in those "
@@ -304,38 +314,6 @@ def _parameters_near(point: Point, modules: Mapping[str, nn.Module]) -> Iterator
 def _key(name: str) -> str:
     # a module's name may have a dot in it or be empty or be "keys", none of which ModuleDict accepts
     return f"at_{name.replace('.', '/')}"
-
-
-def _hook_registries(module: nn.Module, name: str) -> dict[str, Any]:
-    """What holds the hooks of a module at its input, or its output, by attribute."""
-    attributes = (_INPUT_HOOKS, _WITH_KWARGS) if is_input(name) else (_OUTPUT_HOOKS,)
-    return {attribute: getattr(module, attribute) for attribute in attributes}
-
-
-def _keep_output(
-    outputs: dict[str, _PointOutput], name: str, index: int, copy: bool, module: nn.Module, args: Any, last: Any
-) -> None:
-    """The hook of a point; the last argument is what the module returned, or its keyword arguments."""
-    tensor = next(islice(tensors([args, last] if is_input(name) else last), index, None), None)
-    if tensor is not None:
-        # while compiling always copy: the compiler removes a needless copy by itself
-        version = None if torch.compiler.is_compiling() else _version(tensor)
-        kept = tensor.clone() if copy or version is None else tensor
-        outputs[name] = _PointOutput(kept, tensor, version)
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; None for an inference tensor, which does not count that."""
-    return None if tensor.is_inference() else tensor._version
-
-
-def _predict(branch: nn.Module, point: Tensor, like: Any) -> Any:
-    own = next(
-        (parameter.dtype for parameter in branch.parameters() if parameter.is_floating_point()), point.dtype
-    )
-    if point.dtype != own and not torch.is_autocast_enabled(point.device.type):
-        point = point.to(own)  # of a block that computes under autocast by itself
-    return branch(point, like=like) if isinstance(branch, Branch) else branch(point)
 
 
 def _take_plain_checkpoint(net: SupervisedModel, state: dict[str, Any], prefix: str, *_: Any) -> None:

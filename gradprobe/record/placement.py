@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gradprobe.record.files.fields import (
@@ -67,6 +67,33 @@ class Placement:
     remedy: str | None = None
     rule: str | None = None
     weights: str | None = None
+
+    def within(self, part: str) -> Placement:
+        """The same for a part of the network that was recorded, in that part's own names.
+
+        A ``LightningModule`` is recorded as a whole, and of its parts the network is supervised.
+
+        Args:
+            part: The part's name. Points elsewhere are left out.
+
+        Example:
+            >>> point = Point("net.conv1", (8, 4), 0, ("net.conv1",))
+            >>> Placement("by hand", (), (point,), "").within("net").points[0].name
+            'conv1'
+        """
+        start = f"{part}."
+        points = tuple(
+            replace(
+                point,
+                name=point.name.removeprefix(start),
+                layers=tuple(layer.removeprefix(start) for layer in point.layers),
+            )
+            for point in self.points
+            if point.name.startswith(start)
+        )
+        flagged = tuple(layer.removeprefix(start) for layer in self.flagged if layer.startswith(start))
+        head = self.head.removeprefix(start) if self.head is not None else None
+        return replace(self, points=points, flagged=flagged, head=head)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

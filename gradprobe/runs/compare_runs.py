@@ -16,7 +16,7 @@ from gradprobe.runs.matching import same_layers
 from gradprobe.runs.run import Run
 
 _RECORDED = {"losses", "skipped", "complete", "window", "ranks", "stats", "inputs"}  # not part of the set-up
-_CODES = {"reduction", "synthetic", "compare"}  # of what stands in other conditions too
+_CODES = {"reduction", "synthetic", "compare", "advice"}  # of what stands in other conditions too
 
 
 def compare_runs(

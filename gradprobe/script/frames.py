@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import linecache
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradprobe.network.layers import unwrap
 from gradprobe.script.execute import is_foreign
-from gradprobe.script.source import Site, SourceLine, built_at, is_loop_variable
 
 
 def script_frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -36,54 +35,82 @@ def outer_optimizer(optimizer: Optimizer, frame: FrameType | None) -> Optimizer 
     return None
 
 
-def site_of(model: nn.Module, frames: Iterable[FrameType]) -> Site | None:
-    """The script's name for a model, and where it is assigned; outer functions first, where it is built.
+def library_of(frame: FrameType | None) -> str:
+    """The library that the script's innermost function has called, by its package; empty if it called none.
 
-    ``self`` is no name: every model is called so in its own methods. A loop's variable names one after the other,
-    so that the class says more, unless it is one of torch's containers.
+    torch does not count: its optimizers and scalers step where the script says so.
     """
-    own_class = not type(unwrap(model)).__module__.startswith("torch.nn")
-    first: Site | None = None
-    for frame in reversed(list(frames)):
-        for name in _local_names(model, frame):
-            if name == "self":
-                continue
-            built = built_at(source(frame), file_name(frame), name, frame.f_lineno)
-            if built is not None:
-                return Site(name, built)
-            if not (own_class and is_loop_variable(source(frame), name, frame.f_lineno)):
-                first = first or Site(name)
-    return first
+    called = ""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not is_foreign(file):
+            return called
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        called = "" if package in ("torch", "gradprobe", "accelerate", "contextlib") else package
+        frame = frame.f_back
+    return ""
 
 
-def names_of(model: nn.Module, frame: FrameType) -> list[str]:
-    """What the code of a frame can call a model by: variables, attributes of ``self`` and global names."""
-    names = [name for name, value in frame.f_globals.items() if name not in frame.f_locals and _is(value, model)]
-    return _local_names(model, frame) + names
+def names_of(value: object, frame: FrameType) -> list[str]:
+    """What the code of a frame can call an object by: variables, attributes of ``self`` and global names.
+
+    A model counts wrapped or not. ``self`` is no name: every model is called so in its own methods.
+    """
+    return local_names(value, frame) + [
+        name for name, one in frame.f_globals.items() if name not in frame.f_locals and is_same(one, value)
+    ]
 
 
-def _local_names(model: nn.Module, frame: FrameType) -> list[str]:
+def local_names(value: object, frame: FrameType) -> list[str]:
+    """The same without the global names of other files' code."""
     attributes = getattr(frame.f_locals.get("self"), "__dict__", {})
-    values = dict(frame.f_locals) | {f"self.{name}": value for name, value in attributes.items()}
-    return [name for name, value in values.items() if _is(value, model)]
+    submodules = attributes.get("_modules") or {}
+    values = dict(frame.f_locals) | {f"self.{name}": one for name, one in {**attributes, **submodules}.items()}
+    return [name for name, one in values.items() if name != "self" and is_same(one, value)]
 
 
-def _is(value: object, model: nn.Module) -> bool:
-    """Whether a value is the model, wrapped or not."""
+def is_same(value: object, model: object) -> bool:
+    """Whether a value is the object; of a model, wrapped or not."""
     # type() and not isinstance(), for which a lazy proxy would create the object that it stands for
-    return issubclass(type(value), nn.Module) and unwrap(cast(nn.Module, value)) is unwrap(model)
+    if isinstance(model, nn.Module) and issubclass(type(value), nn.Module):
+        return unwrap(cast(nn.Module, value)) is unwrap(model)
+    return value is model
+
+
+def value_of(name: str, frame: FrameType) -> object:
+    """What a name out of `names_of` stands for."""
+    first, _, attribute = name.partition(".")
+    value = frame.f_locals.get(first, frame.f_globals.get(first))
+    if not attribute:
+        return value
+    attributes: Mapping[str, Any] = getattr(value, "__dict__", {})
+    return attributes.get(attribute, (attributes.get("_modules") or {}).get(attribute))
+
+
+def tensor_names(frame: FrameType) -> list[str]:
+    """The names that hold a tensor there, or a container with one."""
+    return [name for name, value in {**frame.f_globals, **frame.f_locals}.items() if _has_tensor(value)]
+
+
+def _has_tensor(value: object) -> bool:
+    if issubclass(type(value), Tensor):
+        return not issubclass(type(value), nn.Parameter)
+    if isinstance(value, Mapping):
+        return any(issubclass(type(one), Tensor) for one in value.values())
+    is_short = type(value) in (list, tuple) and len(cast(Sequence[object], value)) < 100
+    return is_short and any(issubclass(type(one), Tensor) for one in cast(Iterable[object], value))
 
 
 def source(frame: FrameType) -> str:
     """The text of the file that a frame runs."""
-    return "".join(linecache.getlines(frame.f_code.co_filename))
+    return source_of(frame.f_code.co_filename)
+
+
+def source_of(file: str) -> str:
+    """The text of a file that was run."""
+    return "".join(linecache.getlines(file))
 
 
 def file_name(frame: FrameType) -> str:
     """The name of the file that a frame runs."""
     return Path(frame.f_code.co_filename).name
-
-
-def current_line(frame: FrameType) -> SourceLine:
-    """The line that a frame is at."""
-    return SourceLine(file_name(frame), frame.f_lineno)

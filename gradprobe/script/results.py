@@ -8,24 +8,25 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from gradprobe.decide.auto import open_remedies
 from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import branches_after, diagnose, layers_by_code
 from gradprobe.decide.policies import Policy
 from gradprobe.decide.policies import place as decide
 from gradprobe.record.csv_tables import write_csv
-from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.text import counted
 from gradprobe.runs.folder import Reserved, reserve, reserve_free
 from gradprobe.runs.run import add_pictures, save
-from gradprobe.script.advice import advise
+from gradprobe.script.advice.branches import advise
+from gradprobe.script.advice.remedies import mend
 from gradprobe.script.execute import printable
 from gradprobe.script.run import RecordedModel, RecordedScript
 from gradprobe.show import formats
@@ -82,14 +83,13 @@ def conclude(
     results = []
     for model in recording.models:
         placement = decide(model.history, policy)
-        write = functools.partial(_write, model.history, placement, timings, figures)
+        write = functools.partial(_write, model, placement, timings, figures)
         with _beside(folder, model.name, force) if several else folder as reserved:
             written, complaint = keep(reserved, write)
             place = reserved.folder if written == reserved.shown else written
         if several and written == reserved.shown and folder.shown.name:
             written = folder.shown.with_name(written.name)  # as the user would write it
-        when = branches_after(model.history, placement)
-        advice = "" if when is None else advise(placement, model.site, str(written or folder), when)
+        advice = advice_for(model, placement, str(written or folder))
         results.append(Result(model, placement, advice, written, complaint, place))
     return results
 
@@ -112,9 +112,26 @@ def as_at_start() -> Iterator[None]:
 
 
 def _write(
-    history: GradientHistory, placement: Placement, timings: dict[str, float], figures: bool, folder: Reserved
+    model: RecordedModel, placement: Placement, timings: dict[str, float], figures: bool, folder: Reserved
 ) -> Path:
+    advice = advice_for(model, placement, str(folder)).splitlines()
+    history = replace(model.history, conditions={**model.history.conditions, "advice": advice or None})
     return save(folder, history, placement, timings=timings, figures=figures)
+
+
+def advice_for(model: RecordedModel, placement: Placement, run: str) -> str:
+    """What to change in the script, the remedy first, and what to add; empty where it is nothing.
+
+    Args:
+        model: What was recorded, and what is known of the script.
+        placement: The decision.
+        run: Folder of the run, as the lines name it.
+    """
+    when = branches_after(model.history, placement)
+    added = "" if when is None else advise(placement, model.site, run, when)
+    diagnosis = diagnose(model.history)
+    named = open_remedies(model.history, diagnosis)
+    return "\n".join(filter(None, [mend(diagnosis, model.site, named), added]))
 
 
 def draw(results: Sequence[Result]) -> None:

@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.script.advice import no_batch, no_optimizer, only_step
+from gradprobe.script.advice.words import no_batch, no_optimizer, only_step
 from gradprobe.script.execute import Ending, Script, execute, replaced, shown_text
 from gradprobe.script.stop import stop
 
 if TYPE_CHECKING:
     from gradprobe.record.history import GradientHistory
+    from gradprobe.script.advice.site import Site
+    from gradprobe.script.births import Births
     from gradprobe.script.seeds import SeedListener
     from gradprobe.script.session import Session
-    from gradprobe.script.source import Site
     from gradprobe.script.training import Training
 
-_OPTIMIZER, _RANDOM = "torch.optim.optimizer", "torch.random"
+_OPTIMIZER, _RANDOM, _MODULE = "torch.optim.optimizer", "torch.random", "torch.nn.modules.module"
 MANY_CALLS = 25  # of a closure in a step: what LBFGS makes at most with its default settings
 
 
@@ -137,6 +138,7 @@ class _ScriptRecorder:
         self.keep_going, self.every, self.on_full, self.say = keep_going, every, on_full, say
         self.session: Session | None = None
         self._seeds: SeedListener | None = None
+        self._births: Births | None = None
         self._lock = threading.Lock()
         self._children_before = os.times().children_user
 
@@ -145,6 +147,7 @@ class _ScriptRecorder:
         """Give the session every optimizer that is built, from the import of torch on."""
         with contextlib.ExitStack() as stack:
             self._when_imported(stack, _RANDOM, self._listen_to_seeds)
+            self._when_imported(stack, _MODULE, self._note_births)
             self._when_imported(stack, _OPTIMIZER, functools.partial(self._patch_optimizer, stack))
             stack.callback(self._end)
             yield
@@ -162,6 +165,11 @@ class _ScriptRecorder:
 
         self._seeds = SeedListener()
 
+    def _note_births(self) -> None:
+        from gradprobe.script.births import Births
+
+        self._births = Births()
+
     def _seed(self) -> int | None:
         return self._seeds.seed if self._seeds is not None else None
 
@@ -170,6 +178,8 @@ class _ScriptRecorder:
             self.session.end()
         if self._seeds is not None:
             self._seeds.remove()
+        if self._births is not None:
+            self._births.remove()
 
     def _patch_optimizer(self, stack: contextlib.ExitStack) -> None:
         optimizer = sys.modules[_OPTIMIZER].Optimizer
@@ -197,6 +207,7 @@ class _ScriptRecorder:
                     every=self.every,
                     seed=self._seed,
                     say=self.say,
+                    made=self._births.of if self._births is not None else lambda model: (),
                 )
             return self.session
 
@@ -219,7 +230,7 @@ class _ScriptRecorder:
         session = self.session
         if session is None:
             children = _work_of_children(self._children_before)
-            why = no_optimizer(ending.words, sys.modules.keys(), children)
+            why = no_optimizer(ending.words, sys.modules.keys(), children, bool(self._births and self._births.any))
             return RecordedScript(ending, (), (why,), int(os.environ.get("RANK", 0)))
         from gradprobe.script.training import names, shown_name
 

@@ -19,11 +19,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import Attached, GuardedHook
 from gradprobe.network.layers import unwrap
-from gradprobe.script.advice import long_step, no_module
+from gradprobe.script.advice.site import Site
+from gradprobe.script.advice.words import long_step, no_module
+from gradprobe.script.births import Place
 from gradprobe.script.closures import ClosureCalls
 from gradprobe.script.frames import outer_optimizer, script_frames
 from gradprobe.script.models import Kind, ids, kind_of, model_at_hand, owners
-from gradprobe.script.source import Site
 from gradprobe.script.stop import threads_remain
 from gradprobe.script.training import Dropped, Training
 from gradprobe.script.untouched import untouched
@@ -46,6 +47,7 @@ class Session:
         every: Record every training, and let the script train to its end.
         seed: The seed that the script has set by now.
         say: Gets a sentence that is for now, and not for the end.
+        made: Where in the script a model was made.
 
     Attributes:
         trainings: Those that are recorded.
@@ -64,6 +66,7 @@ class Session:
         every: bool = False,
         seed: Callable[[], int | None] = lambda: None,
         say: Callable[[str], None] = lambda sentence: None,
+        made: Callable[[nn.Module], tuple[Place, ...]] = lambda model: (),
     ) -> None:
         self.trainings: list[Training] = []
         self.others: list[Training] = []
@@ -72,7 +75,7 @@ class Session:
         # kept, because `is_first_rank` cannot say it without a process group: before it begins, or after its end
         self.rank = int(os.environ.get("RANK", 0))
         self._iterations, self._on_full = iterations, on_full
-        self._stops, self._every, self._seed, self._say = stops, every, seed, say
+        self._stops, self._every, self._seed, self._say, self._made = stops, every, seed, say, made
         self._open = True
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -148,7 +151,7 @@ class Session:
                 continue
             if training is not None:
                 self._follow(training, optimizer)
-                training.locate(frame, step=False)
+                training.locate(frame, self._made(unwrap(model)))
 
     def _training(self, model: nn.Module, optimizer: Optimizer) -> Training | None:
         """The training that has these parameters already, or a new one; None if it is not recorded."""
@@ -234,15 +237,16 @@ class Session:
         trainings = self._of.get(optimizer, ())
         for training in trainings:
             if training.is_open and not training.steps:
-                self._first_step(training)
+                self._first_step(training, optimizer)
+            training.note_rate(optimizer)
             probe = training.probe
             if probe is not None:
                 probe.follow(optimizer)
         return self._closures.counted(optimizer, args, kwargs) if trainings else None
 
-    def _first_step(self, training: Training) -> None:
+    def _first_step(self, training: Training, optimizer: Optimizer) -> None:
         training.seed = self._seed()
-        training.locate(sys._getframe(1), step=True)
+        training.locate_step(optimizer, sys._getframe(1))
         for known in self._kinds.values():
             waiting = [one for one in known if not one.steps and one is not training and one.model is not None]
             if training in known and len(waiting) >= FEW and not self._every:

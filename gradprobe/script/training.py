@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -20,9 +21,10 @@ from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import GuardedHook
 from gradprobe.network.layers import unwrap
 from gradprobe.record.history import GradientHistory
+from gradprobe.script.advice.locate import Called, called_at, site_of, with_loss, with_step
+from gradprobe.script.advice.site import Site
+from gradprobe.script.births import Place
 from gradprobe.script.execute import printable
-from gradprobe.script.frames import current_line, file_name, names_of, script_frames, site_of, source
-from gradprobe.script.source import Site, loss_at
 from gradprobe.script.stop import Stopped
 
 
@@ -44,15 +46,25 @@ class FollowingProbe(GradientProbe):
     def __init__(self, model: nn.Module, iterations: int = 50) -> None:
         super().__init__(model, iterations=iterations)
         self.called = False
+        self.called_at: Called | None = None
         self._followed: list[Optimizer] = []
 
     def _attach(self) -> None:
         super()._attach()
         root = unwrap(self.model)
         self._hooks.add(root.register_forward_pre_hook(GuardedHook(self._call, self._failed)))
+        if hasattr(root, "training_step"):  # it is never called itself, but a part of it
+            for part in root.children():
+                self._hooks.add(part.register_forward_pre_hook(GuardedHook(self._call_of_part, self._failed)))
 
     def _call(self, *_: Any) -> None:
         self.called = True
+        self._call_of_part(unwrap(self.model))
+
+    def _call_of_part(self, part: nn.Module, *_: Any) -> None:
+        """Note from where it is called: of the calls before the first step the last one that is differentiated."""
+        if not self.recorded and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.called_at = called_at(part, sys._getframe(1)) or self.called_at
 
     @property
     def attached(self) -> bool:
@@ -115,6 +127,7 @@ class Training:
         self.kind = ""
         self.steps = self.calls = self.recorded = 0
         self.seed: int | None = None
+        self._rates: list[float] = []
         self.history: GradientHistory | None = None
         self.is_open = False
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -159,22 +172,29 @@ class Training:
         if self.probe is not None:
             self.probe.follow(optimizer)
 
-    def locate(self, frame: FrameType | None, step: bool) -> None:
-        """Read names and lines from the frames of the script, at an optimizer's construction or step."""
+    def locate(self, frame: FrameType | None, made: Sequence[Place] = ()) -> None:
+        """Read names and lines from the frames of the script, where an optimizer is being built.
+
+        Args:
+            frame: Where.
+            made: Where the model was made, if that is known.
+        """
         model = self.model
-        if model is None:
-            return
-        frames = list(script_frames(frame))
-        site = self.site
-        if site.model is None:
-            site = site_of(model, frames) or site
-        if frames and not step and site.optimizer is None:
-            site = replace(site, optimizer=current_line(frames[0]))
-        if frames and step and site.loss is None:
-            here = frames[0]
-            loss = loss_at(source(here), file_name(here), here.f_lineno, names_of(model, here))
-            site = replace(site, loss=loss)
-        self.site = site
+        if model is not None and self.site.model is None:
+            found = site_of(model, frame, made)
+            self.site = found if self.site.optimizer is None or found.model is not None else self.site
+
+    def locate_step(self, optimizer: Optimizer, frame: FrameType | None) -> None:
+        """Read from the frames where the loss is computed, at the first step."""
+        model = self.model
+        if model is not None and self.site.step is None and not self.site.loop:
+            self.site = with_step(self.site, model, optimizer, frame)
+
+    def note_rate(self, optimizer: Optimizer) -> None:
+        """Keep the learning rate of a step in the window: the first one and the newest."""
+        rate = optimizer.param_groups[0].get("lr")
+        if self.is_open and rate is not None:
+            self._rates[1:] = [float(rate)]
 
     def close(self, alone: bool) -> None:
         """Take the hooks off and keep the record; ``alone`` without the other ranks, which may not do the same."""
@@ -212,10 +232,13 @@ class Training:
     def _history_of(self, probe: FollowingProbe, kept_alone: bool) -> GradientHistory:
         """The record, with the conditions that are known from the script."""
         history = probe.history
+        if probe.called_at is not None and not self.site.loss:
+            self.site = with_loss(self.site, probe.called_at)
         if not probe.called:
             self.site = replace(self.site, part=_called_part(history))
-        loss = self.site.loss
-        known: dict[str, Any] = {"seed": self.seed, "loss": loss and loss.function}
+        known: dict[str, Any] = {"seed": self.seed, "loss": self.site.function}
+        if len({float(f"{rate:.4g}") for rate in self._rates}) > 1:
+            known["learning_rates"] = [float(f"{rate:.4g}") for rate in self._rates]
         if kept_alone:
             known["ranks"] = "this rank's own numbers: the script ended before the window was full"
         return replace(history, conditions={**history.conditions, **known})

@@ -28,6 +28,7 @@ class NextStep:
     title: str
     text: str
     code: str = ""
+    inserts: bool = False  # branches, by code for any script
 
 
 def _remedy_code(name: str) -> str:
@@ -73,6 +74,7 @@ _TITLES = {
 }
 _AS_IT_IS = NextStep("Leave the network as it is", "No arm did better beyond the noise under these conditions.")
 
+_IN_SCRIPT = "The same as was printed: with the script's own names, by file and line."
 _NOTHING_RECORDED = "Measure again, over more iterations: nothing was recorded."
 _AFTER_CHANGE = "The change alters the gradients: measure them before a branch is placed."
 _LONGER = "Longer, and with several seeds: a difference on one seed may be chance."
@@ -81,7 +83,7 @@ _LONGER = "Longer, and with several seeds: a difference on one seed may be chanc
 def steps(
     state: str, history: GradientHistory, placement: Placement, comparison: Comparison | None, run: str
 ) -> list[NextStep]:
-    """What to do next, the first thing first.
+    """What to do next, the first thing first; of a script that was recorded the lines to change in it.
 
     Args:
         state: That of the verdict.
@@ -90,6 +92,17 @@ def steps(
         comparison: The comparison, if there is one.
         run: Folder of the run, or empty.
     """
+    found = _steps(state, history, placement, comparison, run)
+    lines = history.conditions.get("advice")
+    if not lines or comparison is not None:
+        return found
+    kept, first = [step for step in found if not step.inserts], int(state == "sick")
+    return [*kept[:first], NextStep("Change the script", _IN_SCRIPT, "\n".join(lines)), *kept[first:]]
+
+
+def _steps(
+    state: str, history: GradientHistory, placement: Placement, comparison: Comparison | None, run: str
+) -> list[NextStep]:
     if state == "sick":
         return _mend(history)
     placement = with_default_flags(history, placement)
@@ -246,7 +259,8 @@ def _insertion(
         "After the model is built and before the optimizer, which then gets net.parameters(). In eval() net "
         "returns what the model does, computed by the model alone."
     )
-    return NextStep(title.replace("branch", "branches") if len(placement.points) > 1 else title, text, code)
+    title = title.replace("branch", "branches") if len(placement.points) > 1 else title
+    return NextStep(title, text, code, inserts=True)
 
 
 def _branch_kind(conditions: Mapping[str, Any]) -> str:
