@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from gradprobe.verdict.comparison import Comparison
 
 MAX_ROWS = 40  # where there are more layers, an excerpt is shown
 EXCERPT_ROWS = 24
+IN_WORDS = 3  # branches
 PROFILE_FROM = 8  # layers
 
 
@@ -63,10 +65,27 @@ def as_table(
         ]
         parts += ["", Profile(values, shown.threshold, shown.of), ""]
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
-    parts.append(Text(str(placement), style="bold" if shown.flagged or placement.remedy else ""))
+    parts += _decision(placement, "bold" if shown.flagged or placement.remedy else "")
     if comparison is not None and comparison.offer:  # the line to copy follows
         parts.append(Text("\n" + "\n".join(comparison.sentences), style="bold"))
     return Group(*parts)
+
+
+def _decision(placement: Placement, style: str) -> list[RenderableType]:
+    """What was decided and why; of many runs of flagged layers a table and not a paragraph."""
+    if len(placement.points) <= IN_WORDS:
+        return [Text(str(placement), style=style)]
+    table = Table(box=None, pad_edge=False)
+    for name in ("branch after", "serves"):
+        table.add_column(name, overflow="fold")
+    for point in placement.points:
+        ends = list(dict.fromkeys([point.layers[0], point.layers[-1]])) if point.layers else []
+        more = f" ({counted(len(point.layers), 'layer')})" if len(point.layers) > 1 else ""
+        table.add_row(Text(shorten(point.name, 40)), Text(" to ".join(shorten(one, 40) for one in ends) + more))
+    head = f"placement ({placement.policy}): {len(placement.points)} branches"
+    reason = "" if placement.rule in ("threshold", "relative") else placement.reason  # which tells of each run
+    rest = str(replace(placement, points=(), reason=reason)).splitlines()[1:]
+    return [Text(head, style=style), table, *map(Text, filter(None, rest))]
 
 
 def arms_table(result: ArmsComparison) -> RenderableType:

@@ -71,6 +71,7 @@ _ALWAYS = {
     "torch": "torch",
 }
 _SOMETIMES = {
+    "learning_rates": "learning rate, first and last",
     "micro_batches": "micro-batches in an iteration",
     "skipped": "skipped steps (overflow)",
     "ranks": "ranks",
