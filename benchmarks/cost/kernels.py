@@ -24,13 +24,13 @@ from torch.utils._pytree import tree_leaves
 
 import gradprobe as gp
 from benchmarks.cost.nets import gpt2, layers_of, resnet50
-from benchmarks.cost.on_paper import TOKENS, llama
 from benchmarks.report import Report
 from gradprobe.measure.reduction import on_device
 from gradprobe.measure.reduction.values import local_part
 
 META = torch.device("meta")
 RANKS = 64
+TOKENS = 4096  # of one sequence
 EXPLANATION = """\
 For one iteration. Kernels: operator calls other than views and allocations, and launches of gradprobe's own
 kernels; those of the bare training are taken off. A copy of a table of addresses to the device counts as a kernel.
@@ -64,7 +64,16 @@ class Count(TorchDispatchMode):
         kwargs = kwargs or {}
         if not func.is_view and not any(part in str(func) for part in ("empty", "detach", "lift_fresh")):
             self.add(sum(leaf.nbytes for leaf in tree_leaves(args) if isinstance(leaf, Tensor)))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            self.look_at_copy(args, kwargs)
         return func(*args, **kwargs)
+
+    def look_at_copy(self, args: Any, kwargs: Any) -> None:
+        """A copy from the host waits for what the device is doing, if it is not told not to."""
+        source, to = args[-1 if len(args) < 3 else 1], kwargs.get("device", args[0].device)
+        may_run_on = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
+        if source.device.type == "cpu" and torch.device(to) == META and not may_run_on:
+            self.waits.append(f"{tuple(source.shape)} {source.dtype}")
 
     def add(self, size: int) -> None:
         """A kernel that reads so many bytes."""
@@ -73,10 +82,11 @@ class Count(TorchDispatchMode):
 
 
 class Step(NamedTuple):
-    """What a step does: kernels and bytes."""
+    """What a step does: kernels, bytes, and copies that wait for the device."""
 
     kernels: int
     bytes: int
+    waits: list[str]
 
 
 class Case(NamedTuple):
@@ -140,9 +150,11 @@ def steps(case: Case, counting: list[Count], iterations: int, *, probed: bool) -
                 case.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-            found.append(Step(count.kernels, count.bytes))
+            found.append(Step(count.kernels, count.bytes, count.waits))
         failures = [probe._stopped, probe._refused, probe._evidence._why] if probe else []
         # at its end the probe asks for values, which there are none of
+    if probe is not None:
+        probe._hooks.remove()
     assert not any(failures), failures
     return found
 
@@ -172,6 +184,22 @@ def gpt2_small(of: str) -> Case:
         return transformer(gpt2().model.to(torch.bfloat16), 8, 1024, of)
 
 
+def llama() -> nn.Module:
+    """The shapes of Llama 3 70B in bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=8192,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        intermediate_size=28672,
+        vocab_size=128256,
+    )
+    with torch.device("meta"):
+        return LlamaForCausalLM(config).to(torch.bfloat16)
+
+
 def llama_70b(of: str) -> Case:
     """Llama 3 70B in bfloat16: one sequence, or one rank's share of the weights."""
     model = llama()
@@ -198,7 +226,10 @@ def counted(make: Callable[[str], Case], of: str, *, triton: bool) -> tuple[Step
     with imitated(triton=triton) as counting:
         bare = steps(case, counting, 2, probed=False)[-1]
         found = steps(case, counting, 6, probed=True)
-    usual, looked_at = (Step(one.kernels - bare.kernels, one.bytes - bare.bytes) for one in (found[5], found[4]))
+    waits = [wait for step in found for wait in step.waits[len(bare.waits) :]]
+    usual, looked_at = (
+        Step(one.kernels - bare.kernels, one.bytes - bare.bytes, waits) for one in (found[5], found[4])
+    )
     return usual, looked_at
 
 

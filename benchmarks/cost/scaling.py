@@ -1,6 +1,6 @@
-"""How the cost of a probe grows: with layers and iterations, in time and memory; over ranks; and on paper, at 70B.
+"""How the cost of a probe grows: with layers and iterations, in time and memory; and over ranks.
 
-python benchmarks/cost/scaling.py [depth memory ranks paper] [--ranks 8] [--repeats 5] [--out FILE]
+python benchmarks/cost/scaling.py [depth memory ranks] [--ranks 8] [--repeats 5] [--out FILE]
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from benchmarks.cost.inside import seconds_inside
 from benchmarks.cost.loop import Loop
 from benchmarks.cost.memory import python_bytes, tensor_bytes
 from benchmarks.cost.nets import deep
-from benchmarks.cost.on_paper import TOKENS, WINDOW, count_outputs, count_pass, count_weights, llama
 from benchmarks.cost.ranks import on_ranks
 from benchmarks.cost.timing import milliseconds, ratio, timed
 from benchmarks.report import Report
@@ -41,12 +40,6 @@ RANKS = """\
 width 64, batch 32 on each rank; outputs and weights, all statistics; windows of {window} iterations. Rank 0's
 clocks; steps in ms with quartiles. The last step of a window includes the one collective (its sums and its peaks)
 and the wait for the other ranks to reach it."""
-PAPER = """\
-The shapes of Llama 3 70B in bfloat16 on the meta device, for one rank and one iteration. Weights: sharded by
-FSDP2. Outputs: of one sequence of {tokens} tokens, which no sharding makes smaller. Kernels: operator calls
-other than views and allocations; one forward and backward pass of the bare network makes {bare}. Read: by these
-calls, most of it repeatedly from the scratch buffers. Collective: the one table that the ranks add up at
-the end of a window of {window} iterations, per rank."""
 DEPTH_COLUMNS = (
     "layers",
     "window",
@@ -75,7 +68,6 @@ RANKS_COLUMNS = (
     "of it collective",
     "a rank sends, kB",
 )
-PAPER_COLUMNS = ("ranks", "gradients of", "statistics", "GB", "kernels", "read, GB", "collective, MB")
 
 
 def deep_loop(layers: int) -> Loop:
@@ -166,23 +158,10 @@ def ranks(report: Report, options: argparse.Namespace) -> None:
     report.add("", f"The record says: {measured.ranks}.", "")
 
 
-def paper(report: Report, _: argparse.Namespace) -> None:
-    """The operators that a network of 70 billion parameters takes."""
-    bare = count_pass(llama()).kernels
-    report.add("## On paper", "", PAPER.format(bare=f"{bare:,}", tokens=TOKENS, window=WINDOW), "")
-    report.columns(*PAPER_COLUMNS)
-    weights = [count_weights(ranks, stats) for ranks in (64, 512) for stats in ("mean", "all")]
-    for counted in [*weights, *map(count_outputs, ("mean", "all"))]:
-        gigabytes, kernels, *rest = counted[3:]
-        report.row(*counted[:3], f"{gigabytes:.2f}", f"{kernels:,}", *(f"{number:.1f}" for number in rest))
-    report.add("")
-
-
 PARTS: dict[str, Callable[[Report, argparse.Namespace], None]] = {
     "depth": depth,
     "memory": memory,
     "ranks": ranks,
-    "paper": paper,
 }
 
 
@@ -197,8 +176,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    text = "With layers and iterations, in time and memory; over ranks; and on paper, for 70 billion parameters."
-    report = Report("How the cost of a probe grows", text, packages=["torch", "transformers"])
+    text = "With layers and iterations, in time and memory; and over ranks."
+    report = Report("How the cost of a probe grows", text)
     for part in options.parts or PARTS:
         PARTS[part](report, options)
     report.write(options.out)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.accelerator import CPU, compiled, imitated
 
+from gradprobe.measure.accumulator import Accumulator
 from gradprobe.measure.reduction import Reducer, native, on_device
 
 EVERY = int(os.environ.get("GRADPROBE_KERNEL_EXAMPLES", "1"))
@@ -149,6 +150,26 @@ def test_any_mixture_of_gradients(seed):
             one[rng.integers(len(one))] = rng.choice([np.nan, np.inf, -np.inf])
         gradients.append(one)
     assert_rows(gradients)
+
+
+def test_what_two_streams_made_is_not_read_in_one_launch(monkeypatch):
+    launched, current, true = [], [1], on_device.launch
+
+    def launch(*arguments, **constants):
+        launched.append(current[0])
+        true(*arguments, **constants)
+
+    monkeypatch.setattr(on_device, "launch", launch)
+    monkeypatch.setattr(on_device, "stream", lambda device: current[0])
+    accumulator = Accumulator(Reducer(), {})
+    monkeypatch.setattr(Reducer, "capacity", lambda self, device: 100)
+    for current[0], size in ((1, 10), (2, 11), (1, 9), (2, 12)):
+        accumulator.add(("fc", "output"), torch.ones(size))
+    # so much waits by now that what this stream made is read in the middle of the pass
+    for _ in range(5):
+        accumulator.add(("fc", "output"), torch.ones(12))
+    assert launched == [2]
+    assert sorted(part.counts for part in accumulator.take()) == [(10, 9), (11, 12, 12, 12, 12, 12, 12)]
 
 
 # whether the kernels are used
