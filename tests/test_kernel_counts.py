@@ -6,7 +6,7 @@ from torch import nn
 
 kernels = pytest.importorskip("benchmarks.cost.kernels", reason="a source distribution has no benchmarks/")
 
-LAYERS = 40
+LAYERS = 30
 
 
 def convolutions(of):
@@ -28,8 +28,3 @@ def test_kernels_bytes_and_copies_of_an_iteration(of, most):
     assert usual.kernels <= most
     assert usual.bytes <= 1.1 * sum(sizes)
     assert not looked_at.waits
-
-
-def test_torch_s_own_kernels_are_many_more():
-    usual, _ = kernels.counted(convolutions, "output", triton=False)
-    assert usual.kernels > 10 * LAYERS
