@@ -5,9 +5,9 @@ from __future__ import annotations
 from support.loops.program import Backward, Clear, Forward, Freeze, Functional, PerTask, Program, Step, Take
 
 
-def loop(*operations, nets=((),), held=(("Adam", 0, "all"),), turns=1, **others):
+def loop(*operations, nets=((),), held=(("Adam", 0, "all"),), turns=1, window=2, **others):
     body = tuple(one if isinstance(one, tuple) else (one, 1) for one in operations)
-    return Program(nets, held, body, turns=turns, window=2, **others)
+    return Program(nets, held, body, turns=turns, window=window, **others)
 
 
 ALONE = Forward((0,))
@@ -111,5 +111,15 @@ FOUND = {
         held=(("Adam", 0, "heads"),),
         turns=2,
         seed=14,
+    ),
+}
+
+OPEN = {  # known and not mended: a number over some of the passes that count
+    "frozen in its turn, after a step without the pass that counts": loop(
+        *(Freeze(0, False, "trunk"), Forward((0,), leaf=True), Backward(retain=True), (Step(), 2)),
+        *(Freeze(0, True, "trunk"), Step()),
+        turns=3,
+        window=4,
+        seed=22,
     ),
 }
