@@ -47,9 +47,7 @@ def finish(run: Run, folder: Reserved, options: Options, interrupted: KeyboardIn
     if interrupted is not None:
         raise interrupted
     exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
-    if run.history.conditions.get("stopped"):
-        say(f"Error: {run.history.conditions['stopped']}; the record ends there")
-        raise SystemExit(FAILED)
+    _fail_if_stopped(run)
 
 
 def finish_arms(run: Run, arms: ArmsComparison, folder: Reserved, options: Options) -> None:
@@ -61,7 +59,15 @@ def finish_arms(run: Run, arms: ArmsComparison, folder: Reserved, options: Optio
     exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
     for failure in arms.failures:
         say(f"Error: {failure}")
+    _fail_if_stopped(run)
     if arms.failures:
+        raise SystemExit(FAILED)
+
+
+def _fail_if_stopped(run: Run) -> None:
+    """End with the exit code of a failure if the record is not complete, as where the loss became NaN."""
+    if run.history.conditions.get("stopped"):
+        say(f"Error: {run.history.conditions['stopped']}; the record ends there")
         raise SystemExit(FAILED)
 
 

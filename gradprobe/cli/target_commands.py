@@ -246,6 +246,8 @@ def _compare_arms(target: Target, folder: Reserved, arms: tuple[str, ...], optio
             )
         except Interrupted as error:
             interrupted = error
+        except RuntimeError as error:
+            raise error.__cause__ or error from None  # the user's own error, with the lines that it came from
     if interrupted is not None:
         history = interrupted.history
         timings = outputs.timings("compare", started, display)

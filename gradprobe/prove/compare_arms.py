@@ -253,8 +253,9 @@ def _first_plain(results: Mapping[ArmAndSeed, JobResult], seeds: Sequence[int]) 
     for seed, result in plain.items():
         if result.failure is None:
             return seed, result.value.trained
-    why = plain[seeds[0]].failure
-    raise RuntimeError(f"no training of the network as it is ended well, so there is nothing to compare to: {why}")
+    first = plain[seeds[0]]
+    sentence = "no training of the network as it is ended well, so there is nothing to compare to"
+    raise RuntimeError(f"{sentence}: {first.failure}") from first.error
 
 
 def _arms_of(name: str, names: Sequence[str], decisions: Mapping[str, JobResult]) -> Iterator[Arm]:

@@ -6,7 +6,7 @@ import importlib
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -17,10 +17,11 @@ Job = Callable[[], Any]
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job returned, or why it failed."""
+    """What a job returned, or why it failed, in a line; and the error itself, if it was raised in this process."""
 
     value: Any = None
     failure: str | None = None
+    error: BaseException | None = field(default=None, compare=False)
 
 
 def attempt(job: Job) -> JobResult:
@@ -33,13 +34,13 @@ def attempt(job: Job) -> JobResult:
     try:
         return JobResult(job())
     except (Exception, SystemExit) as error:
-        return JobResult(failure=in_a_line(error))
+        return JobResult(failure=in_a_line(error), error=error)
 
 
 def run_job(payload: bytes, paths: Sequence[str]) -> JobResult:
     """Run a job that came from another process, with the import path that it had there."""
     sys.path += [path for path in paths if path not in sys.path]
-    return attempt(lambda: pickle.loads(payload)())
+    return replace(attempt(lambda: pickle.loads(payload)()), error=None)  # which may not be sent back
 
 
 def dumps(job: Job) -> bytes:
