@@ -141,7 +141,12 @@ def test_torch_is_not_imported_for_the_script():
 
 
 def test_nothing_stays_patched():
-    owners = [(torch.optim.Optimizer, "__init__"), (torch.optim.Optimizer, "zero_grad"), (nn.Module, "zero_grad")]
+    owners = [
+        (torch.optim.Optimizer, "__init__"),
+        (torch.optim.Optimizer, "zero_grad"),
+        (nn.Module, "zero_grad"),
+        (nn.Module, "__init__"),
+    ]
     owners += [(sys, name) for name in ("argv", "path", "exit", "stdout", "stderr", "excepthook", "meta_path")]
     before = [(owner, name, getattr(owner, name)) for owner, name in owners]
     main_module, finders = sys.modules["__main__"], list(sys.meta_path)
