@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gradprobe.record.remedies import REMEDIES
+from gradprobe.decide.remedies import REMEDIES
 from gradprobe.script.advice.branches import imports
 from gradprobe.script.advice.edits import AFTER, BEFORE, INSTEAD, Edit, shown
 from gradprobe.script.advice.site import Site
