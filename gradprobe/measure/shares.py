@@ -155,7 +155,7 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
 
 def _votes(
     questions: Mapping[str, Question[One]], parts: Mapping[str, Mapping[One, bool | None] | None]
-) -> Mapping[tuple[One, bool], set[bool]]:
+) -> defaultdict[tuple[One, bool], set[bool]]:
     """What layers say of each pass: by the pass, and whether it was in the layer the last time."""
     votes = defaultdict[tuple[One, bool], set[bool]](set)
     for name, question in questions.items():
@@ -165,7 +165,7 @@ def _votes(
     return votes
 
 
-def _only(votes: Set[bool | None]) -> bool | None:
+def _only(votes: Set[bool]) -> bool | None:
     """What all say; None if they do not agree, or nobody says anything."""
     return next(iter(votes)) if len(votes) == 1 else None
 
