@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -155,7 +155,7 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
 
 def _votes(
     questions: Mapping[str, Question[One]], parts: Mapping[str, Mapping[One, bool | None] | None]
-) -> Mapping[tuple[One, bool], set[bool]]:
+) -> defaultdict[tuple[One, bool], set[bool]]:
     """What layers say of each pass: by the pass, and whether it was in the layer the last time."""
     votes = defaultdict[tuple[One, bool], set[bool]](set)
     for name, question in questions.items():
@@ -165,14 +165,15 @@ def _votes(
     return votes
 
 
-def _only(votes: Set[bool | None]) -> bool | None:
-    """What all say; None if they do not agree, or nobody says anything."""
-    return next(iter(votes)) if len(votes) == 1 else None
+def _only(votes: Iterable[bool | None]) -> bool | None:
+    """What all that say something say; None if they do not agree, or nobody says anything."""
+    said = {vote for vote in votes if vote is not None}
+    return said.pop() if len(said) == 1 else None
 
 
 def _let_go_together(counting: dict[One, bool | None], question: Question[One]) -> None:
     """A pass that shows nothing stays or goes with the others that stood there; zeros alone stay."""
-    stood = _only({counting[one] for one in counting if one in question.inside} - {None})
+    stood = _only(counts for one, counts in counting.items() if one in question.inside)
     for one in [one for one, counts in counting.items() if counts is None and one in question.inside]:
         counting[one] = True if stood is None and is_zero(question.shares[one]) else stood
 

@@ -143,9 +143,8 @@ class EvidenceCollector:
         would give half of a gradient, or crash the process.
         """
         if not self._signal.is_used_here:
-            roots = [loss] if isinstance(loss, Tensor) else list(loss)
-            nodes = [root.grad_fn for root in roots if root.grad_fn is not None]
-            self._signal.is_used_here = any(leads_to(node, self._trained) for node in nodes)
+            node = loss.grad_fn if isinstance(loss, Tensor) else None
+            self._signal.is_used_here = node is not None and leads_to(node, self._trained)
         return self._signal.is_used_here
 
     def _read_graph(self, loss: Tensor) -> None:

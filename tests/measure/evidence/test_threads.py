@@ -31,43 +31,47 @@ def passes_elsewhere(call):
     return thread
 
 
-def test_a_pass_of_another_network_in_another_thread_is_no_part_of_it():
+def losses_of(backward):
+    """The losses of three iterations, and those that were recorded; ``backward`` takes a network and its batch."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     losses = []
     with gp.GradientProbe(net, optimizer=optimizer, iterations=3) as probe:
         for _ in range(3):
-            begun, go_on = threading.Event(), threading.Event()
-
-            def meanwhile(begun=begun, go_on=go_on):
-                begun.set()
-                assert go_on.wait(60)
-
-            thread = passes_elsewhere(meanwhile)
-            assert begun.wait(60)
             optimizer.zero_grad()
-            loss = net(torch.ones(2, 3)).square().mean()
-            loss.backward()
-            go_on.set()
-            thread.join()
+            losses.append(backward(net, torch.ones(2, 3)).item())
             optimizer.step()
-            losses.append(loss.item())
-    assert probe.history.evidence.network["losses"] == pytest.approx(losses, rel=1e-5)
+    return losses, probe.history.evidence.network["losses"]
+
+
+def test_a_pass_of_another_network_in_another_thread_is_no_part_of_it():
+    def both_at_once(net, x):
+        begun, go_on = threading.Event(), threading.Event()
+
+        def meanwhile():
+            begun.set()
+            assert go_on.wait(60)
+
+        thread = passes_elsewhere(meanwhile)
+        assert begun.wait(60)
+        loss = net(x).square().mean()
+        loss.backward()
+        go_on.set()
+        thread.join()
+        return loss
+
+    losses, recorded = losses_of(both_at_once)
+    assert recorded == pytest.approx(losses, rel=1e-5)
 
 
 def test_the_backward_pass_may_be_in_another_thread_than_the_forward_pass():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    losses = []
-    with gp.GradientProbe(net, optimizer=optimizer, iterations=3) as probe:
-        for _ in range(3):
-            optimizer.zero_grad()
-            loss = net(torch.ones(2, 3)).square().mean()
-            thread = threading.Thread(target=loss.backward)
-            thread.start()
-            thread.join()
-            optimizer.step()
-            losses.append(loss.item())
-    assert probe.history.evidence.network["losses"] == pytest.approx(losses, rel=1e-5)
+    def elsewhere(net, x):
+        loss = net(x).square().mean()
+        thread = threading.Thread(target=loss.backward)
+        thread.start()
+        thread.join()
+        return loss
+
+    losses, recorded = losses_of(elsewhere)
+    assert recorded == pytest.approx(losses, rel=1e-5)
