@@ -21,7 +21,7 @@ class JobResult:
 
     value: Any = None
     failure: str | None = None
-    error: BaseException | None = field(default=None, compare=False)
+    error: BaseException | None = field(default=None, compare=False, repr=False)
 
 
 def attempt(job: Job) -> JobResult:

@@ -185,9 +185,13 @@ class Training:
             self.site = found if self.site.optimizer is None or found.model is not None else self.site
 
     def locate_step(self, optimizer: Optimizer, frame: FrameType | None) -> None:
-        """Read from the frames where the loss is computed, at the first step."""
+        """Read from the frames where the loss is computed, at the first step, and the model's name.
+
+        A model that builds its optimizer itself has none yet when it does.
+        """
         model = self.model
         if model is not None and self.site.step is None and not self.site.loop:
+            self.site = replace(self.site, model=self.site.model or site_of(model, frame, ()).model)
             self.site = with_step(self.site, model, optimizer, frame)
 
     def note_rate(self, optimizer: Optimizer) -> None:

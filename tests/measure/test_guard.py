@@ -21,7 +21,7 @@ STEPS, WINDOW = 4, 3
 # The guard itself and those that it tells of an error; and functions in the place of a method or a closure of the
 # user's, which call it. Nothing can be planted in the first line of these.
 GUARD = {"__call__", "_guarded", "_tell", "_fail", "_failed", "failed", "failure"}
-PASSAGES = {"_heard", "multiplied", "divided", "step", "call", "__torch_function__"}
+PASSAGES = {"_backward", "multiplied", "divided", "step", "call", "__torch_function__"}
 
 
 class Block(nn.Module):

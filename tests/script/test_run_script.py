@@ -177,7 +177,7 @@ def test_lightning():
     result = ran("lit.py")
     expected = record(plain.build(12), plain.batches(3), F.cross_entropy, 3)
     assert_agrees(gp.load("run").history, {(i, f"net.{name}", of): x for (i, name, of), x in expected.items()})
-    assert 'model.net = gp.supervise(model.net, ["body.5"], inputs=x)' in result.stdout
+    assert 'model.net = gp.supervise(model.net, gp.load("run").placement.within("net"))' in result.stdout
 
 
 def numbers(text, iterations=3):

@@ -176,7 +176,7 @@ def test_a_style_of_the_script_does_not_reach_the_figures(monkeypatch):
         return gp.save(folder, history, placement, **{**options, "figures": False})
 
     monkeypatch.setattr("gradprobe.script.results.save", save)
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), np.errstate():
         result = inside("--iterations", 3, "--out", "run", "train.py")
     assert result.exit_code == 0, result.output
     assert seen == [(False, "white", "warn")]

@@ -162,7 +162,7 @@ class EvidenceCollector:
     def _note_modes(self) -> None:
         root = unwrap(self._model)
         kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        affected = (one for one in root.modules() if isinstance(one, kinds) and not one.training)
+        affected = [one for one in root.modules() if isinstance(one, kinds) and not one.training]
         self._collected.eval_mode.append(not root.training and any(getattr(one, "p", 1) for one in affected))
 
     def after_backward(self, loss: Any) -> None:

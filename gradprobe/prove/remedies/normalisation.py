@@ -19,6 +19,7 @@ class ChannelsLast(nn.Module):
         features: C.
 
     Example:
+        >>> import torch
         >>> x = ChannelsLast(3)(torch.arange(24.0).reshape(2, 4, 3))
         >>> x.shape, round(x.mean().item(), 3)
         (torch.Size([2, 4, 3]), 0.0)

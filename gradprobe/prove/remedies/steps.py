@@ -28,6 +28,7 @@ def learning_rate(optimizer: Optimizer, history: GradientHistory) -> float:
         The factor.
 
     Example:
+        >>> import torch
         >>> from gradprobe.record.history import tidy
         >>> optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
         >>> learning_rate(optimizer, GradientHistory(tidy([]), {}, (), (), None)), optimizer.param_groups[0]["lr"]
@@ -50,6 +51,7 @@ def clipping(optimizer: Optimizer, history: GradientHistory | None = None, max_n
         max_norm: The norm to clip at.
 
     Example:
+        >>> import torch
         >>> weight = torch.zeros(4, requires_grad=True)
         >>> optimizer = torch.optim.SGD([weight], lr=1.0)
         >>> clipping(optimizer)

@@ -51,8 +51,9 @@ def own_style() -> Iterator[None]:
     """
     settings: Any = matplotlib.rcParams
     fonts = {f"font.{name}": settings[f"font.{name}"] for name in _FONTS}
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a program may have made errors of them
+    # a program may have made errors of numpy's notes, and of warnings
+    with matplotlib.rc_context(), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         matplotlib.rc_file_defaults()
         settings.update(fonts)
         yield
