@@ -228,8 +228,8 @@ class Reading:
 
 
 def _constant(use: Mapping[str, Any]) -> float | None:
-    """The smallest loss that a constant output can have."""
-    target = use["target"]
+    """The smallest loss that a constant output can have: of several units, a constant of each."""
+    target, units = use["target"], use.get("target_units") or {}
     if not use.get("plain") or target is None:
         return None
     if use["loss"] == "nll" and use["labels"]:
@@ -237,10 +237,11 @@ def _constant(use: Mapping[str, Any]) -> float | None:
         shares = [count / total for count in use["labels"] if count]
         each = -sum(share * math.log(share) for share in shares)
     elif use["loss"] in ("mse",) or (use["loss"] == "difference" and use["squared"]):
-        each = float(target["std"] or 0) ** 2
+        each = float(target["std"] or 0) ** 2 if units.get("variance") is None else float(units["variance"])
     elif use["loss"] in ("bce", "bce_with_logits") and 0 < (target["mean"] or 0) < 1:
         mean = float(target["mean"])
         each = -mean * math.log(mean) - (1 - mean) * math.log(1 - mean)
+        each = each if units.get("entropy") is None else float(units["entropy"])
     else:
         return None
     count = math.prod(use["shape"][:1] if use["loss"] == "nll" else use["shape"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from gradprobe.record.evidence import rounded
 
 _CLASSES = 1024  # of more, how often each occurs is not counted
 _SAMPLE = 4096
+_UNITS = 1024  # of the targets of more units, this many are looked at one by one
 _NUMBERS = ("rms", "min", "max", "mean", "std", "whole")
 
 
@@ -33,6 +36,7 @@ class LossFacts:
         self._clamped: dict[tuple[Any, ...], list[Tensor]] = {}
         self._counts: dict[tuple[Any, ...], Tensor] = {}
         self._off: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._units: dict[tuple[Any, ...], _Units | None] = {}
 
     def add(self, use: OutputUse) -> None:
         """One output in one pass."""
@@ -46,6 +50,8 @@ class LossFacts:
             if use.activations[:1] == ["softmax"] and tuple(use.target.shape) == use.shape:
                 self._off.setdefault(key, []).append(_off_simplex(use.target))
             self._targets.setdefault(key, []).append(_numbers(use.target))
+            if use.loss != "nll":
+                self._units[key] = _Units.with_one_more(self._units, key, use.target)
             if use.loss == "nll" and use.classes and use.classes <= _CLASSES:
                 labels = use.target.reshape(-1)[:_SAMPLE].clamp(0, use.classes - 1)
                 if key not in self._counts:
@@ -74,12 +80,60 @@ class LossFacts:
                 if key in self._clamped
                 else None,
                 "target": _over_window(self._targets.get(key)),
+                "target_units": units.result() if (units := self._units.get(key)) else None,
                 "output": _over_window(self._outputs.get(key)),
                 "off_simplex": rounded(float(torch.stack(self._off[key]).mean())) if key in self._off else None,
                 "labels": self._counts[key].tolist() if key in self._counts else None,
             }
             for key, use in self._uses.items()
         ]
+
+
+@dataclass
+class _Units:
+    """The targets of each unit, over the examples of the window: a constant answer has one number for each unit.
+
+    Attributes:
+        middle: The mean of each unit's targets in the first batch, which is subtracted: sums of squares of what is
+            far from zero tell nothing in float32.
+        sums: Of each unit's targets.
+        squares: Of their squares.
+        count: The examples.
+    """
+
+    middle: Tensor
+    sums: Tensor
+    squares: Tensor
+    count: int
+
+    @classmethod
+    def with_one_more(
+        cls, found: Mapping[tuple[Any, ...], _Units | None], key: tuple[Any, ...], target: Tensor
+    ) -> _Units | None:
+        """With one more batch; None if batches have units of different numbers, or of a single one."""
+        values = target.detach().reshape(len(target), -1) if target.dim() > 1 else target.new_zeros(0, 0)
+        values = values[:, :: max(1, values.shape[1] // _UNITS)].float()
+        before = found.get(key)
+        if values.shape[1] < 2 or (key in found and (before is None or len(before.sums) != values.shape[1])):
+            return None
+        middle = values.mean(0) if before is None else before.middle
+        values = values - middle
+        one = cls(middle, values.sum(0), values.square().sum(0), len(values))
+        if before is None:
+            return one
+        return cls(middle, before.sums + one.sums, before.squares + one.squares, before.count + one.count)
+
+    def result(self) -> dict[str, float | None] | None:
+        """The mean variance of a unit, and its mean entropy if targets are shares; both without bias."""
+        if self.count < 2:
+            return None
+        middle, sums, squares = (one.cpu().double() for one in (self.middle, self.sums, self.squares))
+        off, squares = sums / self.count, squares / self.count
+        variance = (squares - off.square()).clamp(min=0) * self.count / (self.count - 1)
+        shares = (middle + off).clamp(0, 1)
+        entropy = -(torch.xlogy(shares, shares) + torch.xlogy(1 - shares, 1 - shares))
+        bias = ((shares > 0) & (shares < 1)) / (2 * self.count)  # Miller 1955, of two outcomes
+        return {"variance": rounded(float(variance.mean())), "entropy": rounded(float((entropy + bias).mean()))}
 
 
 def _numbers(tensor: Tensor) -> Tensor:
