@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradprobe.measure.accumulator import Accumulator, Key, ReducedGradients
 from gradprobe.measure.amp import LossScale
 from gradprobe.measure.in_grad import PassesInGrad
-from gradprobe.measure.outputs import GradientHook, Output, Outputs
+from gradprobe.measure.outputs import GradientHook, Output, Outputs, parted
 from gradprobe.measure.passes import Pass, accumulates, accumulating, unwrapped
 from gradprobe.measure.presence import Gate, Presence, is_open, joint
 from gradprobe.measure.ranks import active_ddp_wrapper, averaged_over
@@ -22,6 +22,7 @@ from gradprobe.network.hooks import CAPTURED, Attached, GuardedHook, failure, is
 from gradprobe.network.tensors import base_of_full_view, measured_tensor
 
 AMBIGUOUS = "it cannot be told of which of several derivatives its weights' gradient is made"
+PARTED = "of the passes through one output that count, only sums with others are left, or each by itself"
 NESTED = (
     "computed anew inside a custom backward pass, as adjoint methods do: the loss' gradient does not go through it"
 )
@@ -70,6 +71,7 @@ class OutputGradients:
         self._outputs = Outputs(reducer, refused)
         self._undecided: set[str] = set()
         self._counted: dict[Pass, list[Gate]] = {}
+        self._parted: set[str] = set()
         self.contents = PassesInGrad(modules)
         self.micro_batches = 1
         self._ambiguous: dict[str, list[int]] = {}
@@ -153,9 +155,8 @@ class OutputGradients:
         """Forget what arrived."""
         self.contents.clear()
         self._running.clear()
-        self._outputs.forget(None)
-        self._undecided.clear()
-        self._counted.clear()
+        self._outputs.clear()
+        self._counted, self._undecided, self._parted = {}, set(), set()
 
     # as the gradients arrive
 
@@ -166,7 +167,7 @@ class OutputGradients:
             return
         self.shapes.setdefault(output.key[0], output.shape)
         try:
-            if run.level or run.keeps_graph or run.creates_graph or output.kept or output.is_inner:
+            if run.level or run.keeps_graph or run.creates_graph or output.is_shared or output.is_inner:
                 with torch._C._DisableFuncTorch() if run.level else _PLAINLY:
                     self._collect(run, output, gradient)
             else:
@@ -187,7 +188,7 @@ class OutputGradients:
     def _collect(self, run: Pass, output: Output, gradient: Tensor) -> None:
         if run.level:
             run.collected.add_now(output.key, unwrapped(gradient))
-        elif run.keeps_graph or output.kept:
+        elif run.keeps_graph or output.is_shared:
             self._outputs.keep(output, run, gradient)
         else:
             (run.collected_inside if output.is_inner else run.collected).add(output.key, gradient)
@@ -257,8 +258,8 @@ class OutputGradients:
                 self._counted.setdefault(run, []).extend(chosen[run].values())
         self._undecided |= {*names} - trained | self.contents.unused(trained)
         taken = self._taken(chosen, scale, trained)
-        self._outputs.forget(trained)
         self.contents.stepped(trained, empty)
+        self._outputs.let_go(trained)
         return taken
 
     def close(self, not_held: Set[str]) -> list[ReducedGradients]:
@@ -285,9 +286,9 @@ class OutputGradients:
             if gate is not None:
                 chosen[run] = dict.fromkeys(names, gate)
         taken = self._taken(chosen, None, done)
-        self._outputs.forget(done, {run for run in self.contents.passes if run.root.is_newer})
         self._counted, self._undecided = {}, set()
         self.contents.closed(done, self._running.values())
+        self._outputs.let_go(done, {run for run in self.contents.passes if run.root.is_newer})
         self._note_reasons()
         self._iteration += 1
         return taken
@@ -301,21 +302,19 @@ class OutputGradients:
     def _taken(
         self, chosen: Mapping[Pass, Mapping[str, Gate]], scale: Tensor | None, done: Set[str]
     ) -> list[ReducedGradients]:
-        several = [(run, run.together.keys() & names.keys()) for run, names in chosen.items() if run.together]
-        parted = {name for run, names in several for name in names if run.is_parted(name, chosen)}
-        self.contents.ambiguous |= parted
+        now_parted = parted(chosen)
+        self._parted |= now_parted
         spoiled = {name for run, names in chosen.items() for name in run.spoiled & names.keys()}
-        return self._outputs.taken(chosen, parted | spoiled | self.contents.broken, scale, done)
+        return self._outputs.taken(chosen, now_parted | spoiled | self.contents.broken, scale, done)
 
     def _note_reasons(self) -> None:
-        for name in sorted(self.contents.ambiguous & self.shapes.keys()):  # if anything has arrived there
-            self._refused.setdefault((name, "output"), AMBIGUOUS)
+        for name in sorted((self.contents.ambiguous | self._parted) & self.shapes.keys()):  # if anything came
+            self._refused.setdefault((name, "output"), PARTED if name in self._parted else AMBIGUOUS)
             self._ambiguous.setdefault(name, []).append(self._iteration)
         for name in self.contents.nested:
             self._refused.setdefault((name, "output"), NESTED)
         self._asked += [(name, self._iteration, found) for name, found in self.contents.asked]
-        self.contents.ambiguous.clear()
-        self.contents.asked.clear()
+        self.contents.ambiguous, self.contents.asked, self._parted = set(), [], set()
 
 
 class OutputHook(GuardedHook):

@@ -22,16 +22,42 @@ class Output:
     Attributes:
         key: Of the layer.
         kept: The gradients that arrived and may have to be added up, each with its pass.
+        reduced: The passes of which only rows are left.
+        is_shared: Whether a pass went through it after which another one may.
         is_inner: Whether it was computed inside a transform of torch.func.
         shape: Its shape.
     """
 
-    __slots__ = ("is_inner", "kept", "key", "shape")
+    __slots__ = ("is_inner", "is_shared", "kept", "key", "reduced", "shape")
 
     def __init__(self, key: Key, *, is_inner: bool = False) -> None:
         self.key, self.is_inner = key, is_inner
         self.shape: tuple[int, ...] = ()
         self.kept: list[tuple[Pass, Tensor]] = []
+        self.reduced: set[Pass] = set()
+        self.is_shared = False
+
+    def keep(self, run: Pass, gradient: Tensor) -> None:
+        """Keep a gradient that others may have to be added to."""
+        self.kept.append((run, gradient.detach().clone()))
+        self.is_shared = True
+        self._set_apart({run})
+
+    def reduce(self, runs: Set[Pass], rows: Iterable[ReducedGradients]) -> None:
+        """Of these passes only the row of their sum is left: the last one has it."""
+        last = [run for run, _ in self.kept if run in runs][-1]
+        self.kept = [part for part in self.kept if part[0] not in runs]
+        (last.rows_inside if self.is_inner else last.rows).extend(rows)
+        for run in runs if len(runs) > 1 else ():
+            run.together.setdefault(self.key[0], set()).update(runs)
+        self._set_apart(runs)
+        self.reduced |= runs
+
+    def _set_apart(self, runs: Set[Pass]) -> None:
+        for run in runs if self.reduced else ():
+            run.apart.setdefault(self.key[0], set()).update(self.reduced - runs)
+            for other in self.reduced - runs:
+                other.apart.setdefault(self.key[0], set()).add(run)
 
     def fold(self) -> None:
         """Add up what is sure to share its fate, and let go of what can never count."""
@@ -102,7 +128,7 @@ class Outputs:
 
     def keep(self, output: Output, run: Pass, gradient: Tensor) -> None:
         """Keep a gradient that others may have to be added to."""
-        output.kept.append((run, gradient.detach().clone()))
+        output.keep(run, gradient)
         self._kept[output] = None
 
     def fold(self) -> None:
@@ -112,16 +138,27 @@ class Outputs:
             if not output.kept:
                 del self._kept[output]
 
-    def forget(self, names: Set[str] | None, but: Set[Pass] = frozenset()) -> None:
-        """Let go of what is kept of these layers, or of all; not of passes that the next iteration may count."""
+    def let_go(self, names: Set[str], but: Set[Pass] = frozenset()) -> None:
+        """Let go of what is kept of these layers, not of passes that the next iteration may count.
+
+        A pass that does not count now may do so later, if the layer is frozen then: its row stays.
+        """
         for output in list(self._kept):
-            if names is None or output.key[0] in names:
-                output.kept = [(run, tensor) for run, tensor in output.kept if run in but]
+            if output.key[0] in names:
+                for run in dict.fromkeys(run for run, _ in output.kept if run not in but and run.may_count):
+                    total, divisor = _sum([(one, tensor, ()) for one, tensor in output.kept if one is run])
+                    output.reduce({run}, self._reduced(output.key, total, divisor))
+                output.kept = [part for part in output.kept if part[0] in but]
                 if not output.kept:
                     del self._kept[output]
         if not self._kept:
-            self._recomputed.clear()
-            self._calls.clear()
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self._recomputed.clear()
+        self._calls.clear()
 
     def taken(
         self, chosen: Mapping[Pass, Mapping[str, Gate]], bad: Set[str], scale: Tensor | None, done: Set[str]
@@ -132,7 +169,7 @@ class Outputs:
             chosen: The passes that count, each with the layers that it counts for.
             bad: Layers that are left out.
             scale: What gradients of passes without a scale of their own are divided by.
-            done: Layers that are forgotten next, so that a row is all that is left of them.
+            done: Layers that are let go of next, so that a row is all that is left of them.
         """
         taken: list[ReducedGradients] = []
         for inside in (False, True):
@@ -163,18 +200,22 @@ class Outputs:
             ]
             if not parts or name in bad or output.is_inner != inside:
                 continue
-            last = parts[-1][0]
-            total, divisor = _sum(parts)
-            rows = Accumulator(self._reducer, self._refused)
-            rows.add_now(output.key, total)
-            reduced = [row if divisor is None else row._replace(divisor=divisor) for row in rows.take()]
+            reduced = self._reduced(output.key, *_sum(parts))
             taken += _chosen_rows(reduced, {name: joint(gate for *_, gate in parts)}, scale)
             if name in done:  # they count again if they are not cleared before the next step
-                (last.rows_inside if inside else last.rows).extend(reduced)
-                together = {run for run, *_ in parts}
-                for run in together if len(together) > 1 else ():
-                    run.together.setdefault(name, set()).update(together)
+                output.reduce({run for run, *_ in parts}, reduced)
         return taken
+
+    def _reduced(self, key: Key, total: Tensor, divisor: Tensor | None) -> list[ReducedGradients]:
+        rows = Accumulator(self._reducer, self._refused)
+        rows.add_now(key, total)
+        return [row if divisor is None else row._replace(divisor=divisor) for row in rows.take()]
+
+
+def parted(chosen: Mapping[Pass, Mapping[str, Gate]]) -> set[str]:
+    """The layers of which rows are left of some passes that count, but not of what they come to together."""
+    several = [(run, (run.together.keys() | run.apart.keys()) & names.keys()) for run, names in chosen.items()]
+    return {name for run, names in several for name in names if run.is_parted(name, chosen)}
 
 
 def _chosen_rows(

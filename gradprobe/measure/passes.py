@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -39,6 +41,7 @@ class Pass:
         is_counting: Whether the iteration that has not ended yet counts it.
         is_newer: Whether no optimizer has stepped since it began.
         together: For layers the passes, itself among them, that only the row of their sum is left of.
+        apart: For layers the passes that went through the same output, but that a row of its own is left of.
         spoiled: Layers of whose outputs' gradients some could not be measured.
         is_over: Whether it has ended.
         trained: Whether it arrived at a layer that is trained.
@@ -66,6 +69,7 @@ class Pass:
         self.counted = self.is_counting = False
         self.is_newer = True
         self.together: dict[str, set[Pass]] = {}
+        self.apart: dict[str, set[Pass]] = {}
         self.spoiled: set[str] = set()
         self.is_over = False
         self.trained = False
@@ -89,7 +93,9 @@ class Pass:
 
     def close(self) -> None:
         """It is over."""
-        self.unused = {name for name, (one, _) in self._before.items() if not _leads_to(self._nodes[name], one)}
+        self.unused = {
+            name for name, (one, _) in self._before.items() if not leads_to(self._nodes[name], {id(one)}, _NEAR)
+        }
         gradients = {name: [of[place] for place in sorted(of)] for name, of in self._returned.items() if of}
         seen = look(list(gradients.values()))
         self.shares |= {name: (now, None) for name, now in zip(gradients, seen, strict=True)}
@@ -110,14 +116,16 @@ class Pass:
 
     @property
     def may_count(self) -> bool:
-        """Whether it made a gradient for a layer, or may do so; through frozen layers alone: as the outer one."""
-        if self.made_for or self.is_counting or not self.is_over:
+        """Whether it is in some layer's ``.grad``, or may get there; through frozen layers alone: as the outer."""
+        if self.candidates or self.is_counting or not self.is_over:
             return True
-        return self.outer is not None and not self.trained and self.outer.may_count
+        return self.outer is not None and (self.accumulates or not self.trained) and self.outer.may_count
 
     def is_parted(self, name: str, chosen: Mapping[Pass, Container[str]]) -> bool:
-        """Whether it counts for a layer, but not all of the passes that it was added up with there."""
-        return any(name not in chosen.get(other, ()) for other in self.together.get(name, ()))
+        """Whether it counts for a layer, and the sum of what does is not left: but of others, or of its parts."""
+        if any(name not in chosen.get(other, ()) for other in self.together.get(name, ())):
+            return True
+        return any(name in chosen.get(other, ()) for other in self.apart.get(name, ()))
 
     def may_be_in(self, name: str) -> bool:
         """Whether it may be in the ``.grad`` of a layer."""
@@ -237,16 +245,30 @@ def _role(parameter: nn.Parameter) -> str:
         return "returned" if torch._C._current_graph_task_id() != -1 else "none"
 
 
-def _leads_to(node: Any, parameter: nn.Parameter) -> bool:
-    """Whether a node comes from a parameter: then a pass that makes no gradient for it left it out."""
-    near, seen = [node], set[Any]()
-    while near and len(seen) < _NEAR:
-        node = near.pop(0)
-        if node is not None and node not in seen:
-            if getattr(node, "variable", None) is parameter:
+def leads_to(root: Any, parameters: Set[int], most: float = math.inf) -> bool:
+    """Whether what a node of a graph made comes from any of some parameters, the nearest nodes first.
+
+    Args:
+        root: The node; None where nothing requires a gradient.
+        parameters: The `id` of each.
+        most: Nodes that are looked at.
+
+    Example:
+        >>> one, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> loss = one(torch.ones(4, 2)).mean()
+        >>> [leads_to(loss.grad_fn, {id(layer.weight)}) for layer in (one, other)]
+        [True, False]
+        >>> leads_to(loss.grad_fn, {id(one.weight)}, most=2), leads_to(None, {id(one.weight)})
+        (False, False)
+    """
+    waiting, seen = deque([root]), {None}
+    while waiting and len(seen) <= most:
+        node = waiting.popleft()
+        if node not in seen:
+            if id(getattr(node, "variable", None)) in parameters:
                 return True
             seen.add(node)
-            near += [next_node for next_node, _ in node.next_functions]
+            waiting.extend(child for child, _ in node.next_functions)
     return False
 
 

@@ -13,12 +13,13 @@ from gradprobe.measure.amp import LossScale
 from gradprobe.measure.evidence.after_layers import Following, following
 from gradprobe.measure.evidence.backward import BackwardListener
 from gradprobe.measure.evidence.loss_facts import LossFacts
-from gradprobe.measure.evidence.loss_graph import leads_to, scale_of, uses_of_output
+from gradprobe.measure.evidence.loss_graph import scale_of, uses_of_output
 from gradprobe.measure.evidence.over_time import OverTime, is_looked_at
 from gradprobe.measure.evidence.result import Collected, LayerSteps
 from gradprobe.measure.evidence.sampling import is_sampled
 from gradprobe.measure.evidence.signal import Signal
 from gradprobe.measure.evidence.weights import WeightSamples
+from gradprobe.measure.passes import leads_to
 from gradprobe.measure.reduction.on_device import sent
 from gradprobe.measure.reduction.values import is_immediate
 from gradprobe.measure.weight_gradients import parameter_ids

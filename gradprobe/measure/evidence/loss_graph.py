@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,32 +115,6 @@ def uses_of_output(root: Any, layers: Mapping[Any, str]) -> list[OutputUse]:
     """
     above, heads = _tail(root, layers)
     return [_use(head, layers[head], above) for head in heads]
-
-
-def leads_to(root: Any, parameters: Set[int]) -> bool:
-    """Whether a graph holds any of some parameters.
-
-    Args:
-        root: The node of the loss.
-        parameters: The `id` of each.
-
-    Example:
-        >>> import torch
-        >>> one, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
-        >>> loss = one(torch.ones(4, 2)).mean()
-        >>> [leads_to(loss.grad_fn, {id(layer.weight)}) for layer in (one, other)]
-        [True, False]
-    """
-    seen = {root}
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        if id(getattr(node, "variable", None)) in parameters:
-            return True
-        near = {child for child, _ in node.next_functions if child is not None} - seen
-        seen |= near
-        waiting += near
-    return False
 
 
 def _tail(root: Any, layers: Mapping[Any, str]) -> tuple[dict[Any, list[Any]], list[Any]]:

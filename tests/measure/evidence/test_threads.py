@@ -75,3 +75,18 @@ def test_the_backward_pass_may_be_in_another_thread_than_the_forward_pass():
 
     losses, recorded = losses_of(elsewhere)
     assert recorded == pytest.approx(losses, rel=1e-5)
+
+
+def test_a_pass_of_another_thread_may_begin_at_a_node_and_not_at_a_loss():
+    def at_a_node(net, x):
+        loss = net(x).square().mean()
+        loss.backward()
+        other = nn.Linear(3, 1)(x).sum()
+        edge = torch.autograd.graph.get_gradient_edge(other)
+        thread = threading.Thread(target=torch.autograd.backward, args=([edge], [torch.ones(())]))
+        thread.start()
+        thread.join()
+        return loss
+
+    losses, recorded = losses_of(at_a_node)
+    assert recorded == pytest.approx(losses, rel=1e-5)

@@ -112,9 +112,6 @@ FOUND = {
         turns=2,
         seed=14,
     ),
-}
-
-OPEN = {  # known and not mended: a number over some of the passes that count
     "frozen in its turn, after a step without the pass that counts": loop(
         *(Freeze(0, False, "trunk"), Forward((0,), leaf=True), Backward(retain=True), (Step(), 2)),
         *(Freeze(0, True, "trunk"), Step()),
