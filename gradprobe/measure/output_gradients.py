@@ -22,7 +22,7 @@ from gradprobe.network.hooks import CAPTURED, Attached, GuardedHook, failure, is
 from gradprobe.network.tensors import base_of_full_view, measured_tensor
 
 AMBIGUOUS = "it cannot be told of which of several derivatives its weights' gradient is made"
-PARTED = "of the passes through one output that count, only sums with others are left, or each by itself"
+PARTED = "several passes went through one output, and since a step was between, no sum of those that count is left"
 NESTED = (
     "computed anew inside a custom backward pass, as adjoint methods do: the loss' gradient does not go through it"
 )

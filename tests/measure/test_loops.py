@@ -10,9 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from support.awkward import threads
-from support.loops.compare import outcome
-from support.loops.found import FOUND
+from support.loops.compare import outcome, reason, run_under_probes
+from support.loops.found import FOUND, loop
+from support.loops.program import Backward, Clear, Forward, Freeze, Step
 from support.loops.strategies import programs
+
+from gradprobe.measure.output_gradients import PARTED
 
 MANY = int(os.environ.get("GRADPROBE_LOOPS", "0"))
 COUNTS, BY_TAG = Counter(), defaultdict(Counter)
@@ -53,3 +56,15 @@ def test_a_random_loop_has_the_numbers_of_its_account(said, program, as_script):
 @threads(1)
 def test_a_loop_that_was_wrong_once_is_right(program):
     assert not outcome(program).differences
+
+
+@threads(1)
+def test_without_the_sum_of_the_passes_that_count_the_number_is_missing_with_the_reason():
+    two_passes = (Backward(terms=(0,), retain=True), Clear("p.grad = None", 0, "head a"), Backward(terms=(1,)))
+    program = loop(
+        *(Freeze(0, False, "trunk"), Forward((0,), leaf=True), *two_passes, Freeze(0, True, "trunk"), Step()),
+        *(Freeze(0, False, "trunk"), Step()),
+    )
+    _, [history] = run_under_probes(program)
+    assert reason(history, "stem", "output") == PARTED
+    assert history.conditions["ambiguous"] == {"stem": [1]}  # both are in a head's .grad, and went by each other
