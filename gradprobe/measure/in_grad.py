@@ -139,7 +139,7 @@ class PassesInGrad:
             names |= dict.fromkeys(self.untold)
         changed: dict[str, tuple[Change, list[Tensor]]] = {}
         empty, gone = set[str](), set[str]()
-        several = self._with_several()
+        several = self.untold | self.passes.of_several()
         for name in names:
             state = self._after.get(name)
             # that which was looked at the last time; it may be frozen by now
@@ -172,6 +172,8 @@ class PassesInGrad:
         put = [name for name in replaced if self.passes.sources(name)]
         for name, found in zip(put, still_there([now[name] for name in put], None), strict=True):
             self._fill(name, dict.fromkeys(self.passes.sources(name), (found,)))
+            if settled((found,)) is not None and self._may_have_been_cleared(name, now[name]):
+                self._lose(name)
         for kind in ("replaced", "touched", "none"):  # what was cleared at once was cleared in the same way
             same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
             before = [self._standing.get(name) for name in same]
@@ -200,18 +202,16 @@ class PassesInGrad:
     def _may_have_been_put(self, name: str, now: Look, part: tuple[Presence, int]) -> bool:
         """Whether zeros that seem to have stayed may be another pass', or what is left of it after a clear."""
         is_kept = self.is_filled(name) and name not in self.untold and is_immediate(now.elements.device)
-        return bool(is_kept and settled((part,)) is not None and is_zero(now.values) and self.passes.outside(name))
+        if not is_kept or not is_zero(now.values):
+            return False
+        outside = self.passes.outside(name)
+        return any(settled((part,)) is not None or is_zero(run.share(name)) for run in outside)
 
-    def _with_several(self) -> set[str]:
-        """The layers whose gradient may be of other passes than the one that has just been there."""
-        found, once, more = set(self.untold), set[str](), set[str]()
-        candidates = [run.candidates for run in self.passes]
-        for own in candidates:
-            more |= once & own
-            once |= own
-        for run, own in zip(self.passes, candidates, strict=True):
-            found |= own - more - (run.reached & run.into.keys())
-        return found
+    def _may_have_been_cleared(self, name: str, now: Look) -> bool:
+        """Whether zeros that were put there may be no derivative by torch.func: what that came to is not seen."""
+        if not is_immediate(now.elements.device) or not is_zero(now.values):
+            return False
+        return any(run.level and not run.is_silent(name) for run in self.passes.sources(name))
 
     def _is_unclear(self, name: str, change: Change, now: Look) -> bool:
         """Whether several passes may be in what stands there now."""
@@ -240,7 +240,10 @@ class PassesInGrad:
         """Tell by the numbers which passes are in gradients that several may be in, some of them put there."""
         for name, passes in answers({name: self._question(name, *of) for name, of in found.items()}).items():
             if passes is None:
-                self._give_up(name, is_new=found[name][0] == "replaced")
+                change, now = found[name]
+                self._give_up(name, is_new=change == "replaced")
+                if self._may_have_been_cleared(name, now):
+                    self._lose(name)
             else:
                 self._fill(name, dict.fromkeys(passes, ()))
 
@@ -275,6 +278,10 @@ class PassesInGrad:
         if len(transformed) == 1 and not self.passes.made(name) and is_empty:
             self._fill(name, dict.fromkeys(transformed, ()))
             return
+        self._lose(name)
+
+    def _lose(self, name: str) -> None:
+        """It cannot be told any more which passes are in the ``.grad`` of a layer."""
         self._take_out({name})
         self.untold.add(name)
 
@@ -312,16 +319,6 @@ class PassesInGrad:
             run.is_newer = False
             run.forget(names)
         self._take_out(names & empty)
-
-    @property
-    def pending(self) -> set[str]:
-        """The layers that passes have made a gradient for since their optimizer's last step."""
-        return {name for run in self.passes for name in run.made_for}
-
-    def unused(self, names: Set[str]) -> set[str]:
-        """Those of some layers that passes arrived at, though none has made a gradient for their weights."""
-        left = {name for run in self.passes for name in run.unused & run.reached} & names
-        return {name for name in left if not any(run.may_be_in(name) for run in self.passes)}
 
     def forget(self, names: Iterable[str]) -> None:
         """What is in the ``.grad`` of these layers is of passes that were not seen."""

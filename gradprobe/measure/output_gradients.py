@@ -256,7 +256,7 @@ class OutputGradients:
             if chosen[run]:
                 run.is_counting = True
                 self._counted.setdefault(run, []).extend(chosen[run].values())
-        self._undecided |= {*names} - trained | self.contents.unused(trained)
+        self._undecided |= {*names} - trained | self.contents.passes.unused(trained)
         taken = self._taken(chosen, scale, trained)
         self.contents.stepped(trained, empty)
         self._outputs.let_go(trained)
@@ -270,7 +270,7 @@ class OutputGradients:
         """
         names = self._undecided | not_held
         # the others are trained by now: the next step of their optimizer decides
-        done = names - (self.contents.pending - not_held)
+        done = names - (self.contents.passes.pending - not_held)
         if self.contents.ambiguous:  # so it cannot be told of these either
             self.contents.ambiguous |= set(filter(self.contents.was_reached, names))
             names = set()

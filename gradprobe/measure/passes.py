@@ -194,6 +194,16 @@ class Pass:
         self.made_for.update(put)
         return put
 
+    def is_silent(self, name: str) -> bool:
+        """Whether nothing but zeros arrived at a layer's outputs: so its weights' gradients are zeros as well."""
+        sums = [
+            row[0]
+            for part in self.rows + self.rows_inside
+            for key, row in zip(part.keys, part.rows, strict=True)
+            if key is not None and key[0] == name
+        ]
+        return not any(bool(one) for one in sums)
+
     def share(self, name: str) -> list[Tensor]:
         """What it added to the first elements of a layer's gradients, or handed to the caller; [] if unseen."""
         if name not in self.shares:
@@ -217,6 +227,27 @@ class Passes(list[Pass]):
         made = [run for run in self if name in run.made_for]
         # of a gradient that is itself differentiated, as that of an inner loop is, the loss is another one
         return [run for run in made if not run.creates_graph or run.accumulates] or made
+
+    @property
+    def pending(self) -> set[str]:
+        """The layers that they have made a gradient for since their optimizer's last step."""
+        return {name for run in self for name in run.made_for}
+
+    def unused(self, names: Set[str]) -> set[str]:
+        """Those of some layers that they arrived at, though none has made a gradient for their weights."""
+        left = {name for run in self for name in run.unused & run.reached} & names
+        return {name for name in left if not any(run.may_be_in(name) for run in self)}
+
+    def of_several(self) -> set[str]:
+        """The layers whose gradient may be of others than the one that has just been there."""
+        found, once, more = set[str](), set[str](), set[str]()
+        candidates = [run.candidates for run in self]
+        for own in candidates:
+            more |= once & own
+            once |= own
+        for run, own in zip(self, candidates, strict=True):
+            found |= own - more - (run.reached & run.into.keys())
+        return found
 
     def outside(self, name: str) -> list[Pass]:
         """Those of them whose gradient is not for certain in ``.grad`` now."""

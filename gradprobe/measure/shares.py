@@ -75,9 +75,14 @@ def _says_enough(unit: Tensor, used: Tensor, y: Tensor, tolerance: float) -> boo
         return False
     if chosen.shape[1] > 1:
         return _equations(torch.cat([chosen, y], 1), tolerance) > chosen.shape[1]
-    sizes = chosen.abs()
-    smallest = sizes[sizes > 10 * tolerance * sizes.max()].min()
-    return bool(sizes.max() - smallest > 10 * tolerance * sizes.max())
+    return _varies(chosen, tolerance)
+
+
+def _varies(elements: Tensor, tolerance: float) -> bool:
+    """Whether elements differ in size, those apart that are zero."""
+    sizes = elements.abs()
+    seen = sizes[sizes > 10 * tolerance * sizes.max()]
+    return bool(len(seen) and sizes.max() - seen.min() > 10 * tolerance * sizes.max())
 
 
 def _equations(rows: Tensor, tolerance: float) -> int:
@@ -172,10 +177,11 @@ def _only(votes: Iterable[bool | None]) -> bool | None:
 
 
 def _let_go_together(counting: dict[One, bool | None], question: Question[One]) -> None:
-    """A pass that shows nothing stays or goes with the others that stood there; zeros alone stay."""
+    """A pass that shows nothing stays or goes with the others that stood there; zeros stay, if nothing was put."""
     stood = _only(counts for one, counts in counting.items() if one in question.inside)
+    is_put = any(counts for one, counts in counting.items() if one not in question.inside)
     for one in [one for one, counts in counting.items() if counts is None and one in question.inside]:
-        counting[one] = True if stood is None and is_zero(question.shares[one]) else stood
+        counting[one] = True if stood is None and not is_put and is_zero(question.shares[one]) else stood
 
 
 def _parts(question: Question[One]) -> dict[One, bool | None] | None:
@@ -186,7 +192,7 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
             None if question.unseen else {one: None if is_zero(share) else False for one, share in shares.items()}
         )
     if is_multiple(question.now, question.before):
-        return None if question.untold else _parts_of_multiple(question)
+        return None if question.untold or _may_be_unseen(question) else _parts_of_multiple(question)
     found = _made_of_each(question.now, list(shares.values()))
     if found is None:
         others = question.unseen or question.untold or any(one not in inside for one in shares)
@@ -194,6 +200,14 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
     if question.unseen and True not in found:
         return None  # cleared, or the derivative that was put there is zero
     return dict(zip(shares, found, strict=True))
+
+
+def _may_be_unseen(question: Question[One]) -> bool:
+    """Whether a derivative that was not seen may be what stands there, since any is a multiple of any other."""
+    pairs = zip(question.now, question.before, strict=True)
+    if not question.unseen or all(torch.equal(one, other) for one, other in pairs):
+        return False
+    return not any(_varies(one.double(), _TOLERANCES.get(one.dtype, _COARSE)) for one in question.now)
 
 
 def _parts_of_multiple(question: Question[One]) -> dict[One, bool | None]:

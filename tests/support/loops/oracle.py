@@ -183,7 +183,8 @@ class Oracle(Machine):
         touched = any(p in self.by_hand for p in main)
         since = frozenset().union(*(self.since[p] for p in main)) if touched else inside
         after = lambda numbers: frozenset(n for n in numbers if n >= begun)  # noqa: E731
-        is_idle = not any(p.requires_grad for p in main) and not inside
+        is_used = any(p.requires_grad for p in main) and any(self.since[p] for p in main)
+        is_idle = not is_used and not inside
         gradients = [p.grad for p in weights if p.grad is not None and any(p is other for other in own)]
         value = statistics(gradients) if gradients else None
         mixed = {frozenset(self.inside[p]) for p in own}
@@ -228,6 +229,7 @@ class Oracle(Machine):
         others = {way: self.output(model, name, getattr(counting, way)) for way in WAYS[1:]}
         if union is not None:
             others["frozen in its turn"] = self.output(model, name, union.strict)
+            others["frozen in its turn, uncleared"] = self.output(model, name, union.uncleared)
         for numbers in mixed:
             others[f"mixed {sorted(numbers)}"] = self.output(model, name, numbers)
         return Expected(strict, {way: value for way, value in others.items() if not same(value, strict)})
