@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.builders.macos import process_macos_plat_tag
 
 ROOT = Path(__file__).parent
 COMPILED = ROOT / "gradprobe" / "measure" / "reduction" / "compiled.py"
@@ -31,10 +32,16 @@ class NativeSums(BuildHookInterface):
 
     @staticmethod
     def platform_tag() -> str:
-        """The tag of this platform. The library depends on no version of Python."""
+        """The tag of this platform. The library depends on no version of Python.
+
+        On Linux auditwheel replaces it by that of the oldest system that the library runs on; on macOS the
+        compiler and the tag go by the same ``MACOSX_DEPLOYMENT_TARGET``.
+        """
         from packaging.tags import platform_tags
 
-        return next(iter(platform_tags())) if sys.platform != "linux" else f"linux_{os.uname().machine}"
+        if sys.platform == "linux":
+            return f"linux_{os.uname().machine}"
+        return process_macos_plat_tag(next(iter(platform_tags())), compat=False)
 
 
 def compile_library() -> Path | None:
