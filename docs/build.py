@@ -111,7 +111,7 @@ def reference() -> str:
         "# Reference",
         "<!-- written by docs/build.py from the docstrings and the commands' help: edit those, then run it -->",
         "[The library](#the-library) · [In a trainer, a test, a logger](#in-a-trainer-a-test-a-logger) · "
-        "[The command line](#the-command-line). The README's examples show how the parts go together.",
+        "[The command line](#the-command-line). [First steps](first-steps.md) show how the parts go together.",
         "## The library",
         "`import gradprobe as gp`; every name here is `gp.NAME`.",
         *_library(package),

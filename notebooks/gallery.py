@@ -1,4 +1,4 @@
-"""Draws every figure of the README and of docs/gallery.md from seeded runs, and writes the texts that show them.
+"""Draws every figure of docs/gallery.md from seeded runs, and writes that page; the README shows the first.
 
     python notebooks/gallery.py            # all of them; make gallery does this
     python notebooks/gallery.py paper      # one
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -36,7 +35,7 @@ from gradprobe.zoo import cnds8, digits, plain_mlp
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks" / "figures"
-PAGE, README, NUMBERS = ROOT / "docs" / "gallery.md", ROOT / "README.md", FOLDER / "figures.json"
+PAGE, NUMBERS = ROOT / "docs" / "gallery.md", FOLDER / "figures.json"
 
 
 def adam(model: nn.Module) -> torch.optim.Optimizer:
@@ -127,7 +126,7 @@ def heatmap() -> Axes:
 FIGURES: dict[str, Callable[[], Axes | Figure]] = {
     drawn.__name__: drawn for drawn in (demo, iterations, profile, paper, column, flagged, transformer, heatmap)
 }
-IN_README = ("iterations", "profile", "paper", "flagged", "transformer", "heatmap")
+AT_THE_TOP = ("iterations", "profile", "paper", "flagged", "transformer", "heatmap")
 
 
 def numbers(drawn: Axes | Figure) -> dict[str, list[float]]:
@@ -144,7 +143,7 @@ def numbers(drawn: Axes | Figure) -> dict[str, list[float]]:
 
 def page() -> str:
     """The text of docs/gallery.md: every figure with the code that made it."""
-    parts = [HEAD]
+    parts = [HEAD, table(), PRINT]
     for name, drawn in FIGURES.items():
         source = inspect.getsource(drawn)
         parts += [
@@ -158,20 +157,22 @@ def page() -> str:
 
 
 def table() -> str:
-    """The gallery of the README, two figures a row, each with its caption and a link to its code."""
+    """The figures at a glance, two a row, each with its caption and a link to its code."""
     cells = [
-        f"[![{name}](notebooks/figures/{name}.png)](docs/gallery.md#{name})<br>{inspect.getdoc(FIGURES[name])}"
-        for name in IN_README
+        f"[![{name}](../notebooks/figures/{name}.png)](#{name})<br>{inspect.getdoc(FIGURES[name])}"
+        for name in AT_THE_TOP
     ]
     rows = [f"| {left} | {right} |" for left, right in zip(cells[::2], cells[1::2], strict=True)]
-    more = "Each picture leads to the code that made it; `make gallery` makes all of them anew."
-    return "\n".join(["<!-- gallery -->", "| | |", "| --- | --- |", *rows, "", more, "<!-- /gallery -->"])
+    return "\n".join(["| | |", "| --- | --- |", *rows, ""])
 
 
 HEAD = """# Gallery
 
 Every figure here and in the README is made by `make gallery` (notebooks/gallery.py) from a seeded run on real
 data; below each one is the code that made it, which begins with `import gradprobe as gp`.
+"""
+
+PRINT = """## For print
 
 All of them can be made for print. `plot_history`, `plot_profile`, `plot_heatmap`, `plot_comparison` and
 `plot_learning` draw into any axes (`ax=`) and return them, in letters of 7 to 9 points, so the size is that of
@@ -191,15 +192,6 @@ says so. With a font that has them, `plt.rcParams["font.family"] = ["DejaVu Sans
 """
 
 
-def write_texts() -> None:
-    """docs/gallery.md, and the gallery of the README between its two marks."""
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(), encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    block = re.compile(r"<!-- gallery -->.*<!-- /gallery -->", re.DOTALL)
-    README.write_text(block.sub(lambda _: table(), text), encoding="utf-8")
-
-
 def main(names: list[str]) -> None:
     """Make the figures of these names, or all of them."""
     if unknown := set(names) - set(FIGURES):
@@ -212,7 +204,7 @@ def main(names: list[str]) -> None:
         plt.close("all")
     ordered = {name: kept[name] for name in FIGURES if name in kept}
     NUMBERS.write_text(json.dumps(ordered, indent=0) + "\n")
-    write_texts()
+    PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import sys
 import weakref
@@ -115,6 +116,18 @@ def load_script():
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def anchors():
+    """What GitHub calls the headings of a page."""
+
+    def found(page):
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    return found
 
 
 def pytest_collection_modifyitems(items):
