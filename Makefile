@@ -48,7 +48,7 @@ site: .venv/site
 	$(BIN)/mkdocs build --strict
 
 .venv/site: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -q $(CONSTRAINTS) 'mkdocs-material>=9.5'
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5'
 	touch $@
 
 clean:
