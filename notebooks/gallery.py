@@ -123,9 +123,26 @@ def heatmap() -> Axes:
     return gp.plot_heatmap(history)
 
 
+def causes() -> Figure:
+    """What the diagnosis looks at: a plain network as it is, mended by LSUV, with steps too large, too small."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    trainings = ((None, torch.optim.Adam, 1e-3), ("lsuv", torch.optim.Adam, 1e-3))
+    trainings += (("lsuv", torch.optim.Adam, 0.1), ("lsuv", torch.optim.SGD, 1e-6))
+    for ax, (remedy, kind, rate) in zip(axes.flat, trainings, strict=True):
+        torch.manual_seed(0)
+        net, batches = plain_mlp(depth=24), digits((64,)).batches
+        if remedy:
+            gp.remedies.lsuv(net, batches[0][0])
+        steps = {"optimizer": lambda model, kind=kind, rate=rate: kind(model.parameters(), lr=rate)}
+        gp.plot_signal(gp.scan(net, batches, cross_entropy, iterations=50, seed=0, **steps), ax=ax)
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Axes | Figure]] = {
-    drawn.__name__: drawn for drawn in (demo, iterations, profile, paper, column, flagged, transformer, heatmap)
+    drawn.__name__: drawn
+    for drawn in (demo, iterations, profile, paper, column, flagged, transformer, heatmap, causes)
 }
+BY_DEPTH = ("magnitudes", "spread", "share", "update")  # lines that have a value for each layer
 AT_THE_TOP = ("iterations", "profile", "paper", "flagged", "transformer", "heatmap")
 
 
@@ -135,7 +152,8 @@ def numbers(drawn: Axes | Figure) -> dict[str, list[float]]:
     for panel, ax in enumerate(drawn.figure.figure.axes):
         lines = [line.get_ydata() for line in ax.lines if (line.get_gid() or "").startswith("layer ")]
         medians = [float(np.nanmedian(np.asarray(line, dtype=float))) for line in lines]
-        medians += [float(y) for line in ax.lines if line.get_gid() == "magnitudes" for y in line.get_ydata()]
+        by_depth = [line.get_ydata() for line in ax.lines if line.get_gid() in BY_DEPTH]
+        medians += [float(y) for line in by_depth for y in line if np.isfinite(y)]
         if medians:
             medians_of[str(panel)] = [float(f"{value:.4g}") for value in medians]
     return medians_of
