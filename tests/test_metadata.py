@@ -71,6 +71,8 @@ def test_the_oldest_torch_has_what_is_imported_of_its_inside():
     assert imports in (ROOT / "gradprobe/network/hooks.py").read_text()
     assert "2.8.0" not in torch.specifier
     assert "2.9.0" in torch.specifier
+    oldest = read(".github/workflows/ci.yml")["jobs"]["oldest"]["steps"]
+    assert "pip install torch==2.9.0 ." in [step.get("run") for step in oldest]
 
 
 def test_the_source_archive_has_everything_that_is_kept():

@@ -19,6 +19,7 @@ OPENMP = ("libgomp", "libomp", "libiomp")
 
 def main():
     assert "site-packages" in gp.__file__, gp.__file__
+    assert all(hasattr(gp, name) for name in gp.__all__)  # each is imported from its file only now
     assert native.library() is not None, "expected the library that was compiled for this wheel"
     large = torch.arange(1_000_000, dtype=torch.float32).remainder(7) - 3
     rows = torch.empty(1, 5)
