@@ -174,11 +174,14 @@ class PassesInGrad:
             self._fill(name, dict.fromkeys(self.passes.sources(name), (found,)))
             if settled((found,)) is not None and self._may_have_been_cleared(name, now[name]):
                 self._lose(name)
+        put_elsewhere = {
+            run for name in unclear if changed[name][0] == "touched" for run in self.passes.outside(name)
+        }
         for kind in ("replaced", "touched", "none"):  # what was cleared at once was cleared in the same way
             same = [name for name in clear if changed[name][0] == kind and name not in set(put)]
             before = [self._standing.get(name) for name in same]
             for name, found in zip(same, still_there([now[name] for name in same], before), strict=True):
-                if kind == "touched" and self._may_have_been_put(name, now[name], found):
+                if kind == "touched" and self._may_have_been_put(name, now[name], found, put_elsewhere):
                     unclear.append(name)
                 else:  # zeros that no pass is in stay zeros
                     self._keep(name, found if self.is_filled(name) else now[name].gate)
@@ -199,13 +202,13 @@ class PassesInGrad:
         else:
             self.untold.add(name)
 
-    def _may_have_been_put(self, name: str, now: Look, part: tuple[Presence, int]) -> bool:
+    def _may_have_been_put(self, name: str, now: Look, part: tuple[Presence, int], elsewhere: Set[Pass]) -> bool:
         """Whether zeros that seem to have stayed may be another pass', or what is left of it after a clear."""
         is_kept = self.is_filled(name) and name not in self.untold and is_immediate(now.elements.device)
         if not is_kept or not is_zero(now.values):
             return False
-        outside = self.passes.outside(name)
-        return any(settled((part,)) is not None or is_zero(run.share(name)) for run in outside)
+        is_there, outside = settled((part,)) is not None, self.passes.outside(name)
+        return any(is_there or (run in elsewhere and is_zero(run.share(name))) for run in outside)
 
     def _may_have_been_cleared(self, name: str, now: Look) -> bool:
         """Whether zeros that were put there may be no derivative by torch.func: what that came to is not seen."""
