@@ -10,7 +10,7 @@ def loop(*operations, nets=((),), held=(("Adam", 0, "all"),), turns=1, window=2,
     return Program(nets, held, body, turns=turns, window=window, **others)
 
 
-ALONE = Forward((0,))
+ALONE, LEAF = Forward((0,)), Forward((0,), leaf=True)
 BOTH = (("momentum", 0, "all"), ("momentum", 1, "all"))
 APART = (("SGD", 0, "trunk"), ("SGD", 0, "heads"))
 
@@ -118,5 +118,27 @@ FOUND = {
         turns=3,
         window=4,
         seed=22,
+    ),
+    "of two derivatives by torch.func the second is put in place of the first, where any is a multiple": loop(
+        *(Functional(), Functional(), Step()),
+        nets=(("relu",),),
+        held=(("SGD", 0, "all"),),
+        seed=2,
+    ),
+    "a derivative by torch.func is put there, and one head is cleared in place": loop(
+        *(Functional(terms=(0,)), Clear("p.grad.zero_", 0, "heads"), ALONE, Backward(), Step()),
+        held=(("SGD", 0, "all"),),
+        seed=2,
+    ),
+    "a pass that is zero in one head is put in place of those that are zero in the other": loop(
+        *(LEAF, Backward(terms=(0,), retain=True), Backward(terms=(0,)), Freeze(0, False, "trunk")),
+        *(Take(slot=1, terms=(0,), target=1, then="added"), LEAF, Freeze(0, True, "trunk")),
+        *((Take(terms=(1,), then="copied", retain=False), 2), Step(), Take(terms=(1,), then="copied")),
+        *(Backward(inputs=1), Step()),
+        held=(("SGD", 0, "all"),),
+        scalers=(1024.0, 16.0),
+        turns=2,
+        window=4,
+        seed=39,
     ),
 }
