@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -87,7 +87,15 @@ class Reading:
     @cached_property
     def constant(self) -> float | None:
         """The loss of the best answer that does not depend on the input, where the loss' graph shows it."""
-        values = [value for use in self.uses if (value := _constant(use)) is not None]
+        return self._constant_of(_constant)
+
+    @cached_property
+    def one_number(self) -> float | None:
+        """The same of the best answer that is one number for all units: where the means are not learned either."""
+        return self._constant_of(lambda use: _constant({**use, "target_units": None}))
+
+    def _constant_of(self, answer: Callable[[Mapping[str, Any]], float | None]) -> float | None:
+        values = [value for use in self.uses if (value := answer(use)) is not None]
         if not len(values) == len(self.uses) == 1:
             return None
         return values[0] * float(self.network.get("loss_scale") or 1.0)

@@ -16,7 +16,7 @@ RECURRENT = 5.0  # times 1/sqrt(inputs); torch's own weights have .58, an orthog
 DEAD = 0.9  # of the units of a layer
 SPREAD = 0.01  # Schoenholz et al. 2017; sound scripts stay above .037 in the window
 SHARE = 1e-3  # sound scripts stay above .017 in the window
-MUCH = 0.75  # of the loss of the best constant answer: what learns more than that is not lost
+MUCH = 0.75  # of the loss of the best single number: what learns more than that, and be it the means, is not lost
 SPREAD_AND_SHARE_AT_FIRST, SPREAD_AND_SHARE = (
     0.03,
     0.1,
@@ -173,7 +173,7 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
         and reading.spread_and_share < SPREAD_AND_SHARE
         and not math.isnan(spread)
     )
-    together &= not (reading.constant and reading.end < MUCH * reading.constant)
+    together &= not (reading.one_number and reading.end < MUCH * reading.one_number)
     if not together and (reading.learned or not (spread < SPREAD or share < SHARE)):
         return
     lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < max(SPREAD, 2 * spread)]
