@@ -72,9 +72,13 @@ class Output:
 
 
 def _share_fate(one: Pass, other: Pass) -> bool:
-    """Whether two passes are in the ``.grad`` of the same layers, for certain, and have the same scale."""
+    """Whether two passes are in the ``.grad`` of the same layers, for certain, and have the same scale.
+
+    One that an optimizer has used counts for frozen layers too when the iteration ends, wherever it is by then.
+    """
     gates = (*one.into.values(), *other.into.values())
     alike = one.into.keys() == other.into.keys() and one.scale is other.scale
+    alike = alike and one.is_counting == other.is_counting
     by_hand = any(run.made_for - run.into.keys() for run in (one, other))  # one of them may be put there alone
     return alike and bool(gates) and not any(gates) and not by_hand
 

@@ -141,4 +141,13 @@ FOUND = {
         window=4,
         seed=39,
     ),
+    "of two optimizers one never steps, and its gradients keep a pass that the other's step has cleared": loop(
+        *(Backward(terms=(0,)), Step(), ALONE, Backward(slot=1, terms=(1,), retain=True)),
+        Clear("optimizer.zero_grad", 0, "all"),
+        nets=(("frozen",),),
+        held=APART,
+        turns=4,
+        window=3,
+        seed=49,
+    ),
 }
