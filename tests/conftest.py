@@ -29,8 +29,8 @@ settings.load_profile("any machine")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 _EXIT = sys.exit
-# pytest --doctest-modules would import each conftest.py a second time, all under the same name
-collect_ignore_glob = ["*conftest.py"]
+# pytest --doctest-modules would import each conftest.py a second time, all under one name, and run the scripts
+collect_ignore_glob = ["*conftest.py", "support/scripts/*"]
 
 
 @pytest.fixture(autouse=True)
