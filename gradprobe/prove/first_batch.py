@@ -27,7 +27,7 @@ def apply_remedy(model: nn.Module, remedy: str | Remedy) -> None:
         remedy: A name out of `gradprobe.remedies.REMEDIES`, or a function ``(model, inputs) -> None``.
 
     Raises:
-        ValueError: If there is no remedy of this name.
+        ValueError: If no remedy has this name.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))

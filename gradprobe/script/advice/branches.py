@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # it loads pandas, which a script may not need
 
 _GRADPROBE, _TORCH = "import gradprobe as gp", "import torch"
 _COMPUTES = (
-    "The loss is computed in the loop of {loop}, so there is no line of the script to change. gradprobe run "
-    "--keep-going records that loop and lets it train on, and so does gradprobe's callback for "
+    "The loss is computed in the loop of {loop}, not in the script, so no line of the script can be changed. "
+    "gradprobe run --keep-going records that loop and lets it train on, and so does gradprobe's callback for "
     "transformers and Lightning. To train with branches override the method that computes the loss (compute_loss "
     'of a transformers Trainer), by gp.DeepSupervisionLoss(loss_fn, weight=0.3, schedule="constant")({name}(...), '
     "target), and give the trainer the model {call}."

@@ -1,4 +1,4 @@
-"""What the author of a script is told where it cannot be recorded, or only a part of it. No torch."""
+"""What the author of a script is told when it cannot be recorded, or when only part of it can. No torch."""
 
 from __future__ import annotations
 
