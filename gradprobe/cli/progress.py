@@ -15,7 +15,7 @@ from rich.text import Text
 from gradprobe.decide.policies import Policy, RelativePolicy, ThresholdPolicy
 from gradprobe.measure.preview import Preview
 from gradprobe.measure.scan import TrainingProgress
-from gradprobe.record.quantities import short
+from gradprobe.record.quantities import label, short
 from gradprobe.show.tables import Profile
 
 INTERVAL = 0.25  # seconds between two pictures, at least
@@ -116,7 +116,7 @@ class Display:
             parts.append(f"{low} of {len(magnitudes)} layers below {short(threshold)}")
         line = Text(f"{', '.join(parts)} ({self._at})", no_wrap=True, overflow="ellipsis")
         self._progress.update(self._task, completed=progress.done)
-        self._show(Group(self._progress, line, Profile(magnitudes, threshold, self._of)))
+        self._show(Group(self._progress, line, Profile(magnitudes, threshold, label(self._of))))
 
     def _show(self, picture: RenderableType) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone: no training ends with it

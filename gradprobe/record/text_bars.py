@@ -1,4 +1,4 @@
-"""Magnitudes as bars of text on a log scale: all of them over two lines, or one line for each. Plain numbers."""
+"""Magnitudes as bars of text on a log scale: all of them in one line, or one line for each. Plain numbers."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
-_STEPS = 8  # of a block
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_STEPS = len(_BLOCKS)
+_LEAST = 1.0  # power of ten that a row of bars spans at least: what hardly differs looks level
 
 
 def sparkline(values: Sequence[float | None], threshold: float | None, width: int) -> tuple[str, str]:
-    """A bar for each magnitude, over two lines; the threshold lies between them.
-
-    So a bar that stays in the lower line is below the threshold, with or without colour. Without a threshold, or
-    where it is outside the range of a bar, both lines show the range of the magnitudes.
+    """A bar for each magnitude, and a second line with a mark under each that is below the threshold.
 
     Args:
         values: In depth order. None is no gradient (`·`), 0 is an exact zero (`0`), inf is not finite (`!`).
-        threshold: The magnitude that divides them.
+        threshold: The magnitude below which there is a mark; None for no marks.
         width: Number of columns at most; where there are more magnitudes, a column shows the smallest of several.
 
     Returns:
-        The upper and the lower line.
+        The bars on a log scale from the smallest magnitude to the largest, and the marks.
 
     Example:
         >>> for line in sparkline([1e-9, 1e-8, None, 1e-7, 1e-6, 1e-5], 1e-7, 80): print(line)
-           ▁▅█
-        ▁▄·███
+        ▁▃·▅▇█
+        ^^^
         >>> sparkline([0.0, float("inf"), 1.0], None, 80)
-        (' !▁', '0██')
+        ('0!▅', '')
     """
     columns = _columns(values, width)
-    low, high = _log_range(columns)
-    middle = math.log10(threshold) if threshold else (low + high) / 2
-    # one scale for both lines; the smallest and the largest may fill them
-    step = max(high - middle, middle - low, 0.5) / _STEPS
-    border = threshold or 10.0**middle
-    levels = [_level(value, border, step) for value in columns]
-    return "".join(map(_upper_cell, columns, levels)), "".join(map(_lower_cell, columns, levels))
+    low, high = log_range(columns)
+    middle, span = (low + high) / 2, max(high - low, _LEAST)
+    bars = "".join(_cell(value, middle - span / 2, span) for value in columns)
+    marks = "".join(" " if threshold is None or not (value or 0) < threshold else "^" for value in columns)
+    return bars, marks.rstrip()
 
 
-def _log_range(values: Iterable[float | None]) -> tuple[float, float]:
-    """The powers of ten of the smallest and the largest positive, finite value."""
+def log_range(values: Iterable[float | None]) -> tuple[float, float]:
+    """The powers of ten of the smallest and the largest positive, finite value.
+
+    Example:
+        >>> log_range([None, 0.0, 1e-3, 100.0])
+        (-3.0, 2.0)
+    """
     logs = [math.log10(value) for value in values if value is not None and 0 < value < math.inf]
     return (min(logs), max(logs)) if logs else (0.0, 0.0)
 
@@ -58,27 +59,14 @@ def _smallest(values: Sequence[float | None]) -> float | None:
     return min(reached) if reached else None
 
 
-def _level(value: float | None, border: float, step: float) -> int:
-    """How many of 16 steps high; up to 8 is below the border, and nothing is lower than 1."""
-    if not value or not math.isfinite(value):
-        return 0
-    steps = math.floor((math.log10(value) - math.log10(border)) / step)
-    # near the border the logarithm is not exact enough to tell the side, so the values are compared
-    return max(1, _STEPS + min(steps, -1)) if value < border else min(2 * _STEPS, _STEPS + 1 + max(steps, 0))
-
-
-def _upper_cell(value: float | None, level: int) -> str:
-    if value is not None and math.isinf(value):
-        return "!"
-    return _BLOCKS[max(level - _STEPS, 0)]
-
-
-def _lower_cell(value: float | None, level: int) -> str:
+def _cell(value: float | None, low: float, span: float) -> str:
     if value is None:
         return "·"
-    if math.isinf(value):
-        return "█"
-    return "0" if value == 0 else _BLOCKS[min(level, _STEPS)]
+    if not math.isfinite(value):
+        return "!"
+    if value == 0:
+        return "0"
+    return _BLOCKS[min(_STEPS - 1, int(_STEPS * (math.log10(value) - low) / span))]
 
 
 class RowBars:
@@ -94,7 +82,7 @@ class RowBars:
     """
 
     def __init__(self, values: Sequence[float], threshold: float | None, width: int) -> None:
-        low, high = _log_range((*values, threshold))
+        low, high = log_range((*values, threshold))
         pad = max(0.04 * (high - low), 0.25)  # so that the smallest one has a bar too
         self._low, self._span, self._width = low - pad, high - low + 2 * pad, width
         self.mark = None if threshold is None else self._column(threshold)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from gradprobe.decide.causes.signal import SPREAD
 from gradprobe.decide.findings import default_rule, looks_at_magnitudes, with_default_flags
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory, Layer
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import QUANTITIES, label, short
 from gradprobe.record.text import counted, names_by_reason, shorten
-from gradprobe.record.text_bars import sparkline
+from gradprobe.record.text_bars import log_range, sparkline
 from gradprobe.show.formats import result_frame, weight_table
 from gradprobe.show.headline import verdict
 from gradprobe.verdict.arms_comparison import ArmsComparison
@@ -58,17 +59,25 @@ def as_table(
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
         parts.append(Text(f"{hidden}: --all shows them, and so does --format csv"))
     if len(table) - len(frozen) >= PROFILE_FROM:
-        values = [
-            None if pd.isna(value) else float(value)
-            for row, value in enumerate(table.get(shown.of, ()))
-            if row not in frozen
-        ]
-        parts += ["", Profile(values, shown.threshold, shown.of), ""]
+        magnitudes = [value for row, value in enumerate(table.get(shown.of, ())) if row not in frozen]
+        parts += ["", Profile(_numbers(magnitudes), shown.threshold, label(shown.of)), *_signal(history), ""]
     parts += [Text(line, style="dim") for line in _notes(history, placement)]
     parts += _decision(placement, "bold" if shown.flagged or placement.remedy else "")
     if comparison is not None and comparison.offer:  # the line to copy follows
         parts.append(Text("\n" + "\n".join(comparison.sentences), style="bold"))
     return Group(*parts)
+
+
+def _signal(history: GradientHistory) -> list[RenderableType]:
+    """The spread of every layer's output by depth, where it was measured."""
+    spread = history.by_depth["spread"].dropna() if history.evidence is not None else ()
+    if len(spread) < PROFILE_FROM:
+        return []
+    return [Profile(_numbers(spread), SPREAD, "spread of the outputs")]
+
+
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    return [None if pd.isna(value) else float(value) for value in values]
 
 
 def _decision(placement: Placement, style: str) -> list[RenderableType]:
@@ -97,23 +106,24 @@ def arms_table(result: ArmsComparison) -> RenderableType:
 
 
 class Profile:
-    """The magnitude of every layer by depth as a row of bars, which are above or below the threshold."""
+    """One number of every layer by depth, as a row of bars; what is below the threshold has a mark."""
 
-    def __init__(self, values: Sequence[float | None], threshold: float | None, of: str) -> None:
-        self._values, self._threshold, self._of = values, threshold, of
+    def __init__(self, values: Sequence[float | None], threshold: float | None, name: str) -> None:
+        self._values, self._threshold, self._name = values, threshold, name
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         if options.ascii_only or not self._values:
             return
-        limit = f" {short(self._threshold)} " if self._threshold is not None else ""
-        marks = (f"above{limit}", f"below{limit}") if limit else ("", "")
-        upper, lower = sparkline(self._values, self._threshold, options.max_width - len(marks[0]))
-        title = f"{label(self._of)} by depth, first layer to last, log scale"
-        yield Text(title, style="dim", no_wrap=True, overflow="ellipsis")
-        below = "red" if limit else "cyan"
-        styles = ["cyan" if char != " " else below for char in upper]
-        for mark, row in zip(marks, (upper, lower), strict=True):
-            yield Text.assemble((mark, "dim"), *zip(row, styles, strict=True), no_wrap=True, overflow="crop")
+        bars, marks = sparkline(self._values, self._threshold, options.max_width)
+        low, high = (short(10**power) for power in log_range(self._values))
+        limit = "" if self._threshold is None else f"below {short(self._threshold)}"
+        said = [f"{self._name}, by depth", f"{low} to {high} on a log scale"]
+        said += [f"none {limit}"] if limit and not marks else []
+        yield Text("; ".join(said), style="dim", no_wrap=True, overflow="ellipsis")
+        styles = ("red" if mark == "^" else "cyan" for mark in marks.ljust(len(bars)))
+        yield Text.assemble(*zip(bars, styles, strict=True), no_wrap=True, overflow="crop")
+        if marks:
+            yield Text.assemble((f"{marks} {limit}", "dim"), no_wrap=True, overflow="crop")
 
 
 class _Name:

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from gradprobe.decide.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy, place
+from gradprobe.record.evidence import Evidence
 from gradprobe.record.history import GradientHistory, Layer, tidy
 from gradprobe.record.placement import Placement
 from gradprobe.record.points import Point
@@ -149,7 +150,7 @@ def test_what_vanishes_is_marked_whatever_decides(policy):
     text = table_of(recorded(magnitudes), policy=policy)
     assert len(re.findall(r"flagged *$", text, re.MULTILINE)) == 5
     assert "flagged: mean |dL/d output| below 1e-7, median over the iterations" in text
-    assert "below 1e-7 " in text.split("by depth")[1], "the profile is drawn on either side of the threshold"
+    assert "\n^^^^^ below 1e-7" in text.split("by depth")[1], "the five have a mark each"
 
 
 def test_the_rule_is_not_said_twice():
@@ -157,28 +158,43 @@ def test_the_rule_is_not_said_twice():
 
 
 @pytest.mark.parametrize("policy", [ThresholdPolicy(), ThresholdPolicy(1e-3), RelativePolicy(0.1)])
-def test_a_bar_reaches_the_upper_line_exactly_where_its_layer_is_not_flagged(policy):
+def test_a_mark_stands_exactly_where_a_layer_is_flagged(policy):
     magnitudes = {f"layer{i}": 10.0 ** (-9 + i / 4) for i in range(30)}
     history = recorded(magnitudes)
     placement = place(history, policy)
-    upper, _ = sparkline(list(magnitudes.values()), placement.threshold, 80)
-    assert [char == " " for char in upper] == [name in placement.flagged for name in magnitudes]
+    _, marks = sparkline(list(magnitudes.values()), placement.threshold, 80)
+    assert [char == "^" for char in marks.ljust(30)] == [name in placement.flagged for name in magnitudes]
 
 
 @pytest.mark.parametrize("width", [1, 7, 40, 200])
 def test_a_column_of_several_layers_shows_the_smallest(width):
     values = [1.0] * 1000
     values[500] = 1e-9
-    upper, lower = sparkline(values, 1e-7, width)
-    assert len(upper) == len(lower) == width
-    assert upper.count(" ") == 1
+    bars, marks = sparkline(values, 1e-7, width)
+    assert len(bars) == width
+    assert marks.count("^") == 1
 
 
 def test_the_side_of_the_threshold_shows_without_colour():
-    text = printed(Profile([1e-9, 1e-8, 1e-6, 1e-5], 1e-7, "output"))
-    above, below = text.splitlines()[1:]
-    assert above.startswith("above 1e-7   ")
-    assert below.removeprefix("below 1e-7 ").startswith("▁▄██")
+    title, bars, marks = printed(Profile([1e-9, 1e-8, 1e-6, 1e-5], 1e-7, "size")).splitlines()
+    assert title == "size, by depth; 1e-9 to 1e-5 on a log scale"
+    assert bars == "▁▃▇█"  # powers 0, 1, 3 and 4 of 4, in eighths
+    assert marks == "^^ below 1e-7"
+
+
+def test_where_nothing_is_below_the_threshold_the_title_says_so():
+    title, bars = printed(Profile([1e-3, 1e-3], 1e-7, "size")).splitlines()
+    assert title.endswith("; none below 1e-7")
+    assert bars == "▅▅"  # level, in the middle
+
+
+def test_the_signal_is_drawn_by_depth_as_well():
+    layers = tuple(Layer(str(i), i, "Linear", 9) for i in range(9))
+    rows = [(0, str(i), i, "output", 1e-3, 1e-3, 1e-3, 0, 0) for i in range(9)]
+    seen = [(0, str(i), 10.0**-i, 1, 0, 0, 0, 0, 16, 1e-3, 1) for i in range(9)]
+    history = GradientHistory(tidy(rows), {}, layers, (), (8, 2), evidence=Evidence.from_rows(seen, {}, {}))
+    signal = printed(as_table(history, place(history))).split("spread of the outputs, by depth")[1].splitlines()
+    assert signal[1:3] == ["██▇▆▅▄▃▂▁", "   ^^^^^^ below 0.01"]
 
 
 def test_a_terminal_that_has_only_ascii_gets_no_blocks():
