@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from gradprobe.cli.saved_commands import diff, place, plot, report
+from gradprobe.cli.runs_commands import diff, runs
+from gradprobe.cli.saved_commands import place, plot, report
 from gradprobe.cli.script_command import run
 from gradprobe.cli.target_commands import compare, demo, points, scan
 
@@ -23,5 +24,5 @@ def main() -> None:
     """
 
 
-for command in (scan, compare, demo, run, points, place, plot, report, diff):
+for command in (scan, compare, demo, run, points, place, plot, report, runs, diff):
     main.add_command(command)

@@ -12,7 +12,9 @@ import click
 
 from gradprobe.cli.options import Options
 from gradprobe.cli.terminal import prints_to_stderr, say
+from gradprobe.record.text import few
 from gradprobe.runs.folder import RUNS, Reserved, reserve, reserve_free
+from gradprobe.runs.listing import runs_in
 from gradprobe.script.execute import printable
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from gradprobe.verdict.arms_comparison import ArmsComparison
     from gradprobe.verdict.comparison import Comparison
 
+NO_RUN = f"there is no run in {RUNS} yet: record one by `gradprobe run train.py` or `gradprobe scan model.py`"
+
 
 def saved_run(folder: Path) -> Run:
     """The run in a folder."""
@@ -32,8 +36,30 @@ def saved_run(folder: Path) -> Run:
 
     try:
         return load(folder)
+    except FileNotFoundError as error:
+        there = [folder.name for folder in reversed(runs_in())]
+        raise click.UsageError(f"{error}; {f'{RUNS} has {few(there)}' if there else NO_RUN}") from error
     except (OSError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def run_or_latest(folder: Path | None) -> Path:
+    """The run that was named, else the latest, which is said."""
+    return folder or latest_runs(1)[0]
+
+
+def latest_runs(count: int) -> list[Path]:
+    """The latest runs, the last one recorded at the end; a sentence says which they are.
+
+    Raises:
+        click.UsageError: If there are not so many.
+    """
+    folders = runs_in()
+    if len(folders) < count:
+        there = f"{RUNS} has one alone: name the other, or record one more" if folders else NO_RUN
+        raise click.UsageError(there)
+    say("the latest: " + " and ".join(map(str, folders[-count:])))
+    return folders[-count:]
 
 
 def run_folder(options: Options, target: str, suffix: str = "") -> Reserved:

@@ -14,7 +14,8 @@ from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
 from gradprobe.record.branches import BRANCH_NAMES
-from gradprobe.runs.folder import RUNS
+from gradprobe.runs.folder import RUNS, is_run
+from gradprobe.runs.listing import runs_in
 
 
 def sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -73,16 +74,22 @@ class BranchKind(StringParamType):
 
 
 class RunFolder(click.Path):
-    """A run's folder; a shell completes to those in `RUNS`, else as for any folder."""
+    """A run's folder, or its name in `RUNS`; a shell completes to those, else as for any folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Path:
+        """The folder: of a name that is no path from here, the one in `RUNS`."""
+        folder = Path(os.fsdecode(super().convert(value, parameter, context)))
+        named = RUNS / folder
+        return named if not is_run(folder) and is_run(named) else folder
 
     def shell_complete(
         self, context: click.Context, parameter: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The runs whose path begins like this."""
-        runs = sorted(str(file.parent) for file in RUNS.glob("*/run.json"))
+        runs = sorted(map(str, runs_in(RUNS)))
         return [CompletionItem(incomplete, type="dir"), *_starting_with(incomplete, runs)]
 
 

@@ -1,43 +1,41 @@
-"""The commands that read saved runs and need no model: ``place``, ``plot``, ``report`` and ``diff``."""
+"""The commands that read a saved run, the latest if none is named: ``place``, ``plot`` and ``report``."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import gradprobe.cli.inputs as inputs
 import gradprobe.cli.outputs as outputs
-from gradprobe.cli.options import ALL, FAIL_ON, FORMAT, POLICY, POSITIVE, Options, fail_on
-from gradprobe.cli.parameters import Finite, RunFolder
+from gradprobe.cli.options import ALL, FAIL_ON, FORMAT, POLICY, POSITIVE, Options
+from gradprobe.cli.parameters import RunFolder
 from gradprobe.cli.terminal import errors_as_sentences, printing, say, write
 from gradprobe.record.quantities import QUANTITIES
 from gradprobe.runs.contents import NAMES, PAGE
 from gradprobe.runs.draft import Draft
 from gradprobe.runs.folder import RUNS, free_folder, is_run
 
-if TYPE_CHECKING:
-    from gradprobe.runs.difference import Difference
-    from gradprobe.runs.run import Run
+RUN = click.argument("run", type=RunFolder(), required=False)
 
 
 @click.command()
-@click.argument("run", type=RunFolder())
+@RUN
 @POLICY
 @FORMAT
 @ALL
 @FAIL_ON
 @click.option("--save", "keep", is_flag=True, help="Write the new placement into the run.")
-def place(run: Path, keep: bool, **values: Any) -> None:
-    """Decide again from a saved run; the model is not needed."""
+def place(run: Path | None, keep: bool, **values: Any) -> None:
+    """Decide again from a saved run, the latest without RUN; the model is not needed."""
     options = Options(**values)
     with errors_as_sentences():
+        run = inputs.run_or_latest(run)
         from gradprobe.decide import policies
         from gradprobe.decide.diagnosis import layers_by_code
         from gradprobe.runs.run import save
@@ -54,11 +52,15 @@ def place(run: Path, keep: bool, **values: Any) -> None:
                 save(run, saved.history, placement, timings=saved.timings, force=True)
         with printing(run if keep else None):
             outputs.show(saved.history, placement, None, options)
+        if keep:
+            say(f"placement written to {run}")
+        elif placement != saved.placement:
+            say(f"not saved: {run} keeps its placement; --save writes this one into it")
         outputs.exit_if_found(layers_by_code(saved.history, placement), options.fail_on)
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=RunFolder())
+@click.argument("runs", nargs=-1, type=RunFolder())
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -84,13 +86,14 @@ def place(run: Path, keep: bool, **values: Any) -> None:
 def plot(
     runs: Sequence[Path], out: Path | None, of: str | None, threshold: float | None, suffix: str, width: str
 ) -> None:
-    """Draw the figures again from saved runs; several runs are drawn side by side.
+    """Draw the figures again from saved runs, of the latest without RUNS; several are drawn side by side.
 
     Of a run that holds a comparison, paper.png has the two figures of the CNDS paper alone.
     """
     with errors_as_sentences():
         from gradprobe.show.plots import save_figures, save_side_by_side
 
+        runs = runs or inputs.latest_runs(1)
         saved = [inputs.saved_run(run) for run in runs]
         if len(saved) == 1:
             [run] = saved
@@ -110,7 +113,7 @@ def plot(
             draw = functools.partial(save_side_by_side, histories=histories, **several)
         # the figures of several runs must not replace those of the first one
         own = runs[0] if len(runs) == 1 else None
-        files = _into_run(own, draw) if own and out in (None, own) else _into(out or _side_by_side(), draw)
+        files = _into_run(own, draw) if own and out in (None, own) else into_folder(out or _side_by_side(), draw)
         with printing():
             for file in files:
                 write(str(file))
@@ -132,7 +135,7 @@ def _into_run(run: Path, draw: Draw) -> list[Path]:
     return [run / name for name in names]
 
 
-def _into(folder: Path, draw: Draw) -> Sequence[Path]:
+def into_folder(folder: Path, draw: Draw) -> Sequence[Path]:
     """Draw into a folder that is no run's."""
     with _written_to(folder, "choose another --out"):
         if folder.is_file() or is_run(folder):
@@ -154,16 +157,17 @@ def _written_to(place: Path, otherwise: str) -> Iterator[None]:
 
 
 @click.command()
-@click.argument("run", type=RunFolder())
+@RUN
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write.  [default: report.html in the run]",
 )
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
-def report(run: Path, out: Path | None, show: bool) -> None:
-    """Write a saved run as one HTML file that needs nothing else; the model is not needed."""
+def report(run: Path | None, out: Path | None, show: bool) -> None:
+    """Write a saved run, the latest without RUN, as one HTML file that needs nothing else, nor the model."""
     with errors_as_sentences():
+        run = inputs.run_or_latest(run)
         from gradprobe.show.page import write_page
 
         saved = inputs.saved_run(run)
@@ -184,60 +188,3 @@ def report(run: Path, out: Path | None, show: bool) -> None:
             write(str(file))
         if show:
             click.launch(str(file))
-
-
-@click.command()
-@click.argument("first", metavar="RUN", type=RunFolder())
-@click.argument("second", metavar="RUN", type=RunFolder())
-@click.option(
-    "--factor",
-    type=Finite(min=1, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="How many times larger or smaller a magnitude has to be to count.",
-)
-@click.option(
-    "--of",
-    type=click.Choice(QUANTITIES),
-    help="What to compare.  [default: what the second was decided by]",
-)
-@FORMAT
-@fail_on("new in the second run")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for figures of both runs side by side.")
-def diff(
-    first: Path,
-    second: Path,
-    factor: float,
-    of: str | None,
-    form: str,
-    fail_on: tuple[str, ...],
-    out: Path | None,
-) -> None:
-    """Say which layers changed from one saved run to another, and what else is different."""
-    with errors_as_sentences():
-        from gradprobe.record.csv_tables import write_csv
-        from gradprobe.runs.compare_runs import compare_runs
-
-        runs = inputs.saved_run(first), inputs.saved_run(second)
-        try:
-            difference = compare_runs(*runs, of=of, factor=factor)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
-        if out is not None:
-            _draw_both(out, runs, difference)
-        with printing():
-            if form == "json":
-                write(json.dumps(difference.to_dict(), indent=2, allow_nan=False))
-            else:
-                write(write_csv(difference.frame) if form == "csv" else str(difference))
-        outputs.exit_if_found(difference.new, fail_on, "newly ")
-
-
-def _draw_both(out: Path, runs: tuple[Run, Run], difference: Difference) -> None:
-    from gradprobe.show.plots import save_side_by_side
-
-    histories = {name: run.history for name, run in zip(difference.names, runs, strict=True)}
-    threshold = runs[1].placement.threshold
-    draw = functools.partial(save_side_by_side, histories=histories, of=difference.of, threshold=threshold)
-    for file in _into(out, draw):
-        say(f"figure written to {file}")

@@ -224,7 +224,7 @@ def _table(changed: Sequence[LayerChange]) -> Iterator[str]:
     yield f"{'layer':<{width}} {'was':>12} {'now':>10} {'times':>11}"
     for layer in changed[:MOST_ROWS]:
         ratio = "" if layer.ratio is None else short(layer.ratio)
-        numbers = f"{_number(layer.first):>12} {_number(layer.second):>10} {ratio:>11}"
+        numbers = f"{magnitude(layer.first):>12} {magnitude(layer.second):>10} {ratio:>11}"
         yield f"{shorten(layer.name, 24):<{width}} {numbers}  {', '.join(_words_for(layer))}"
     if len(changed) > MOST_ROWS:
         yield f"… and {len(changed) - MOST_ROWS} more"
@@ -240,7 +240,13 @@ def _words_for(layer: LayerChange) -> Iterator[str]:
         yield f"was {layer.before.kind} with {layer.before.parameters} parameters"
 
 
-def _number(value: float | None) -> str:
+def magnitude(value: float | None) -> str:
+    """A magnitude in a table; none where no gradient arrived.
+
+    Example:
+        >>> magnitude(1e-9), magnitude(None), magnitude(math.inf)
+        ('1e-9', 'none', 'nan, inf')
+    """
     return "none" if value is None else "nan, inf" if math.isinf(value) else short(value)
 
 

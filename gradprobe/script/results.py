@@ -191,8 +191,7 @@ def _recorded(result: Result) -> tuple[str, ...]:
     diagnosis = diagnose(history)
     verdict = ": ".join([diagnosis.verdict, *(CAUSES[one.cause] for one in diagnosis.findings[:1])])
     flagged = f"{len(placement.flagged)} of {counted(len(history.layers), 'layer')}"
-    losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in history.conditions.get("losses", [])]
-    return str(history.iterations), verdict, flagged, f"{losses[0]} -> {losses[-1]}" if losses else ""
+    return str(history.iterations), verdict, flagged, " -> ".join(formats.ends_of_loss(history))
 
 
 def _not_recorded(steps: int) -> tuple[str, ...]:

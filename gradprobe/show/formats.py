@@ -35,6 +35,21 @@ def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame
     return table
 
 
+def ends_of_loss(history: GradientHistory) -> tuple[str, ...]:
+    """The loss at the first and at the last iteration, in words; empty where it is not known.
+
+    Example:
+        >>> from gradprobe.record.history import tidy
+        >>> ends_of_loss(GradientHistory(tidy([]), {"losses": [2.30259, 1.5, None]}, (), (), None))
+        ('2.303', 'not finite')
+    """
+    seen = history.evidence.network.get("losses") if history.evidence is not None else None
+    losses = history.conditions.get("losses") or seen
+    return (
+        tuple("not finite" if one is None else f"{one:.4g}" for one in (losses[0], losses[-1])) if losses else ()
+    )
+
+
 def weight_table(history: GradientHistory) -> pd.DataFrame:
     """One row for each weight of recurrent layers, in depth order: its gradient and update, medians of the window.
 

@@ -22,7 +22,8 @@ from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import QUANTITIES, label, short
 from gradprobe.record.text import counted, names_by_reason, shorten
 from gradprobe.record.text_bars import log_range, sparkline
-from gradprobe.show.formats import result_frame, weight_table
+from gradprobe.show.console import Paragraph
+from gradprobe.show.formats import ends_of_loss, result_frame, weight_table
 from gradprobe.show.headline import verdict
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
@@ -31,6 +32,7 @@ MAX_ROWS = 40  # where there are more layers, an excerpt is shown
 EXCERPT_ROWS = 24
 IN_WORDS = 3  # branches
 PROFILE_FROM = 8  # layers
+_WHERE_WIDE = ("iterations", "of")  # columns of `RunsTable`
 
 
 def as_table(
@@ -52,8 +54,8 @@ def as_table(
     table, frozen = result_frame(history, shown), _frozen(history)
     chosen = list(range(len(table))) if every_layer else excerpt(table, shown, frozen)
     said = verdict(history, placement, comparison)
-    first = Text.assemble((f"{said.look.badge}. ", "bold"), (said.sentence, "bold"))
-    parts: list[RenderableType] = [first, *map(Text, filter(None, [said.step, *said.details])), ""]
+    first = Paragraph(f"{said.look.badge}. {said.sentence}", "bold")
+    parts: list[RenderableType] = [first, *map(Paragraph, filter(None, [said.step, *said.details])), ""]
     parts.append(_Layers(table, chosen, shown, history.layers, frozen, weight_table(history)))
     if len(chosen) < len(table):
         hidden = f"{len(table) - len(chosen)} of {len(table)} layers are not shown"
@@ -61,10 +63,10 @@ def as_table(
     if len(table) - len(frozen) >= PROFILE_FROM:
         magnitudes = [value for row, value in enumerate(table.get(shown.of, ())) if row not in frozen]
         parts += ["", Profile(_numbers(magnitudes), shown.threshold, label(shown.of)), *_signal(history), ""]
-    parts += [Text(line, style="dim") for line in _notes(history, placement)]
+    parts += [Paragraph(line, "dim") for line in _notes(history, placement)]
     parts += _decision(placement, "bold" if shown.flagged or placement.remedy else "")
     if comparison is not None and comparison.offer:  # the line to copy follows
-        parts.append(Text("\n" + "\n".join(comparison.sentences), style="bold"))
+        parts.append(Paragraph("\n" + "\n".join(comparison.sentences), "bold"))
     return Group(*parts)
 
 
@@ -83,7 +85,7 @@ def _numbers(values: Iterable[float]) -> list[float | None]:
 def _decision(placement: Placement, style: str) -> list[RenderableType]:
     """What was decided and why; of many runs of flagged layers a table and not a paragraph."""
     if len(placement.points) <= IN_WORDS:
-        return [Text(str(placement), style=style)]
+        return [Paragraph(str(placement), style)]
     table = Table(box=None, pad_edge=False)
     for name in ("branch after", "serves"):
         table.add_column(name, overflow="fold")
@@ -94,15 +96,35 @@ def _decision(placement: Placement, style: str) -> list[RenderableType]:
     head = f"placement ({placement.policy}): {len(placement.points)} branches"
     reason = "" if placement.rule in ("threshold", "relative") else placement.reason  # which tells of each run
     rest = str(replace(placement, points=(), reason=reason)).splitlines()[1:]
-    return [Text(head, style=style), table, *map(Text, filter(None, rest))]
+    return [Text(head, style=style), table, *map(Paragraph, filter(None, rest))]
 
 
 def arms_table(result: ArmsComparison) -> RenderableType:
     """Several arms for a terminal: a row for each, the failures, and which arm to use."""
-    conditions = Text(describe_conditions(result.plain.conditions), style="dim")
-    failures = [Text(line, style="red") for line in result.failures]
-    sentences = [Text(line, style="bold") for line in result.choice.sentences]
+    conditions = Paragraph(describe_conditions(result.plain.conditions), "dim")
+    failures = [Paragraph(line, "red") for line in result.failures]
+    sentences = [Paragraph(line, "bold") for line in result.choice.sentences]
     return Group(_Arms(result), "", conditions, *failures, *sentences)
+
+
+class RunsTable:
+    """Saved runs for a terminal, a row for each; the last columns only where there is room.
+
+    Args:
+        rows: The cells of each run, by the name of their column.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, str]]) -> None:
+        self._rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        names = [name for name in self._rows[0] if any(row[name] for row in self._rows)]
+        table = Table(box=None, pad_edge=False)
+        for name in names if options.max_width >= 100 else [name for name in names if name not in _WHERE_WIDE]:
+            table.add_column(name, overflow="fold", no_wrap=name == "recorded")
+        for row in self._rows:
+            table.add_row(*(Text(row[str(column.header)]) for column in table.columns))
+        yield table
 
 
 class Profile:
@@ -282,7 +304,7 @@ def _magnitude(value: float) -> str:
 
 def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     conditions = history.conditions
-    losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in conditions.get("losses", [])]
+    losses = ends_of_loss(history)
     notes = [f"{counted(history.iterations, 'iteration')}. {describe_conditions(conditions)}"]
     if losses:
         notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
