@@ -171,10 +171,9 @@ def _table(several: SeveralRuns) -> Iterator[str]:
 
 
 def _cell(value: float, change: LayerChange | None) -> str:
-    is_gone = change is not None and change.after is None
-    return f"{'-' if is_gone else magnitude(None if pd.isna(value) else value):>11}" + (
-        " " if change is None else "*"
-    )
+    if change is not None and change.after is None:
+        return f"{'-':>11} "
+    return f"{magnitude(None if pd.isna(value) else value):>11}{' ' if change is None else '*'}"
 
 
 def _by_value(values: Sequence[Any]) -> str:

@@ -31,7 +31,7 @@ class Summary:
         flagged: How many layers its placement flagged; None if it cannot be read.
         layers: How many layers there are; None likewise.
         iterations: How many were recorded; None likewise.
-        losses: At the first and at the last iteration, in words; empty where they are not known.
+        losses: At the first and at the last iteration, None where not finite; empty where they are not known.
         of: What was recorded: the target, or the script with its arguments; empty if that is not known.
     """
 
@@ -41,17 +41,18 @@ class Summary:
     flagged: int | None = None
     layers: int | None = None
     iterations: int | None = None
-    losses: tuple[str, ...] = ()
+    losses: tuple[float | None, ...] = ()
     of: str = ""
 
     @property
     def cells(self) -> dict[str, str]:
-        """What a table shows, by column: commands find a run in `RUNS` by its name; the time is that of this place."""
+        """What a table shows, by column: a run in `RUNS` by its name, as commands take it; the local time."""
         local = self.recorded.astimezone().strftime("%Y-%m-%d %H:%M")
         flagged = "" if self.layers is None else f"{self.flagged} of {self.layers}"
         iterations = "" if self.iterations is None else str(self.iterations)
+        losses = ["not finite" if loss is None else f"{loss:.4g}" for loss in self.losses]
         name = self.run if Path(self.run).parent != RUNS else Path(self.run).name
-        cells = (name, local, self.verdict, flagged, iterations, " to ".join(self.losses), self.of)
+        cells = (name, local, self.verdict, flagged, iterations, " to ".join(losses), self.of)
         return dict(zip(COLUMNS, cells, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def as_frame(summaries: Sequence[Summary]) -> pd.DataFrame:
     rows = []
     for summary in summaries:
         record = summary.to_dict()
-        first, last = (pd.to_numeric(one, errors="coerce") for one in record.pop("losses") or (None, None))
+        first, last = record.pop("losses") or (None, None)
         of = record.pop("of")
         rows.append({**record, "first_loss": first, "last_loss": last, "of": of})
     names = ["run", "recorded", "verdict", "flagged", "layers", "iterations", "first_loss", "last_loss", "of"]

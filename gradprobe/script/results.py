@@ -191,7 +191,7 @@ def _recorded(result: Result) -> tuple[str, ...]:
     diagnosis = diagnose(history)
     verdict = ": ".join([diagnosis.verdict, *(CAUSES[one.cause] for one in diagnosis.findings[:1])])
     flagged = f"{len(placement.flagged)} of {counted(len(history.layers), 'layer')}"
-    return str(history.iterations), verdict, flagged, " -> ".join(formats.ends_of_loss(history))
+    return str(history.iterations), verdict, flagged, " -> ".join(formats.losses_in_words(history))
 
 
 def _not_recorded(steps: int) -> tuple[str, ...]:

@@ -35,19 +35,22 @@ def result_frame(history: GradientHistory, placement: Placement) -> pd.DataFrame
     return table
 
 
-def ends_of_loss(history: GradientHistory) -> tuple[str, ...]:
-    """The loss at the first and at the last iteration, in words; empty where it is not known.
+def ends_of_loss(history: GradientHistory) -> tuple[float | None, ...]:
+    """The loss at the first and at the last iteration, None where it was not finite; empty where it is not known.
 
     Example:
         >>> from gradprobe.record.history import tidy
-        >>> ends_of_loss(GradientHistory(tidy([]), {"losses": [2.30259, 1.5, None]}, (), (), None))
-        ('2.303', 'not finite')
+        >>> ends_of_loss(GradientHistory(tidy([]), {"losses": [2.5, 1.5, None]}, (), (), None))
+        (2.5, None)
     """
     seen = history.evidence.network.get("losses") if history.evidence is not None else None
     losses = history.conditions.get("losses") or seen
-    return (
-        tuple("not finite" if one is None else f"{one:.4g}" for one in (losses[0], losses[-1])) if losses else ()
-    )
+    return (losses[0], losses[-1]) if losses else ()
+
+
+def losses_in_words(history: GradientHistory) -> list[str]:
+    """The same in words."""
+    return ["not finite" if loss is None else f"{loss:.4g}" for loss in ends_of_loss(history)]
 
 
 def weight_table(history: GradientHistory) -> pd.DataFrame:

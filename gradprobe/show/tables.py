@@ -23,7 +23,7 @@ from gradprobe.record.quantities import QUANTITIES, label, short
 from gradprobe.record.text import counted, names_by_reason, shorten
 from gradprobe.record.text_bars import log_range, sparkline
 from gradprobe.show.console import Paragraph
-from gradprobe.show.formats import ends_of_loss, result_frame, weight_table
+from gradprobe.show.formats import losses_in_words, result_frame, weight_table
 from gradprobe.show.headline import verdict
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
@@ -304,7 +304,7 @@ def _magnitude(value: float) -> str:
 
 def _notes(history: GradientHistory, placement: Placement) -> list[str]:
     conditions = history.conditions
-    losses = ends_of_loss(history)
+    losses = losses_in_words(history)
     notes = [f"{counted(history.iterations, 'iteration')}. {describe_conditions(conditions)}"]
     if losses:
         notes.append(f"loss {losses[0]} at the first iteration, {losses[-1]} at the last")
