@@ -121,6 +121,25 @@ def conditions(target: Target, options: Options) -> dict[str, Any]:
     return {"target": target.name, "data": target.data, "seed": options.seed, **made_up}
 
 
+def layers_of(target: Target, options: Options) -> list[str] | None:
+    """The layers that ``--layers`` names, or None for all of them.
+
+    Raises:
+        click.UsageError: If a name or a pattern fits none.
+    """
+    if not options.layers:
+        return None
+    if options.repeat or options.policy == "auto":
+        option = "--repeat" if options.repeat else "--policy auto"
+        raise click.UsageError(f"{option} needs the record of every layer: leave --layers out")
+    from gradprobe.network.layers import matching_names, named_layers
+
+    try:
+        return matching_names(named_layers(target.model), options.layers)
+    except ValueError as error:
+        raise click.UsageError(f"--layers: {error}") from error
+
+
 def branches_asked_for(target: Target) -> dict[str, Any]:
     """The kind of branch and its loss, where they are not the default: what is said of branches names them."""
     from gradprobe.prove.plan import Supervision
@@ -130,7 +149,7 @@ def branches_asked_for(target: Target) -> dict[str, Any]:
 
 
 _NOT_WITH_ARMS = ("policy", "repeat", "threshold", "of", "aggregate")
-_OWN = (*_NOT_WITH_ARMS, "target", "seeds", "out", "force", "form", "every_layer", "quiet", "fail_on")
+_OWN = (*_NOT_WITH_ARMS, "target", "seeds", "out", "force", "form", "every_layer", "quiet", "fail_on", "layers")
 
 
 def with_other_arms(comparison: Comparison, target: str) -> Comparison:

@@ -31,6 +31,7 @@ class Options:
     seeds: int = 1
     schedule: str = "cnds"
     metric: str | None = None
+    layers: tuple[str, ...] = ()
     # how layers are flagged
     policy: str = "threshold"
     threshold: float | None = None
@@ -74,6 +75,12 @@ COUNT = click.IntRange(min=1)
 POSITIVE = Finite(min=0, min_open=True)
 ITERATIONS = click.option(
     "--iterations", type=COUNT, default=Options.iterations, show_default=True, help="Iterations to record."
+)
+LAYERS = click.option(
+    "--layers",
+    multiple=True,
+    metavar="NAME",
+    help="Record these layers alone: a name or a shell pattern ('encoder.*'). May be given several times.",
 )
 FORMAT = click.option(
     "--format",

@@ -13,10 +13,11 @@ import click
 
 import gradprobe.cli.inputs as inputs
 import gradprobe.cli.outputs as outputs
-from gradprobe.cli.options import FAIL_ON, ITERATIONS, OUT, POLICY, Options
+from gradprobe.cli.options import FAIL_ON, ITERATIONS, LAYERS, OUT, POLICY, Options
 from gradprobe.cli.parameters import PythonFile
 from gradprobe.cli.terminal import FAILED, errors_as_sentences, every_character, flush_or_drop, say
 from gradprobe.record.text import few
+from gradprobe.runs.contents import PAGE
 from gradprobe.runs.draft import BusyError
 from gradprobe.runs.folder import Reserved, reserve_free
 from gradprobe.script.execute import INTERRUPTED, Script, shown_text
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("-m", "module", is_flag=True, help="SCRIPT is a module, as in python -m package.module.")
 @ITERATIONS
+@LAYERS
 @click.option(
     "--keep-going",
     is_flag=True,
@@ -64,6 +66,7 @@ def run(script: str, args: tuple[str, ...], module: bool, keep_going: bool, ever
                 options.iterations,
                 keep_going=keep_going,
                 every=every,
+                layers=options.layers,
                 on_full=reporter.report,
                 say=reporter.say,
             )
@@ -154,11 +157,18 @@ class _Reporter:
         sentences = list(recording.sentences[:MOST])
         sentences += [f"and {left_out} more of this kind"] if left_out > 0 else []
         sentences += [result.complaint for result in self._results if result.complaint]
-        sentences += [f"run written to {written}"] if written else []
+        sentences += [f"run written to {written}{self._page()}"] if written else []
         if recording.ending.trains_on:
             sentences += [_trains_on(time.perf_counter() - began)]
         if sentences:
             self.say("; ".join(sentences))
+
+    def _page(self) -> str:
+        """Where to look first, if a page is there already."""
+        for result in self._results:
+            if result.folder is not None and result.place is not None and (result.place / PAGE).exists():
+                return f": look at {result.folder / PAGE}"
+        return ""
 
     def draw(self) -> None:
         """Draw what was left for the end of the script."""

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from gradprobe.cli.data import find_data
 from gradprobe.cli.names import find_part, is_loss, unused
 from gradprobe.cli.options import Options
-from gradprobe.cli.user_modules import import_module, named_value, public_names, run_user, split_target
+from gradprobe.cli.terminal import say
+from gradprobe.cli.training_script import training_script
+from gradprobe.cli.user_modules import (
+    TargetError,
+    import_module,
+    named_value,
+    public_names,
+    run_user,
+    split_target,
+)
 from gradprobe.insert.branches import BranchFactory
 from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
@@ -76,6 +85,22 @@ def load_target(spec: str, options: Options) -> Target:
         TargetError: If its own code raised.
     """
     where, attribute = split_target(spec)
+    script = training_script(where) if where.endswith(".py") else None
+    if script is not None and script.when_imported is not None and not options.quiet:
+        say(f"{script.advice}; to scan it, it is imported, and trains first (line {script.when_imported})")
+    try:
+        return _loaded(spec, where, attribute, options)
+    except click.UsageError as error:
+        if script is not None:
+            raise click.UsageError(f"{script.advice}. As a TARGET: {error.message}") from error
+        raise
+    except TargetError as error:
+        if script is not None and isinstance(error.__cause__, SystemExit):
+            raise TargetError(f"{error}. {script.advice}") from error.__cause__
+        raise
+
+
+def _loaded(spec: str, where: str, attribute: str | None, options: Options) -> Target:
     module = import_module(where)
     name = attribute or _find_model(module, where)
     value = getattr(module, name, None)

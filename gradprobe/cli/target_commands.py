@@ -19,6 +19,7 @@ from gradprobe.cli.options import (
     FAIL_ON,
     FORMAT,
     ITERATIONS,
+    LAYERS,
     METRIC,
     OUT,
     POLICY_OR_TRIALS,
@@ -49,6 +50,7 @@ TARGET = click.argument("target", type=PythonFile())
 @click.command()
 @TARGET
 @ITERATIONS
+@LAYERS
 @POLICY_OR_TRIALS
 @BRANCH
 @DATA
@@ -80,6 +82,7 @@ def _scan(target: Target, folder: Reserved, options: Options) -> None:
                 target.loss_fn,
                 options.iterations,
                 optimizer=target.optimizer,
+                layers=inputs.layers_of(target, options),
                 conditions=inputs.conditions(target, options)
                 | inputs.branches_asked_for(target)
                 | inputs.arms_after_scan(target.name),

@@ -106,8 +106,13 @@ def named_value(option: str, spec: str, loaded: Mapping[str, ModuleType], expect
 
 
 def run_user(call: Callable[[], Any], what: str) -> Any:
-    """Make a call into the user's code; what it raises becomes a `TargetError` that begins with ``what``."""
+    """Make a call into the user's code; what it raises becomes a `TargetError` that begins with ``what``.
+
+    It sees no arguments of the command line: those are gradprobe's, and a parser in a script would refuse them.
+    """
+    arguments = sys.argv[1:]
     try:
+        del sys.argv[1:]
         return call()
     except (click.ClickException, KeyboardInterrupt):
         raise
@@ -116,6 +121,8 @@ def run_user(call: Callable[[], Any], what: str) -> Any:
         raise TargetError(f"{what}: it called sys.exit({error.code!r}); {hint}") from error
     except Exception as error:
         raise TargetError(f"{what}\n{user_traceback(error)}") from error
+    finally:
+        sys.argv[1:] = arguments
 
 
 def user_traceback(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,7 @@ def record_script(
     *,
     keep_going: bool = False,
     every: bool = False,
+    layers: Sequence[str] = (),
     on_full: Callable[[RecordedScript], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RecordedScript:
@@ -103,6 +104,7 @@ def record_script(
             optimizer's step, by an exception that its ``finally`` and ``with`` blocks see.
         keep_going: Let it train on instead, without hooks.
         every: Record every training of a kind, and let the script run to its end.
+        layers: Names or shell patterns of the layers to record; all of them if there is none.
         on_full: With ``keep_going``: called with the recording as soon as it is complete.
         say: Called with a sentence that is for a person who waits.
 
@@ -118,7 +120,9 @@ def record_script(
         hello
         ('the script ended before it built an optimizer of torch.optim in this process',)
     """
-    recorder = _ScriptRecorder(script, iterations, keep_going, every, on_full, say or (lambda sentence: None))
+    recorder = _ScriptRecorder(
+        script, iterations, keep_going, every, layers, on_full, say or (lambda sentence: None)
+    )
     with recorder.following_optimizers():
         ending = execute(script)
         return recorder.recording(ending)
@@ -131,11 +135,13 @@ class _ScriptRecorder:
         iterations: int,
         keep_going: bool,
         every: bool,
+        layers: Sequence[str],
         on_full: Callable[[RecordedScript], None] | None,
         say: Callable[[str], None],
     ) -> None:
         self.script, self.iterations = script, iterations
-        self.keep_going, self.every, self.on_full, self.say = keep_going, every, on_full, say
+        self.keep_going, self.every, self.layers = keep_going, every, tuple(layers)
+        self.on_full, self.say = on_full, say
         self.session: Session | None = None
         self._seeds: SeedListener | None = None
         self._births: Births | None = None
@@ -205,6 +211,7 @@ class _ScriptRecorder:
                     self._on_full,
                     stops=not self.keep_going,
                     every=self.every,
+                    layers=self.layers,
                     seed=self._seed,
                     say=self.say,
                     made=self._births.of if self._births is not None else lambda model: (),

@@ -45,6 +45,7 @@ class Session:
         on_full: Called when all windows are full, after the step of the optimizer.
         stops: Whether ``on_full`` ends the script by an exception; it is called again where that is not enough.
         every: Record every training, and let the script train to its end.
+        layers: Names or shell patterns of the layers to record; all of them if there is none.
         seed: The seed that the script has set by now.
         say: Gets a sentence that is for now, and not for the end.
         made: Where in the script a model was made.
@@ -64,6 +65,7 @@ class Session:
         *,
         stops: bool = True,
         every: bool = False,
+        layers: tuple[str, ...] = (),
         seed: Callable[[], int | None] = lambda: None,
         say: Callable[[str], None] = lambda sentence: None,
         made: Callable[[nn.Module], tuple[Place, ...]] = lambda model: (),
@@ -74,7 +76,7 @@ class Session:
         self.refusals: list[str] = []
         # kept, because `is_first_rank` cannot say it without a process group: before it begins, or after its end
         self.rank = int(os.environ.get("RANK", 0))
-        self._iterations, self._on_full = iterations, on_full
+        self._iterations, self._layers, self._on_full = iterations, layers, on_full
         self._stops, self._every, self._seed, self._say, self._made = stops, every, seed, say, made
         self._open = True
         self._process = os.getpid()
@@ -147,7 +149,8 @@ class Session:
             try:
                 training = self._training(model, optimizer)
             except (TypeError, ValueError) as error:
-                self._refuse(f"{type(unwrap(model)).__name__}: {error}")
+                # nobody wants to learn of a mistyped name when the training has ended
+                self._refuse(f"{type(unwrap(model)).__name__}: {error}", at_once=bool(self._layers))
                 continue
             if training is not None:
                 self._follow(training, optimizer)
@@ -174,7 +177,7 @@ class Session:
         return next(iter(same), None) or next((one for one, own in alive if shared & ids(own)), None)
 
     def _begin(self, model: nn.Module, optimizer: Optimizer) -> Training:
-        training = Training(self._count() + 1, self._iterations, self._dropped)
+        training = Training(self._count() + 1, self._iterations, self._dropped, self._layers)
         training.attach(model)
         self.trainings.append(training)
         self._kinds.setdefault(kind_of(model, optimizer), []).append(training)
@@ -224,9 +227,11 @@ class Session:
             gc.collect()
         self._dropped.conclude()
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str, at_once: bool = False) -> None:
         if why not in self.refusals:
             self.refusals.append(why)
+            if at_once:
+                self._say(why)
 
     def _failed(self, error: Exception) -> None:
         self._refuse(f"gradprobe failed, and recorded no more from there ({type(error).__name__}: {error})")

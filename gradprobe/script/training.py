@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import gc
 import sys
 import weakref
@@ -19,7 +20,7 @@ from gradprobe.measure.probe import GradientProbe
 from gradprobe.measure.ranks import world_size
 from gradprobe.measure.weight_gradients import parameter_ids
 from gradprobe.network.hooks import GuardedHook
-from gradprobe.network.layers import unwrap
+from gradprobe.network.layers import named_layers, unwrap
 from gradprobe.record.history import GradientHistory
 from gradprobe.script.advice.locate import Called, called_at, site_of, with_loss, with_step
 from gradprobe.script.advice.site import Site
@@ -43,8 +44,8 @@ class FollowingProbe(GradientProbe):
         2
     """
 
-    def __init__(self, model: nn.Module, iterations: int = 50) -> None:
-        super().__init__(model, iterations=iterations)
+    def __init__(self, model: nn.Module, iterations: int = 50, layers: Sequence[str] = ()) -> None:
+        super().__init__(model, iterations=iterations, layers=_of_this(model, layers) if layers else None)
         self.called = False
         self.called_at: Called | None = None
         self._followed: list[Optimizer] = []
@@ -98,6 +99,12 @@ class FollowingProbe(GradientProbe):
             super()._step_of(optimizer, skipped)
 
 
+def _of_this(model: nn.Module, layers: Sequence[str]) -> Sequence[str]:
+    """The patterns that fit a layer of this model, as each of a script's models has its own; all if none does."""
+    names = list(named_layers(model))
+    return [pattern for pattern in layers if fnmatch.filter(names, pattern) or pattern in names] or layers
+
+
 class Training:
     """A training that was seen, and what is known of its place in the script.
 
@@ -108,6 +115,7 @@ class Training:
         number: Which of the script's trainings this is, from 1.
         iterations: Length of the window.
         dropped: Where it is concluded if the script drops the model.
+        layers: Names or shell patterns of the layers to record; all of them if there is none.
 
     Attributes:
         site: Names and lines.
@@ -120,8 +128,8 @@ class Training:
         is_open: Whether there is a probe on the model.
     """
 
-    def __init__(self, number: int, iterations: int, dropped: Dropped) -> None:
-        self.number, self.iterations = number, iterations
+    def __init__(self, number: int, iterations: int, dropped: Dropped, layers: Sequence[str] = ()) -> None:
+        self.number, self.iterations, self._layers = number, iterations, layers
         self._dropped = dropped
         self.site = Site()
         self.kind = ""
@@ -157,7 +165,7 @@ class Training:
             TypeError: If the model cannot be recorded.
             ValueError: Likewise.
         """
-        probe = FollowingProbe(model, self.iterations)
+        probe = FollowingProbe(model, self.iterations, self._layers)
         probe.__enter__()
         # the hooks hold the probe, and the probe this: a model that is dropped takes all of them with it
         vars(probe)["kept"] = _LastWords(self, probe, self._dropped)
