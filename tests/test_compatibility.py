@@ -38,7 +38,7 @@ OPTIONS = {
     "place": f"{RULE} --all --fail-on --format --save run",
     "plot": "--of --out --size --suffix --threshold runs",
     "report": "--open --out run",
-    "diff": "--factor --fail-on --format --of --out first second",
+    "diff": "--factor --fail-on --format --of --out runs",  # two of them
 }
 
 

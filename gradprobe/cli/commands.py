@@ -24,5 +24,5 @@ def main() -> None:
     """
 
 
-for command in (scan, compare, demo, run, points, place, plot, report, runs, diff):
+for command in (scan, compare, demo, run, points, place, plot, report, diff, runs):
     main.add_command(command)

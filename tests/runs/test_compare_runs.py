@@ -377,7 +377,7 @@ def test_both_are_drawn_side_by_side(runs):
 
 USAGE = {
     "no run": (["good", "absent"], "no run at absent"),
-    "one run": (["good"], "Missing argument"),
+    "one run": (["good"], "there is no run in gradprobe_runs yet"),
     "a quantity that is not there": (["good", "bad", "--of", "weight"], "expected one of the recorded quantities"),
     "not a factor": (["good", "bad", "--factor", "1"], "1.0 is not in the range x>1"),
     "figures into a run": (["good", "bad", "--out", "same"], "same is a run"),
