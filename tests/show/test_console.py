@@ -1,4 +1,4 @@
-"""Lines end with their last character, no paragraph with a single word on its last line where that can be helped."""
+"""Lines end with their last character, no paragraph with a word alone where that can be helped."""
 
 import io
 
