@@ -10,10 +10,11 @@ from types import ModuleType
 import click
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from gradprobe.cli.names import find_part, near_names
 from gradprobe.cli.options import Options
-from gradprobe.cli.user_modules import named_value
+from gradprobe.cli.user_modules import named_value, public_names
 from gradprobe.measure.batches import Source
 from gradprobe.network.layers import named_layers
 
@@ -53,6 +54,8 @@ def find_data(module: ModuleType, model: nn.Module, options: Options, where: str
         return _synthetic(options.input_size, options)
     meant = near_names(module, model, ["batches"])
     hint = "".join(f". Is it `{other}`? Then call that `{name}`" for other, name in meant.items())
+    datasets = [name for name, value in public_names(module).items() if isinstance(value, Dataset)]
+    hint += f". Of `{datasets[0]}`: `loader = DataLoader({datasets[0]}, batch_size=32)`" if datasets else ""
     raise click.UsageError(
         f"{where} has no data: define `batches` or `loader` in it, an iterable of (inputs, target), or pass "
         f"--data digits, --data FILE.npz, --data module:callable, or --input-size 3,224,224 --classes 10{hint}"

@@ -30,6 +30,7 @@ from gradprobe.measure.batches import Source
 from gradprobe.measure.loop import OptimizerFactory
 from gradprobe.network.layers import no_such_name
 from gradprobe.network.losses import LossFunction
+from gradprobe.network.mismatch import label_mismatch
 from gradprobe.network.tensors import main_tensor
 from gradprobe.prove.held_out.accuracy import is_classified, labels_in
 from gradprobe.prove.held_out.measure import MetricFunction, check_metric
@@ -218,10 +219,9 @@ def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     try:
         return nn.functional.cross_entropy(scores, target)
     except IndexError as error:
-        count = scores.shape[1]
+        why = next(label_mismatch(scores, target), "")
         raise ValueError(
-            f"{str(error).rstrip('.')}: an output of shape {tuple(scores.shape)} has the classes 0 to {count - 1} "
-            f"(for synthetic data: --classes {count})"
+            f"{str(error).rstrip('.')}: {why} (for synthetic data: --classes {scores.shape[1]})"
         ) from error
 
 
@@ -258,8 +258,14 @@ def _find_model(module: ModuleType, where: str) -> str:
             raise click.UsageError(f"{where} has several models: name one of {choices}")
     if classes:
         needs = "; ".join(f"{name} needs {', '.join(_required(value))}" for name, value in classes.items())
-        raise click.UsageError(f"{where}: {needs}. Define `build_model()` in it that passes them")
+        raise click.UsageError(f"{where}: {needs}. {_building(*next(iter(classes.items())))}")
     raise click.UsageError(f"{where} has no model: {EXPECTED}")
+
+
+def _building(name: str, call: Any) -> str:
+    """The lines that make a model of a class or function with arguments."""
+    arguments = ", ".join(f"{argument}=..." for argument in _required(call))
+    return f"Define `build_model()` in it that passes them: `def build_model(): return {name}({arguments})`"
 
 
 def _required(call: Any) -> list[str]:
@@ -274,12 +280,12 @@ def _required(call: Any) -> list[str]:
 
 def _factory(value: Any, name: str, where: str) -> Callable[[], nn.Module]:
     if not callable(value):
-        raise click.UsageError(f"{where}: `{name}` is no model: {EXPECTED}, got {_name(type(value))}")
+        weights = isinstance(value, Mapping) and any(isinstance(one, Tensor) for one in value.values())
+        hint = ", weights without their model: build it, and call its load_state_dict" if weights else ""
+        raise click.UsageError(f"{where}: `{name}` is no model: {EXPECTED}, got {_name(type(value))}{hint}")
     required = _required(value)
     if required:
-        raise click.UsageError(
-            f"{where}: `{name}` needs {', '.join(required)}. Define `build_model()` in it that passes them"
-        )
+        raise click.UsageError(f"{where}: `{name}` needs {', '.join(required)}. {_building(_name(value), value)}")
     return lambda: _build(value, name, where)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,7 @@ def errors_as_sentences() -> Iterator[None]:
         say("Interrupted: what was recorded is kept." if kept else "Interrupted.")
         raise SystemExit(INTERRUPTED) from None
     except click.ClickException as error:
-        vars(error)["message"] = printable(error.message)
+        vars(error)["message"] = in_lines(printable(error.message), before="Error: ")
         raise
     except Exception as error:
         say(f"Error: {_message(error)}")
@@ -67,7 +69,29 @@ def console(*, stderr: bool = False) -> Console:
 def say(sentence: str) -> None:
     """Print a sentence for a person on standard error, if anybody reads it: a closed one costs no training."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(printable(sentence), err=True)
+        click.echo(in_lines(printable(sentence)), err=True)
+
+
+def in_lines(text: str, before: str = "") -> str:
+    """A text whose lines a terminal on standard error need not break within a word; as it is where it is none.
+
+    Args:
+        text: Sentences, or a traceback, whose indented lines stay as they are.
+        before: What will stand before it on the first line.
+    """
+    if not sys.stderr.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    lines = [line if line.startswith(" ") else _filled(line, columns) for line in (before + text).split("\n")]
+    return "\n".join(lines).removeprefix(before)
+
+
+def _filled(line: str, columns: int) -> str:
+    return (
+        textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
+        if len(line) > columns
+        else line
+    )
 
 
 def write(text: str, *, to_stderr: bool = False) -> None:

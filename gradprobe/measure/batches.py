@@ -35,10 +35,15 @@ class Batches:
     """
 
     def __init__(self, source: Source, name: str = "batches") -> None:
-        if not callable(source) and not isinstance(source, Iterable):
+        given: Any = source
+        if not callable(given) and not isinstance(given, Iterable):
+            is_dataset = hasattr(given, "__getitem__") and hasattr(given, "__len__")
+            hint = (
+                ", which yields samples: torch.utils.data.DataLoader(dataset, batch_size=32)" if is_dataset else ""
+            )
             raise TypeError(
                 f"expected {name}= to be an iterable of (inputs, target) or a function returning one, "
-                f"got {type(source).__name__}"
+                f"got {type(source).__name__}{hint}"
             )
         if isinstance(source, (Tensor, str, dict)):
             raise TypeError(f"expected an iterable of (inputs, target) batches, got one {type(source).__name__}")
@@ -113,8 +118,12 @@ def split_batch(batch: Any, index: int = 0) -> tuple[Any, Any]:
     count = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
     raise TypeError(
         f"expected each batch to be (inputs, target) or a dict, got {type(batch).__name__}{shape}{count} "
-        f"as batch {index}"
+        f"as batch {index}: {_PAIRED.get(len(batch) if count else 0, _MORE)}"
     )
+
+
+_PAIRED = {0: "pair them, as in ((x, y) for ...), with x twice for an autoencoder", 1: "the target is missing"}
+_MORE = "pair them, as in ((x, y) for x, y, *_ in loader), or ((x, mask), y) where the model takes several inputs"
 
 
 def forward(model: torch.nn.Module, inputs: Any) -> Any:

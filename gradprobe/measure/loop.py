@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gradprobe.measure.batches import Batches, describe, forward, to_device
 from gradprobe.network.losses import JointLoss, LossFunction, check_loss
+from gradprobe.network.mismatch import Attempt
 from gradprobe.network.preserve import preserved, seed_everything
 
 OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
@@ -74,8 +75,10 @@ def train(
             seed_everything(_SEED_STRIDE * (seed + 1) + iteration)
         inputs, target = to_device(next(stream), device)
         optimizer.zero_grad()
-        with shapes_in_errors(inputs, f"iteration {iteration}"):
-            main, auxiliary = _terms(criterion, forward(net, inputs), target)
+        with explained_errors(Attempt(net, inputs, target), f"iteration {iteration}") as attempt:
+            attempt.outputs = (forward(net, inputs),)
+            main, auxiliary = _terms(criterion, *attempt.outputs, target)
+        del attempt
         check_loss(main)
         loss = criterion.join(main, auxiliary) if isinstance(criterion, JointLoss) else main
         loss.backward()
@@ -91,13 +94,16 @@ def _terms(criterion: LossFunction | JointLoss, output: Any, target: Any) -> tup
 
 
 @contextlib.contextmanager
-def shapes_in_errors(inputs: Any, where: str) -> Iterator[None]:
-    """Add the shapes of the batch to an error in the user's forward or loss."""
+def explained_errors(attempt: Attempt, where: str) -> Iterator[Attempt]:
+    """Add to an error in the user's forward or loss the shapes of the batch, and what does not fit in it."""
     try:
-        yield
+        yield attempt
     except Exception as error:
         if hasattr(error, "add_note"):  # from Python 3.11 on
-            error.add_note(f"{where}, inputs of shape {describe(inputs)}")
+            error.add_note(f"{where}, inputs of shape {describe(attempt.inputs)}")
+            way_out = attempt.way_out(error)
+            if way_out:
+                error.add_note(way_out)
         raise
 
 
@@ -115,14 +121,17 @@ def make_optimizer(factory: OptimizerFactory | None, net: nn.Module) -> torch.op
             "expected optimizer= to be a function from a model to its optimizer, such as "
             f"lambda model: torch.optim.Adam(model.parameters()), got {got}"
         )
-    optimizer = factory(net)
+    optimizer: Any = factory(net)
     kind = type(optimizer)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"expected optimizer(model) to return a torch.optim.Optimizer, got {kind.__name__}")
+        hint = ": the function ends without a return" if optimizer is None else ""
+        hint = ": return the optimizer alone" if isinstance(optimizer, (tuple, list)) else hint
+        raise TypeError(f"expected optimizer(model) to return a torch.optim.Optimizer, got {kind.__name__}{hint}")
     closure = inspect.signature(kind.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise TypeError(
             f"{kind.__name__} needs a closure in every step, which scan and compare do not give it: use "
             "GradientProbe(model, optimizer=...) in your own loop"
         )
-    return optimizer
+    made: torch.optim.Optimizer = optimizer
+    return made

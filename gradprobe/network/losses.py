@@ -11,6 +11,7 @@ from functools import partial
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -100,13 +101,26 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 def check_loss(loss: Any) -> None:
     """Raise TypeError if a loss is no scalar tensor, ValueError if it does not depend on a parameter."""
     if not isinstance(loss, Tensor):
-        raise TypeError(f"expected the loss to be a scalar tensor, got {type(loss).__name__}")
+        kind = type(loss).__name__
+        raise TypeError(f"expected the loss to be a scalar tensor, got {kind}{_scalar_in(loss)}")
     if loss.numel() != 1:
         raise TypeError(
             f"expected the loss to be a scalar, got a tensor of shape {tuple(loss.shape)}: take its .mean()"
         )
     if not loss.requires_grad:
-        raise ValueError("the loss does not depend on any trainable parameter: it is detached or a constant")
+        off = "" if torch.is_grad_enabled() else "; gradients are switched off: torch.set_grad_enabled(True)"
+        raise ValueError(f"the loss does not depend on any trainable parameter: it is detached or a constant{off}")
+
+
+def _scalar_in(loss: Any) -> str:
+    """How the scalar is got out of what a loss function returned, if that is seen."""
+    if loss is None:
+        return ": the function ends without a return"
+    if isinstance(loss, Mapping) and loss:
+        return f": return one of its entries, such as {'loss' if 'loss' in loss else next(iter(loss))!r}"
+    if isinstance(loss, (tuple, list)):
+        return ": return the loss alone, as in lambda output, target: loss(output, target)[0]"
+    return ": leave .item() and float() out" if isinstance(loss, float) else ""
 
 
 class Place(Protocol):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.batches import Batches, forward, to_device
-from gradprobe.measure.loop import shapes_in_errors
+from gradprobe.measure.loop import explained_errors
+from gradprobe.network.mismatch import Attempt
 from gradprobe.network.tensors import main_tensor
 
 
@@ -39,7 +40,7 @@ def through(model: nn.Module, held_out: Batches) -> Generator[tuple[Any, Any], N
     with _in_eval(model), held_out.rewound(), torch.no_grad():
         for inputs, target in (to_device(batch, device) for batch in held_out.once()):
             empty = False
-            with shapes_in_errors(inputs, "held-out batch"):
+            with explained_errors(Attempt(model, inputs, target), "held-out batch"):
                 output = forward(model, inputs)
             yield output, target
     if empty:
