@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gradprobe.verdict.comparison import Comparison
 
 IN_FULL = 4  # models of a script that are all shown in full
+CODE_INDENT = 4  # of the lines of code in an advice
 
 
 def timings(task: str, started: float, display: Display | None) -> dict[str, float]:
@@ -193,9 +194,24 @@ def show_results(
             terminal.print(f"\n{model.name}", style="bold", markup=False)
         terminal.print(as_table(model.history, result.placement, every_layer=options.every_layer))
         if result.advice:
-            terminal.print(result.advice, markup=False, soft_wrap=True)
+            _print_advice(result.advice, terminal)
     if len(in_full) < len(results) or any(not training.recorded for training in recording.trainings):
         _show_summary(results, recording, terminal)
+
+
+def _print_advice(advice: str, terminal: Console) -> None:
+    """The sentences set to the width of a terminal; lines of code as they are, which are to be copied."""
+    from rich.padding import Padding
+
+    from gradprobe.show.console import Paragraph
+
+    for line in advice.splitlines():
+        text = line.lstrip(" ")
+        indent = len(line) - len(text)
+        if indent >= CODE_INDENT or not terminal.is_terminal:
+            terminal.print(line, markup=False, soft_wrap=True)
+        else:
+            terminal.print(Padding(Paragraph(text), (0, 0, 0, indent)))
 
 
 def _show_summary(results: Sequence[Result], recording: RecordedScript, terminal: Console) -> None:
