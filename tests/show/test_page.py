@@ -338,8 +338,45 @@ def test_a_thousand_layers_stay_small_and_usable(show, thousand, tmp_path):
     assert page.locator("#table tbody tr").count() == 200
     page.locator("#all-lines").click()
     assert page.locator("#table tbody tr").count() == 1000
-    # a layer far down is brought into view in the heat map, a pixel and more to each
-    page.evaluate("mark(990)")
+    # the heat map shows all of them without scrolling in it, and the last one can be pointed at
+    heat = page.locator("#heat figure").first
+    assert heat.evaluate("(box) => box.getBoundingClientRect().height") < 700
+    assert heat.evaluate("(box) => [...box.querySelectorAll('*')].every((part) => part.scrollTop === 0)")
+    chart = "CHARTS.find((chart) => chart instanceof HeatMap)"
+    assert page.evaluate(f"{chart}.layerAt({chart}.inner.left + 1, {chart}.positionOf(999)[1]).row") == 999
+    assert page.evaluate(f"{chart}.inner.top + {chart}.inner.height - {chart}.positionOf(999)[1]") < 1
+
+
+def test_of_layers_that_share_a_line_the_one_that_matters_is_drawn(show):
+    """In a thousand layers of size one: a small one, an exact zero, one that is not finite, and one unreached."""
+    odd = {301: (1e-9, 0), 503: (0.0, 0), 707: (float("nan"), 3), 901: (None, None)}
+    layers = tuple(Layer(f"l{row}", row, "Linear", 9) for row in range(1000))
+    rows = [
+        (0, f"l{row}", row, "output", *(odd[row][0],) * 3, 0, odd[row][1])
+        if row in odd
+        else (0, f"l{row}", row, "output", 1.0, 1.0, 1.0, 0, 0)
+        for row in range(1000)
+    ]
+    page = show(GradientHistory(tidy(rows), {}, layers, (), (8, 10)))
+    drawn = page.evaluate("[...CHARTS.find((chart) => chart instanceof HeatMap).inLanes()].map(String)")
+    lanes = {int(row * len(drawn) / 1000): row for row in odd}
+    assert {lane for lane, log in enumerate(drawn) if log != "0"} == set(lanes) - {int(901 * len(drawn) / 1000)}
+    said = {lanes[lane]: drawn[lane] for lane in lanes}
+    assert float(said.pop(301)) == pytest.approx(-9)
+    assert said == {503: "-Infinity", 707: "Infinity", 901: "0"}
+
+
+def test_on_a_phone_the_numbers_are_on_the_screen(show):
+    names = [f"encoder.layers.{row}.attention.output.dense" for row in range(12)]
+    page = show(made(10.0 ** (np.arange(12)[:, None] - 10.0) * np.ones((1, 3)), names=names), width=390)
+    heads = [head.strip() for head in page.locator("#table thead th").all_inner_texts()]
+    assert heads[:2] == ["layer", "magnitude"]
+    edges = (
+        page.locator("#table tbody tr")
+        .first.locator("td")
+        .evaluate_all("(cells) => cells.map((cell) => cell.getBoundingClientRect().right)")
+    )
+    assert edges[0] <= 390, "the magnitude"
+    page.set_viewport_size({"width": 1440, "height": 900})
     settle(page)
-    assert page.locator("#heat .viewport").first.evaluate("(box) => box.scrollTop") > 300
-    assert page.evaluate("CHARTS.find((chart) => chart instanceof HeatMap).rowHeight") >= 1
+    assert page.locator("#table thead th").first.inner_text().startswith("depth")

@@ -1,5 +1,6 @@
 """What the page of a run says and holds, without a browser."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -176,7 +177,7 @@ def test_where_the_trials_advise_a_remedy_the_page_says_so_and_what_vanishes():
     )
     assert AUTO.reason in said.details
     assert ("3", "flagged below 1e-7") in words.facts(history, AUTO)
-    rule = dict(words.why(history, AUTO))["Rule"]
+    rule = dict(words.why(history, AUTO, verdict(history, AUTO)))["Rule"]
     assert rule.startswith(
         "Branches are placed by: auto, by short trials. A layer is flagged by: mean |dL/d output|"
     )
@@ -229,7 +230,7 @@ def test_where_every_point_gets_a_branch_the_gradients_are_judged_all_the_same()
             "gp.supervise"
             in steps(verdict(history, every(history)).state, history, every(history), None, "")[0].code
         )
-    rule = dict(words.why(ill, every(ill)))["Rule"]
+    rule = dict(words.why(ill, every(ill), verdict(ill, every(ill))))["Rule"]
     assert rule.startswith("A branch at every supervision point")
     assert "flagged by: mean |dL/d output| below 1e-7" in rule
 
@@ -315,3 +316,33 @@ def test_learning_curves_are_thinned():
     comparison = Comparison(history, history, gp.place(history), learning_frame(rows), {"iterations": 5000})
     (curve,) = numbers.page_data(history, comparison.placement, comparison)["learning"]
     assert len(curve["arms"][0]["iterations"]) <= numbers.MAX_CURVE_POINTS
+
+
+@pytest.mark.parametrize(
+    ("iterations", "expected"),
+    [
+        ([1.0, 1.0, np.inf, np.inf], "Iterations 0 to 1 were finite. NaN or infinity came in iteration 2: "),
+        ([1.0, np.inf, 1.0, 1.0], "Iteration 0 was finite. NaN or infinity came in iteration 1: "),
+        ([np.inf, np.inf], "NaN or infinity came in iteration 0: "),
+    ],
+)
+def test_the_page_says_which_iterations_were_finite(iterations, expected):
+    history = made(np.array(iterations) * np.array([[1e-3], [1.0]]))
+    decision = gp.place(history)
+    finite = dict(words.why(history, decision, verdict(history, decision)))["Finite"]
+    assert finite.startswith(expected)
+    later = {0: "the 1 after it 0", 1: "the 2 after it 2", 2: "the 1 after it 0"}[iterations.index(np.inf)]
+    assert finite.endswith(f"Of {later} were finite.")
+    assert "Finite" not in dict(words.why(vanishing(), decision, verdict(vanishing(), decision)))
+
+
+def test_the_page_of_several_arms_says_things_once():
+    arms = several(vanishing(), {"none": 2.3, "cnds": 1.5, "lsuv": 0.3})
+    text = render(arms.plain, arms.placement, arms=arms)
+    body = re.sub(
+        r"<pre.*?</pre>|<[^>]+>", "\n", text[text.index("<main>") : text.index("<footer>")], flags=re.DOTALL
+    )
+    sentences = [one.strip() for one in re.split(r"(?<=[.:;])\s|\n", body)]
+    long = [one for one in sentences if len(one) > 25]
+    assert len(long) > 10
+    assert len(set(long)) == len(long)

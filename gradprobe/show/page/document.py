@@ -92,7 +92,7 @@ def render(
         has_signal=history.evidence is not None,
         facts=words.facts(history, placement),
         synthetic=history.conditions.get("synthetic", False),
-        why=words.why(history, placement),
+        why=words.why(history, placement, said),
         skipped=placement.skipped,
         steps=advice,
         arms=arms,

@@ -14,17 +14,29 @@ function colourSpan() {
   return high > low ? [low, high] : [low, low + 1];
 }
 
-// the colour of a part from 0 to 1; black is left for exact zeros
+// the colour of a part from 0 to 1
 function shade(part) {
   return ramp(0.08 + 0.92 * part);
 }
 
 const SHADES = Array.from({ length: 256 }, (_, i) => shade(i / 255));
 
-// a function from a log to its colour
+// a function from a log to its colour; an exact zero is as pale as nothing
 function colourScale() {
   const [low, high] = colourSpan();
-  return (log) => (log === -Infinity ? [0, 0, 0] : SHADES[clamp(Math.round((255 * (log - low)) / (high - low)), 0, 255)]);
+  const [zero, bad] = ["pale", "flagged"].map((name) => themed(name).match(/[\d.]+/g).map(Number));
+  return (log) => {
+    if (log === -Infinity) return zero;
+    return log === Infinity ? bad : SHADES[clamp(Math.round((255 * (log - low)) / (high - low)), 0, 255)];
+  };
+}
+
+const LANES = 440; // at most: a lane is a row of pixels, of one layer or of several that follow each other
+
+// of several layers in a lane what matters most is drawn: NaN or inf, then the smallest; NaN is no gradient
+function worse(one, other) {
+  if (Number.isNaN(one) || other === Infinity) return other;
+  return Number.isNaN(other) || one === Infinity ? one : Math.min(one, other);
 }
 
 class HeatMap extends Chart {
@@ -33,27 +45,11 @@ class HeatMap extends Chart {
     this.arm = arm;
   }
 
-  frame(plot) {
-    this.viewport = element("div", { className: "viewport" }, plot);
-    return this.viewport;
-  }
-
-  onChange(changes) {
-    super.onChange(changes);
-    const marked = changes.has("layer") && state.layer !== null;
-    if (marked && !this.canvas.matches(":hover")) this.bringIntoView(state.layer);
-  }
-
-  bringIntoView(row) {
-    const [, y] = this.positionOf(row);
-    const { scrollTop, clientHeight } = this.viewport;
-    if (y < scrollTop || y > scrollTop + clientHeight) this.viewport.scrollTop = y - clientHeight / 2;
-  }
-
   layOut() {
     const { iterations } = DATA.arms[this.arm];
     this.columns = iterations.length;
-    this.rowHeight = clamp(440 / LAYERS, 1, 20);
+    this.lanes = Math.min(LAYERS, LANES);
+    this.rowHeight = Math.min(LANES / LAYERS, 20);
     const longest = Math.max(...DATA.shorts.map((name) => name.length), 0);
     const left = Math.min(longest * 7.4 + 20, this.width < 420 ? 118 : 198); // the names of the flagged are bold
     this.margin = { left, right: 14, top: 38, bottom: 6 };
@@ -63,14 +59,13 @@ class HeatMap extends Chart {
 
   paint(context) {
     const { left, top, width, height } = this.inner;
-    const cells = new OffscreenCanvas(this.columns, LAYERS);
-    const image = new ImageData(this.columns, LAYERS);
-    const bad = themed("flagged").match(/[\d.]+/g).map(Number);
-    const { logs } = record(this.arm);
+    const cells = new OffscreenCanvas(this.columns, this.lanes);
+    const image = new ImageData(this.columns, this.lanes);
+    const logs = this.inLanes();
     const colour = colourScale();
     for (let i = 0; i < logs.length; i += 1) {
       if (Number.isNaN(logs[i])) continue; // stays transparent
-      const cell = logs[i] === Infinity ? bad : colour(logs[i]);
+      const cell = colour(logs[i]);
       for (let channel = 0; channel < 3; channel += 1) image.data[4 * i + channel] = cell[channel];
       image.data[4 * i + 3] = 255;
     }
@@ -82,6 +77,20 @@ class HeatMap extends Chart {
     this.sideMarks(context);
     this.names();
     this.columnAxis();
+  }
+
+  // the logs to draw, one lane after another
+  inLanes() {
+    const { logs } = record(this.arm);
+    const drawn = new Float32Array(this.lanes * this.columns).fill(NaN);
+    for (let row = 0; row < LAYERS; row += 1) {
+      const lane = Math.floor((row * this.lanes) / LAYERS);
+      for (let column = 0; column < this.columns; column += 1) {
+        const at = lane * this.columns + column;
+        drawn[at] = worse(drawn[at], logs[row * this.columns + column]);
+      }
+    }
+    return drawn;
   }
 
   // a flagged layer has a bar at its left, and one with a branch after it a diamond at its right
@@ -144,7 +153,9 @@ class HeatMap extends Chart {
 
   finding() {
     const { length } = DATA.arms[this.arm].iterations;
-    return `${counted(LAYERS, "layer")}, first on top, by ${counted(length, "iteration")}. ${spanSentence(this.arm)}`;
+    const shared = LAYERS > LANES ? " Several layers share a line, which shows the smallest." : "";
+    const size = `${counted(LAYERS, "layer")}, first on top, by ${counted(length, "iteration")}.`;
+    return `${size}${shared} ${spanSentence(this.arm)}`;
   }
 
   entries() {
@@ -155,7 +166,7 @@ class HeatMap extends Chart {
     const stripe = picture(svgElement("rect", { x: 9, y: 0, width: 5, height: 12, fill: "var(--flagged)" }));
     if (flagged().length) entries.push([stripe, `below ${short(state.threshold)}`]);
     if (BRANCHES.length) entries.push(["\u25c6 ", "branch"]);
-    if (hasLog(this.arm, -Infinity)) entries.push([block("#000"), ZERO]);
+    if (hasLog(this.arm, -Infinity)) entries.push([block("var(--pale)"), ZERO]);
     if (hasLog(this.arm, Infinity)) entries.push([block("var(--flagged)"), NONFINITE]);
     if (record(this.arm).logs.some(Number.isNaN)) entries.push(["\u2571\u2571 ", "no gradient"]);
     return entries;

@@ -2,6 +2,7 @@
 
 const MAX_LINES = 200; // until the reader asks for all: a browser takes long to lay out a large table
 const TEXTS = { rms: aligned, max_abs: aligned, zero_fraction: percent, nonfinite: whole };
+const NARROW = matchMedia("(max-width: 34rem)"); // as in page.css
 const STATISTICS = { rms: "rms", max_abs: "largest", zero_fraction: "zeros", nonfinite: "not finite" };
 
 class LayerTable {
@@ -19,6 +20,7 @@ class LayerTable {
     for (const input of [this.filter, this.only]) input.addEventListener("input", () => this.show());
     this.body.addEventListener("keydown", (event) => this.key(event));
     listen((changes) => this.onChange(changes));
+    NARROW.addEventListener("change", () => this.build());
     this.build();
   }
 
@@ -32,17 +34,21 @@ class LayerTable {
     const several = DATA.arms.length > 1;
     const number = (name, title, value, text = inWords) => ({ name, title, value, text, number: true });
     const statistics = Object.keys(STATISTICS).filter((name) => !record().statistics[name].every(Number.isNaN));
-    return [
-      number("depth", "depth", (row) => row, String),
-      { name: "layer", title: "layer", value: nameOf, text: String },
-      { name: "status", title: "status", value: (row) => this.status(row), text: String },
+    const depth = number("depth", "depth", (row) => row, String);
+    const layer = { name: "layer", title: "layer", value: nameOf, text: String };
+    const status = { name: "status", title: "status", value: (row) => this.status(row), text: String };
+    const numbers = [
       number("magnitude", several ? "without" : "magnitude", (row) => magnitude(row), aligned),
       ...(several ? [number("with", "with", (row) => magnitude(row, 1), aligned), number("times", "times", ratio, plain)] : []),
       ...Object.keys(DATA.signal ?? {}).map((name) => number(name, name, (row) => DATA.signal[name][row], aligned)),
+    ];
+    const rest = [
       ...statistics.map((name) => number(name, STATISTICS[name], (row) => record().statistics[name][row], TEXTS[name])),
       { name: "kind", title: "kind", value: (row) => DATA.kinds[row], text: String },
       number("parameters", "parameters", (row) => DATA.parameters[row], (value) => value.toLocaleString("en")),
     ];
+    // on a phone the numbers come first: what they mean for a layer is its mark
+    return NARROW.matches ? [layer, ...numbers, status, ...rest, depth] : [depth, layer, status, ...numbers, ...rest];
   }
 
   status(row) {

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradprobe.decide.findings import default_rule, looks_at_magnitudes, with_default_flags
+from gradprobe.decide.onset import onset
 from gradprobe.record.conditions import with_codes
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import short
 from gradprobe.record.text import shorten
+from gradprobe.show.headline import Verdict
 from gradprobe.verdict.arms_comparison import ArmsComparison
 from gradprobe.verdict.comparison import Comparison
 from gradprobe.version import __version__
@@ -33,18 +35,44 @@ def facts(history: GradientHistory, placement: Placement) -> list[tuple[str, str
     ]
 
 
-def why(history: GradientHistory, placement: Placement) -> list[tuple[str, str]]:
-    """How the decision was made: a heading and a sentence for each part of it."""
+def why(history: GradientHistory, placement: Placement, said: Verdict) -> list[tuple[str, str]]:
+    """How the decision was made: a heading and a sentence for each part of it that the verdict has not said."""
     rows = [("Rule", _rule(history, placement))]
-    rows.append(("Placement", placement.reason))
+    if placement.reason not in " ".join([said.sentence, *said.details]):
+        rows.append(("Placement", placement.reason))
     if placement.points:
         names = ", ".join(shorten(point.name, 40) for point in placement.points)
         rows.append(("Branch" if len(placement.points) == 1 else "Branches", f"after {names}"))
     if placement.disagreement:
         rows.append(("Second opinion", placement.disagreement))
+    finite = _finite(history)
+    if finite:
+        rows.append(("Finite", finite))
     if history.conditions.get("stopped"):
         rows.append(("Incomplete", f"The record ended early: {history.conditions['stopped']}."))
     return rows
+
+
+def _finite(history: GradientHistory) -> str:
+    """Which iterations were finite, where one was not; empty where all were."""
+    began = onset(history)
+    if began is None:
+        return ""
+    frame = history.rows_of_layers
+    every = sorted(map(int, frame["iteration"].unique()))
+    bad = set(map(int, frame.loc[(frame["nonfinite"] > 0).fillna(False).astype(bool), "iteration"]))
+    before = [iteration for iteration in every if iteration < began.iteration]
+    later = [iteration for iteration in every if iteration > began.iteration]
+    span = f"{before[0]} to {before[-1]}" if len(before) > 1 else "".join(map(str, before))
+    first = (
+        f"Iteration{'s' * (len(before) > 1)} {span} {'were' if len(before) > 1 else 'was'} finite"
+        if before
+        else ""
+    )
+    came = f"NaN or infinity came in iteration {began.iteration}: {began}."
+    again = sum(iteration not in bad for iteration in later)
+    rest = f" Of the {len(later)} after it {again} were finite." if later else ""
+    return f"{first}. {came}{rest}" if first else f"{came}{rest}"
 
 
 def _rule(history: GradientHistory, placement: Placement) -> str:
