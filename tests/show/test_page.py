@@ -380,3 +380,23 @@ def test_on_a_phone_the_numbers_are_on_the_screen(show):
     page.set_viewport_size({"width": 1440, "height": 900})
     settle(page)
     assert page.locator("#table thead th").first.inner_text().startswith("depth")
+
+
+@pytest.mark.parametrize(
+    ("iterations", "said"),
+    [
+        ([1.0, np.inf], "only iteration 0 is finite"),
+        ([1.0, 1.0, np.inf], "iterations 0 to 1 are finite"),
+        ([1.0, np.inf, 1.0], "2 of 3 iterations are finite"),
+        ([np.inf], "no iteration is finite"),
+    ],
+)
+def test_the_figures_say_which_iterations_are_finite(show, iterations, said):
+    page = show(made(np.array(iterations) * np.array([[1e-3], [1.0]])))
+    for figure in ("#curves", "#profile", "#heat"):
+        assert said in page.locator(f"{figure} .finding").first.inner_text()
+    if len(iterations) == 2:  # the one value of the first layer is a dot that can be seen
+        chart = "CHARTS.find((chart) => chart instanceof Curves)"
+        x, y = page.evaluate(f"{chart}.positionOf(0, 0)")
+        look = f"[...{chart}.canvas.getContext('2d').getImageData(2 * {x} + 4, 2 * {y}, 1, 1).data]"
+        assert page.evaluate(look)[3] > 200

@@ -35,7 +35,7 @@ class Curves extends Chart {
   }
 
   // adds a layer's line to a path; it has gaps where there is nothing finite, and an isolated value is a dot
-  trace(row, path) {
+  trace(row, path, alone = () => {}) {
     const { iterations } = DATA.arms[this.arm];
     let open = false;
     for (let column = 0; column < iterations.length; column += 1) {
@@ -46,6 +46,7 @@ class Curves extends Chart {
         else {
           path.moveTo(x, y);
           path.lineTo(x + 0.01, y);
+          if (!Number.isFinite(this.log(row, column + 1)) || column + 1 === iterations.length) alone(x, y);
         }
       }
       open = Number.isFinite(log);
@@ -71,7 +72,7 @@ class Curves extends Chart {
       context.strokeStyle = context.fillStyle = depthColour(row);
       context.lineWidth = width * (LAYERS <= MANY && isFlagged(row) ? 1.7 : 1);
       context.beginPath();
-      this.trace(row, context);
+      this.trace(row, context, (x, y) => this.dot(context, x, y));
       context.stroke();
       this.offScaleMarks(context, row);
     }
@@ -79,6 +80,12 @@ class Curves extends Chart {
     this.shade = svgElement("rect", { fill: "var(--flagged)", opacity: 0.07 });
     this.axes.append(this.shade);
     this.moveThreshold();
+  }
+
+  // an isolated value, which a line of no length would not show
+  dot(context, x, y) {
+    const size = LAYERS <= MANY ? 3 : 1.5;
+    context.fill(new Path2D(`M${x - size} ${y}a${size} ${size} 0 1 0 ${2 * size} 0a${size} ${size} 0 1 0 ${-2 * size} 0Z`));
   }
 
   offScaleMarks(context, row) {

@@ -19,11 +19,27 @@ function spanSentence(arm) {
   const count = reached(arm).length;
   const missing = LAYERS - count ? `; ${counted(LAYERS - count, "layer")} unreached, not drawn` : "";
   const [low, high] = lowestAndHighest(arm);
-  if (low === undefined) return `No finite gradient in ${counted(count, "layer")}${missing}.`;
+  const finite = finiteIterations(arm);
+  if (low === undefined) return `The ${state.how} is finite in none of ${counted(count, "layer")}${finite}${missing}.`;
   const below = rows((row) => magnitude(row, arm) < state.threshold).length;
   const ends = [low, high].map((row) => `${DATA.shorts[row]} (${inWords(magnitude(row, arm))})`);
   const span = low === high ? `${state.how} ${ends[0]}` : `${state.how} from ${ends[0]} to ${ends[1]}`;
-  return `${below} of ${counted(count, "layer")} below ${short(state.threshold)}; ${span}${missing}.`;
+  return `${below} of ${counted(count, "layer")} below ${short(state.threshold)}; ${span}${finite}${missing}.`;
+}
+
+// which iterations are finite in every layer, where not all of them are
+function finiteIterations(arm) {
+  const { iterations } = DATA.arms[arm];
+  const { logs } = record(arm);
+  const bad = new Set();
+  logs.forEach((log, i) => log === Infinity && bad.add(i % iterations.length));
+  if (!bad.size) return "";
+  const finite = iterations.filter((_, column) => !bad.has(column));
+  const [first, last] = [finite[0], finite[finite.length - 1]];
+  if (!finite.length) return "; no iteration is finite";
+  if (finite.length === 1) return `; only iteration ${first} is finite`;
+  const inRow = iterations.indexOf(last) - iterations.indexOf(first) === finite.length - 1;
+  return inRow ? `; iterations ${first} to ${last} are finite` : `; ${finite.length} of ${iterations.length} iterations are finite`;
 }
 
 function hasLog(arm, value) {
