@@ -18,6 +18,7 @@ from torch import nn
 import gradprobe as gp
 from gradprobe.cli import main
 from gradprobe.cli.progress import Display
+from gradprobe.cli.terminal import in_lines
 from gradprobe.decide.policies import EveryLayerPolicy, RelativePolicy, ThresholdPolicy
 from gradprobe.measure.preview import Preview
 from gradprobe.measure.scan import scan
@@ -264,3 +265,16 @@ def test_a_log_that_may_have_colours_gets_no_picture(target):
     result = CliRunner(env={"FORCE_COLOR": "1"}).invoke(main, SCAN)
     assert result.exit_code == 0
     assert "\x1b[?25l" not in result.stderr
+
+
+def test_sentences_are_broken_between_words_in_a_terminal_alone(monkeypatch):
+    sentence = (
+        "expected " + "a-long-word/of.a-path " * 6 + "here\n    an indented line of code stays whole " + "x" * 60
+    )
+    monkeypatch.setenv("COLUMNS", "40")
+    assert in_lines(sentence) == sentence, "a file gets it as it is"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    *lines, code = in_lines(sentence, before="Error: ").split("\n")
+    assert all(len(line) <= 40 for line in ["Error: " + lines[0], *lines[1:]])
+    assert " ".join([*lines, code]).split() == sentence.split()
+    assert code.endswith("x" * 60)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -308,3 +309,26 @@ def test_an_existing_run_is_not_replaced():
     assert inside("--out", "run", "train.py").exit_code == 0
     assert inside("--out", "run", "train.py").exit_code == 2
     assert inside("--out", "run", "--force", "train.py").exit_code == 0
+
+
+TWO_NAMES = LOOP.replace(
+    "torch.nn.Linear(2, 1)", "torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))"
+)
+
+
+def test_layers_can_be_chosen_and_a_mistyped_name_is_said_at_once():
+    script = write_script(TWO_NAMES)
+    chosen = inside("--iterations", 3, "--layers", "1", "--layers", "9", "--out", "run", script)
+    assert chosen.exit_code == 0, chosen.output
+    assert [layer.name for layer in gp.load("run").history.layers] == ["1"], "9 fits another model, or none"
+    mistyped = inside("--iterations", 3, "--layers", "9", "--out", "none", script)
+    assert mistyped.stderr.startswith("gradprobe: Sequential: no layer is called '9'; did you mean '0' or '1'?")
+    assert mistyped.stdout.splitlines() == list("01234"), "the script runs as ever"
+
+
+def test_the_page_is_named_where_there_is_one():
+    done = inside("--iterations", 3, "--out", "run", write_script(LOOP))
+    assert done.stderr == "gradprobe: run written to run: look at run/report.html\n"
+    assert Path("run/report.html").is_file()
+    later = inside("--iterations", 3, "--keep-going", "--out", "later", "train.py")
+    assert "look at" not in later.stderr, "it is written when the script ends"
