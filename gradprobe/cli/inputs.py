@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradprobe.cli.options import Options
+from gradprobe.cli.start import say_loading, without_collection
 from gradprobe.cli.terminal import prints_to_stderr, say
 from gradprobe.record.text import few
 from gradprobe.runs.folder import RUNS, Reserved, reserve, reserve_free
@@ -81,15 +82,18 @@ def reserved(options: Options, name: str) -> Reserved:
 
 def prepare_target(name: str, options: Options) -> Target:
     """The model, batches, loss and optimizer of a TARGET, seeded, with ``--lr`` and on ``--device``."""
-    import torch
+    # what is used later is imported before the target's folder is on the import path: it may hold a matplotlib.py
+    say_loading(quiet=options.quiet)
+    with without_collection():
+        import torch
 
-    # what writes a run is imported before the target's folder is on the import path: it may hold a matplotlib.py
-    import gradprobe.cli.progress
-    import gradprobe.runs.run
-    import gradprobe.show.page
-    import gradprobe.show.plots  # noqa: F401
-    from gradprobe.cli.target import load_target
-    from gradprobe.network.preserve import seed_everything
+        import gradprobe.cli.progress
+        import gradprobe.measure.scan
+        import gradprobe.prove.plan
+        import gradprobe.runs.run
+        import gradprobe.show.formats  # noqa: F401
+        from gradprobe.cli.target import load_target
+        from gradprobe.network.preserve import seed_everything
 
     # once and before the import: the numbers are those of a script that begins with torch.manual_seed
     seed_everything(options.seed)

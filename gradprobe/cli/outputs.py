@@ -7,11 +7,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradprobe.cli.options import Options
+from gradprobe.cli.start import drawing_beside
 from gradprobe.cli.terminal import FAILED, FOUND, console, printing, say, write
 from gradprobe.record.text import few
 from gradprobe.runs.folder import Reserved, kept_elsewhere
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gradprobe.cli.progress import Display
     from gradprobe.record.history import GradientHistory
     from gradprobe.record.placement import Placement
+    from gradprobe.runs.drawing import DrawingProcess
     from gradprobe.runs.run import Run
     from gradprobe.script.results import Result
     from gradprobe.script.run import RecordedScript
@@ -81,17 +83,38 @@ def _kept(run: Run, folder: Reserved, options: Options) -> Iterator[Path | None]
     """
     from gradprobe.runs.run import save
 
+    drawing = drawing_beside()
+
     def write_to(place: Reserved) -> Path:
-        parts = (run.history, run.placement, run.comparison)
-        return save(place, *parts, arms=run.arms, timings=run.timings, force=options.force)
+        parts: dict[str, Any] = {"comparison": run.comparison, "arms": run.arms, "timings": run.timings}
+        if drawing:
+            parts["figures"] = False
+        saved = save(place, run.history, run.placement, force=options.force, **parts)
+        if drawing:
+            drawing.begin(place.folder, saved)
+        return saved
 
     where, complaint = written(folder, write_to)
-    if where is not None and not options.quiet:
-        page = where / "report.html"
-        say(f"run written to {where}" + (f": look at {page}" if page.exists() else ""))
-    yield where
+    try:
+        yield where
+    finally:
+        if drawing:
+            _wait_for(drawing, folder)
+        if where is not None and not options.quiet:
+            page = where / "report.html"
+            say(f"run written to {where}" + (f": look at {page}" if page.exists() else ""))
     if complaint:
         raise click.ClickException(complaint)
+
+
+def _wait_for(drawing: DrawingProcess, folder: Reserved) -> None:
+    """Wait for the figures, and say what could not be drawn."""
+    try:
+        for sentence in drawing.finish():
+            say(sentence)
+    except KeyboardInterrupt:
+        say(f"run written to {folder}, without its figures")
+        raise
 
 
 def written(folder: Reserved, write_to: Callable[[Reserved], Path]) -> tuple[Path | None, str]:

@@ -15,6 +15,7 @@ import gradprobe.cli.outputs as outputs
 from gradprobe.cli.options import FORMAT, fail_on
 from gradprobe.cli.parameters import Finite, RunFolder
 from gradprobe.cli.saved_commands import into_folder
+from gradprobe.cli.start import without_collection
 from gradprobe.cli.terminal import console, errors_as_sentences, printing, say, write
 from gradprobe.record.quantities import QUANTITIES
 from gradprobe.runs.folder import RUNS
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @FORMAT
 def runs(folder: Path, form: str) -> None:
     """List the runs in FOLDER with their verdicts, the latest last; without FOLDER those in gradprobe_runs."""
-    with errors_as_sentences():
+    with errors_as_sentences(), without_collection():
         folders = runs_in(folder)
         if not folders and not folder.is_dir() and folder != RUNS:
             raise click.UsageError(f"{folder}: no such folder")
@@ -83,7 +84,7 @@ def diff(
     Of more than two runs each is compared with the first. A single RUN is compared with the latest, and without
     RUNS the two latest are.
     """
-    with errors_as_sentences():
+    with errors_as_sentences(), without_collection():
         from gradprobe.record.csv_tables import write_csv
 
         folders = _to_compare(runs)

@@ -15,6 +15,7 @@ import gradprobe.cli.inputs as inputs
 import gradprobe.cli.outputs as outputs
 from gradprobe.cli.options import ALL, FAIL_ON, FORMAT, POLICY, POSITIVE, Options
 from gradprobe.cli.parameters import RunFolder
+from gradprobe.cli.start import without_collection
 from gradprobe.cli.terminal import errors_as_sentences, printing, say, write
 from gradprobe.record.quantities import QUANTITIES
 from gradprobe.runs.contents import NAMES, PAGE
@@ -34,7 +35,7 @@ RUN = click.argument("run", type=RunFolder(), required=False)
 def place(run: Path | None, keep: bool, **values: Any) -> None:
     """Decide again from a saved run, the latest without RUN; the model is not needed."""
     options = Options(**values)
-    with errors_as_sentences():
+    with errors_as_sentences(), without_collection():
         run = inputs.run_or_latest(run)
         from gradprobe.decide import policies
         from gradprobe.decide.diagnosis import layers_by_code
@@ -90,7 +91,7 @@ def plot(
 
     Of a run that holds a comparison, paper.png has the two figures of the CNDS paper alone.
     """
-    with errors_as_sentences():
+    with errors_as_sentences(), without_collection():
         from gradprobe.show.plots import save_figures, save_side_by_side
 
         runs = runs or inputs.latest_runs(1)
@@ -166,7 +167,7 @@ def _written_to(place: Path, otherwise: str) -> Iterator[None]:
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 def report(run: Path | None, out: Path | None, show: bool) -> None:
     """Write a saved run, the latest without RUN, as one HTML file that needs nothing else, nor the model."""
-    with errors_as_sentences():
+    with errors_as_sentences(), without_collection():
         run = inputs.run_or_latest(run)
         from gradprobe.show.page import write_page
 

@@ -10,6 +10,7 @@ import click
 
 import gradprobe.cli.inputs as inputs
 import gradprobe.cli.outputs as outputs
+import gradprobe.cli.start as start
 from gradprobe.cli.options import (
     ALL,
     ARMS_OPTIONS,
@@ -60,6 +61,7 @@ def scan(target: str, **values: Any) -> None:
     """Measure every layer's gradient over the first iterations and say where supervision belongs."""
     options = Options(**values)
     with errors_as_sentences(), inputs.run_folder(options, target) as folder:
+        start.draw_beside()
         _scan(inputs.prepare_target(target, options), folder, options)
 
 
@@ -162,6 +164,7 @@ def compare(target: str, **values: Any) -> None:
     with errors_as_sentences():
         arms = inputs.arms_to_compare(options)
         with inputs.run_folder(options, target, suffix="-compare") as folder:
+            start.draw_beside()
             prepared = inputs.prepare_target(target, options)
             if prepared.metric is not None and prepared.held_out is None:
                 raise click.UsageError(
@@ -270,7 +273,10 @@ def demo(**values: Any) -> None:
     """Show all of it on CNDS-8 and real handwritten digits: measure, decide, insert, compare."""
     options = Options(**values)
     with errors_as_sentences(), inputs.run_folder(options, "demo") as folder:
-        from gradprobe.cli.demo import demo_target
+        start.draw_beside()
+        start.say_loading(quiet=options.quiet)
+        with start.without_collection():
+            from gradprobe.cli.demo import demo_target
 
         _compare(demo_target(), folder, options)
 

@@ -19,6 +19,7 @@ from gradprobe.runs.contents import PAGE, NewerError
 from gradprobe.runs.draft import Draft, recover, snapshot
 from gradprobe.runs.folder import Reserved, is_first_rank, is_run, reserve
 from gradprobe.runs.read_run import damage, read_parts
+from gradprobe.show.each import Each, every
 from gradprobe.verdict.arms_comparison import ArmsComparison, arms_html
 from gradprobe.verdict.comparison import Comparison, comparison_html
 from gradprobe.version import __version__
@@ -110,12 +111,15 @@ def save(
     return shown
 
 
-def add_pictures(folder: str | os.PathLike[str], shown: str | os.PathLike[str] | None = None) -> None:
+def add_pictures(
+    folder: str | os.PathLike[str], shown: str | os.PathLike[str] | None = None, each: Each = every
+) -> None:
     """Draw the figures and the page of a run that was saved without them; nothing where there is no run any more.
 
     Args:
         folder: Where the run is.
         shown: How the page names it; None for ``folder``.
+        each: Draws the figures one after the other, or several at once.
 
     Raises:
         OSError: If it cannot be written.
@@ -124,16 +128,16 @@ def add_pictures(folder: str | os.PathLike[str], shown: str | os.PathLike[str] |
     if is_run(Path(folder)):
         run = replace(load(Path(folder)), folder=Path(shown or folder))
         with Draft(Path(os.path.realpath(folder))) as draft:
-            _draw(run, draft)
+            _draw(run, draft, each)
 
 
-def _draw(run: Run, draft: Draft) -> None:
+def _draw(run: Run, draft: Draft, each: Each = every) -> None:
     """Add the figures and the page to a run that is kept; what cannot be drawn is left out."""
     with _or_warn(run.folder, "figures"):
         from gradprobe.show.plots import own_style, save_figures
 
         with own_style():
-            files = save_figures(draft.path, run.history, run.placement, run.comparison, arms=run.arms)
+            files = save_figures(draft.path, run.history, run.placement, run.comparison, arms=run.arms, each=each)
         draft.add([file.name for file in files])
     with _or_warn(run.folder, PAGE):
         from gradprobe.show.page import write_page

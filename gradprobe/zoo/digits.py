@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,14 +40,9 @@ def digits(
         >>> data.batches[0][0].shape, len(data.batches), sum(len(target) for _, target in data.held_out)
         (torch.Size([32, 3, 16, 16]), 44, 359)
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits need scikit-learn: pip install 'gradprobe[digits]'") from error
-    data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
+    pixels, targets = _pixels_and_targets()
+    images = pixels.reshape(-1, 1, 8, 8) / 16
     images = _shaped((images - images.mean()) * pixel_range, shape)
-    targets = torch.tensor(data.target)
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
     kept = len(targets) - round(len(targets) * held_out)
     train, test = order[:kept], order[kept:]
@@ -51,6 +50,25 @@ def digits(
     if not whole:
         raise ValueError(f"expected a batch size of at most {kept}, got {batch_size}")
     return Digits(*([(images[i], targets[i]) for i in parts] for parts in (whole, test.split(batch_size))))
+
+
+def _pixels_and_targets() -> tuple[Tensor, Tensor]:
+    """The 64 pixels of each image, 0 to 16, and what it shows: from scikit-learn's file, without importing it.
+
+    ``sklearn.datasets`` takes as long to import as torch, for a table of numbers.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ImportError("the digits need scikit-learn: pip install 'gradprobe[digits]'")
+    file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    if file.is_file():
+        with gzip.open(file) as table:
+            values = np.loadtxt(table, delimiter=",", dtype=np.float32)
+        return torch.from_numpy(values[:, :-1]), torch.from_numpy(values[:, -1]).long()
+    from sklearn.datasets import load_digits  # a version that keeps them elsewhere
+
+    pixels, targets = load_digits(return_X_y=True)
+    return torch.tensor(pixels, dtype=torch.float32), torch.tensor(targets)
 
 
 def _shaped(images: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -36,6 +36,7 @@ from support.figures import (
 
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label
+from gradprobe.show.grid import Grid
 from gradprobe.show.plots import (
     plot_heatmap,
     plot_history,
@@ -43,7 +44,6 @@ from gradprobe.show.plots import (
     plot_profile,
 )
 from gradprobe.show.plots.depth import label_rows
-from gradprobe.show.plots.grid import Grid
 from gradprobe.show.plots.labels import EndLabels, move_apart
 
 pytestmark = pytest.mark.usefixtures("no_figure_stays_open")

@@ -36,6 +36,7 @@ from support.figures import (
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.placement import Placement
+from gradprobe.show.grid import Grid
 from gradprobe.show.plots import (
     comparison_figure,
     paper_figure,
@@ -45,7 +46,6 @@ from gradprobe.show.plots import (
     save_figures,
     save_side_by_side,
 )
-from gradprobe.show.plots.grid import Grid
 
 pytestmark = pytest.mark.usefixtures("no_figure_stays_open")
 

@@ -177,6 +177,6 @@ def test_each_arm_has_a_line_and_its_name_at_the_end():
 
 
 def test_every_arm_has_a_look_of_its_own():
-    from gradprobe.show.plots.arms import _LOOKS
+    from gradprobe.show.curves import ARM_LOOKS
 
-    assert len(set(_LOOKS.values())) == len(_LOOKS) == len(ARMS)
+    assert len(set(ARM_LOOKS.values())) == len(ARM_LOOKS) == len(ARMS)

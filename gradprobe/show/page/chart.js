@@ -196,7 +196,7 @@ function niceStep(rough, least = 1) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= rough);
 }
 
-// limits of the log axis, as in gradprobe.show.plots.grid: all values and the threshold, with space for zeros and NaN
+// limits of the log axis, as in gradprobe.show.grid: all values and the threshold, with space for zeros and NaN
 let lastLimits = null;
 
 function limits() {

@@ -7,9 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
 from gradprobe.decide.diagnosis import diagnose
@@ -19,12 +17,12 @@ from gradprobe.record.history import AGGREGATES, GradientHistory
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import CNDS_THRESHOLD, label, short
 from gradprobe.record.text import shorten
-from gradprobe.show.plots.arms import arm_looks
-from gradprobe.show.plots.grid import Grid, recorded_quantity
-from gradprobe.show.plots.learning import (
+from gradprobe.show.colours import VIRIDIS
+from gradprobe.show.curves import (
     LOOKS,
     VALUES,
     Look,
+    arm_looks,
     capitalised,
     chance,
     curve_label,
@@ -32,6 +30,7 @@ from gradprobe.show.plots.learning import (
     rolling_length,
     value_title,
 )
+from gradprobe.show.grid import Grid, recorded_quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +76,7 @@ def page_data(
         "finding": {"layers": found_rows(history), "sentence": signal_sentence(history)},
         "arms": [_arm(name, arm, quantities, list(row_of)) for name, arm in arms.items()],
         "learning": _learning(comparison, several),
-        "colours": [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 1, 33))],
+        "colours": list(VIRIDIS),
     }
 
 

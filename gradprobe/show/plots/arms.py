@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
+from gradprobe.show.curves import arm_looks, chance, checked_value
 from gradprobe.show.plots.header import figure_header
 from gradprobe.show.plots.labels import End, EndLabels
-from gradprobe.show.plots.learning import Look, chance, checked_value, draw_curves, finish_axes
-from gradprobe.verdict.arm import ARMS, NONE
+from gradprobe.show.plots.learning import draw_curves, finish_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 
     from gradprobe.verdict.arms_comparison import ArmsComparison
 
-# an arm has the same look in every figure: one of Okabe and Ito's colours with a marker, each pair once
-_COLOURS = ("#666666", "#0072b2", "#56b4e9", "#882255", "#e69f00", "#007a5a", "#d55e00", "#cc79a7", "#222222")
-_MARKERS = ("s", "o", "^", "v", "D", "P", "X", "<", ">", "p")
-_LOOKS = {
-    name: (_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]) for index, name in enumerate(ARMS)
-}
 PANEL = 5.5  # inches
 
 
@@ -56,7 +50,7 @@ def arms_size(width: str | float, panels: int) -> tuple[float, float]:
     return wide, 0.7 + rows * style.panel_size(wide * rows / panels)[1]
 
 
-def draw_arms(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -> None:
+def draw_arms(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -> Figure:
     """Draw the loss and, where one was measured, the metric into an empty figure; the title is the verdict."""
     figure_header(figure, result.choice.sentences[0], describe_conditions(result.plain.conditions))
     wide = figure.get_figwidth() >= len(values) * style.WIDTHS["column"]
@@ -64,6 +58,7 @@ def draw_arms(figure: Figure, result: ArmsComparison, values: tuple[str, ...]) -
     panels = figure.subplots(*shape, squeeze=False).ravel()
     for ax, value in zip(panels, values, strict=True):
         _draw_panel(result, value, ax, "")
+    return figure
 
 
 def _draw_panel(result: ArmsComparison, value: str, ax: Axes, conditions: str) -> None:
@@ -73,10 +68,3 @@ def _draw_panel(result: ArmsComparison, value: str, ax: Axes, conditions: str) -
     ends = [End(look.text, float(mean.index[-1]), float(mean.iloc[-1]), look.colour) for look, mean in drawn]
     EndLabels(ax, ends)
     finish_axes(ax, result.frame, value, result.metric, conditions, entries)
-
-
-def arm_looks(result: ArmsComparison) -> list[Look]:
-    """How the trained arms are drawn, each labelled with the names of all arms that do the same."""
-    trained = [arm.name for arm in result.arms if arm.like is None]
-    same = {name: [name, *(arm.name for arm in result.arms if arm.like == name)] for name in trained}
-    return [Look(name, " = ".join(same[name]), *_LOOKS[name], "--" if name == NONE else "-") for name in trained]

@@ -12,8 +12,8 @@ import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted, few, shorten
+from gradprobe.show.grid import Grid, limits, recorded_quantity
 from gradprobe.show.plots.fitting import lay_out, wrap
-from gradprobe.show.plots.grid import Grid, limits, recorded_quantity
 from gradprobe.show.plots.header import figure_header, header, header_start, marker_entry
 from gradprobe.show.plots.iterations import (
     Colour,
@@ -106,8 +106,8 @@ def comparison_size(width: str | float) -> tuple[float, float]:
     return wide, 8.6 if wide < TWO_ROWS_FROM else 0.68 * wide
 
 
-def draw_comparison(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
-    """Draw a comparison into an empty figure."""
+def draw_comparison(figure: Figure, comparison: Comparison, threshold: float | None) -> Figure:
+    """Draw a comparison into an empty figure, and return it."""
     figure_header(figure, _heading(comparison), describe_conditions(comparison.plain.conditions), size=11)
     learning = ["loss"] + (["metric"] if comparison.metric.held_out else [])
     plain, supervised, flagged, *learnt = _panels(figure, len(learning))
@@ -116,6 +116,7 @@ def draw_comparison(figure: Figure, comparison: Comparison, threshold: float | N
     header(flagged, title, "", _draw_flagged(flagged, comparison, None, threshold))
     for value, ax in zip(learning, learnt, strict=True):
         draw_learning(comparison, value, ax, conditions="")
+    return figure
 
 
 def _panels(figure: Figure, learning: int) -> list[Axes]:

@@ -16,8 +16,8 @@ from gradprobe.record.history import GradientHistory
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
+from gradprobe.show.grid import Floats, Grid, limits
 from gradprobe.show.plots.fitting import lay_out
-from gradprobe.show.plots.grid import Floats, Grid, limits
 from gradprobe.show.plots.header import header, header_start, marker_entry
 from gradprobe.show.plots.iterations import grid_entries, threshold_end
 from gradprobe.show.plots.labels import EndLabels

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ from gradprobe.decide.findings import with_default_flags
 from gradprobe.record.files.atomic import replacing
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import CNDS_THRESHOLD
+from gradprobe.show.each import Each, every
+from gradprobe.show.grid import recorded_quantity
 from gradprobe.show.plots.arms import arms_size, draw_arms
 from gradprobe.show.plots.comparison import comparison_size, draw_comparison
 from gradprobe.show.plots.depth import plot_profile
 from gradprobe.show.plots.fitting import grow_height
-from gradprobe.show.plots.grid import recorded_quantity
 from gradprobe.show.plots.heatmap import heatmap_size, plot_heatmap
 from gradprobe.show.plots.iterations import plot_history
 from gradprobe.show.plots.paper import draw_paper, paper_size
@@ -48,6 +50,7 @@ def save_figures(
     threshold: float | None = None,
     suffix: str = "png",
     width: str | float = "screen",
+    each: Each = every,
 ) -> list[Path]:
     """Write ``iterations.png``, ``depth.png``, ``heatmap.png``; of a comparison ``comparison.png``, ``paper.png``.
 
@@ -65,6 +68,7 @@ def save_figures(
         suffix: Kind of file: ``"png"``, ``"pdf"`` or ``"svg"``.
         width: ``"screen"``, or for print ``"column"`` (3.4 inches), ``"page"`` (7, both columns), or inches. The
             comparison has five panels and is never narrower than 7.
+        each: Draws them one after the other, or several at once.
 
     Returns:
         The files written.
@@ -78,37 +82,46 @@ def save_figures(
     of = of or recorded_quantity(history, "output" if placement is None else placement.of)
     if threshold is None:
         threshold = CNDS_THRESHOLD if placement is None or placement.threshold is None else placement.threshold
-    drawn: dict[str, Axes | Figure] = dict(_history_axes(history, placement, of, threshold, style.inches(width)))
+    inches = style.inches(width)
+    drawings = _of_history(history, placement, of, threshold, inches)
     if comparison is not None:
-        narrow = style.inches(width) < style.WIDTHS["page"]
-        drawn["comparison"] = page = _figure(*comparison_size("page" if narrow else width))
-        draw_comparison(page, comparison, threshold)
-        drawn["paper"] = paper = _figure(*paper_size(width))
-        draw_paper(paper, comparison, threshold)
+        wide = "page" if inches < style.WIDTHS["page"] else width
+        drawings["comparison"] = lambda: draw_comparison(_figure(*comparison_size(wide)), comparison, threshold)
+        drawings["paper"] = lambda: draw_paper(_figure(*paper_size(width)), comparison, threshold)
     if arms is not None:
         values = ("loss", "metric") if arms.held_out else ("loss",)
-        drawn["arms"] = figure = _figure(*arms_size(width, len(values)))
-        draw_arms(figure, arms, values)
-    return [save_figure(each, folder / f"{name}.{suffix}") for name, each in drawn.items()]
+        drawings["arms"] = lambda: draw_arms(_figure(*arms_size(width, len(values))), arms, values)
+    files = {folder / f"{name}.{suffix}": draw for name, draw in drawings.items()}
+    each(lambda file: save_figure(files[file](), file), files)
+    return list(files)
 
 
-def _history_axes(
+Drawing = Callable[[], "Axes | Figure"]  # draws when it is called
+
+
+def _of_history(
     history: GradientHistory, placement: Placement | None, of: str, threshold: float, width: float
-) -> dict[str, Axes]:
+) -> dict[str, Drawing]:
     """The figures of a history, by the names of their files."""
     flagged = None if placement is None else placement.flagged
     size, heatmap = style.panel_size(width), heatmap_size(history, width)
-    axes = {
-        "iterations": plot_history(history, of=of, threshold=threshold, flagged=flagged, ax=_axes(*size)),
-        "depth": plot_profile(history, of=of, threshold=threshold, placement=placement, ax=_axes(*size)),
-        "heatmap": plot_heatmap(history, of=of, threshold=threshold, ax=_axes(*heatmap)),
+    same: dict[str, Any] = {"of": of, "threshold": threshold}
+    drawings: dict[str, Callable[[], Axes]] = {
+        "iterations": lambda: plot_history(history, flagged=flagged, ax=_axes(*size), **same),
+        "depth": lambda: plot_profile(history, placement=placement, ax=_axes(*size), **same),
+        "heatmap": lambda: plot_heatmap(history, ax=_axes(*heatmap), **same),
     }
     if history.evidence is not None:
-        axes["signal"] = plot_signal(history, ax=_axes(*size))
-    for ax in axes.values():
-        figure = ax.figure.figure
-        grow_height(figure, [ax], figure.get_figheight())
-    return axes
+        drawings["signal"] = lambda: plot_signal(history, ax=_axes(*size))
+    return {name: functools.partial(_grown, draw) for name, draw in drawings.items()}
+
+
+def _grown(draw: Callable[[], Axes]) -> Axes:
+    """A figure as high as it needs to be."""
+    ax = draw()
+    figure = ax.figure.figure
+    grow_height(figure, [ax], figure.get_figheight())
+    return ax
 
 
 def save_side_by_side(

@@ -16,7 +16,7 @@ from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
-from gradprobe.show.plots.grid import Floats, Grid, Mask, limits
+from gradprobe.show.grid import Floats, Grid, Mask, limits
 from gradprobe.show.plots.header import font_entries, header
 from gradprobe.show.plots.iterations import layers_below
 

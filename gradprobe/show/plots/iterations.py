@@ -13,7 +13,7 @@ from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.history import GradientHistory
 from gradprobe.record.quantities import label
 from gradprobe.record.text import counted
-from gradprobe.show.plots.grid import Floats, Grid, limits
+from gradprobe.show.grid import Floats, Grid, limits
 from gradprobe.show.plots.header import depth_bar, font_entries, header, header_start, marker_entry
 from gradprobe.show.plots.labels import End, EndLabels
 

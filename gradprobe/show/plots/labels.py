@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.transforms import ScaledTranslation
 
-from gradprobe.show.plots.grid import Floats
+from gradprobe.show.grid import Floats
 from gradprobe.show.plots.style import SMALL, darker, evenly
 
 if TYPE_CHECKING:

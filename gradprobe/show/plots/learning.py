@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -13,8 +12,18 @@ from matplotlib.patches import Patch
 import gradprobe.show.plots.style as style
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.text import counted
+from gradprobe.show.curves import (
+    LOOKS,
+    Look,
+    capitalised,
+    chance,
+    checked_value,
+    curve_label,
+    finite_curves,
+    rolling_length,
+    value_title,
+)
 from gradprobe.show.plots.header import header, marker_entry
-from gradprobe.verdict.metric import ACCURACY, TRAINING_LOSS, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,29 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from gradprobe.verdict.comparison import Comparison
-
-
-@dataclass(frozen=True)
-class Look:
-    """How the curves of an arm are drawn."""
-
-    arm: str
-    text: str
-    colour: str
-    marker: str
-    line: Literal["-", "--"] = "-"
-
-    def entry(self, value: str) -> Line2D:
-        """Its entry in a legend."""
-        look: dict[str, Any] = {"marker": self.marker, "markersize": 4.5} if value == "metric" else {}
-        return Line2D([], [], color=self.colour, linewidth=1.8, linestyle=self.line, label=self.text, **look)
-
-
-LOOKS = (
-    Look("plain", "without", style.FLAGGED, "s", "--"),
-    Look("supervised", "with deep supervision", style.FINE, "o"),
-)
-VALUES = ("loss", "metric")
+    from gradprobe.verdict.metric import Metric
 
 
 def plot_learning(comparison: Comparison, *, value: str = "loss", ax: Axes | None = None) -> Axes:
@@ -75,31 +62,14 @@ def draw_learning(comparison: Comparison, value: str, ax: Axes, *, conditions: s
     style.strip_axes(ax)
     metric = comparison.metric
     drawn, entries = draw_curves(ax, comparison.frame, value, LOOKS, chance(comparison.conditions, metric, value))
-    entries = [*(look.entry(value) for look, _ in drawn), *entries]
+    entries = [*(_entry(look, value) for look, _ in drawn), *entries]
     finish_axes(ax, comparison.frame, value, metric, conditions, entries)
 
 
-def checked_value(value: str, metric: Metric) -> str:
-    """The column of a frame that shows this value.
-
-    Raises:
-        ValueError: If no learning curve shows it.
-    """
-    allowed = ["loss", "accuracy", "metric"] if metric in (ACCURACY, TRAINING_LOSS) else list(VALUES)
-    if value not in allowed:
-        raise ValueError(f"expected one of {allowed}, got {value!r}")
-    return "metric" if value == "accuracy" else value
-
-
-def chance(conditions: Mapping[str, Any], metric: Metric, value: str) -> float | None:
-    """The accuracy of a constant answer, where an accuracy is drawn."""
-    return conditions.get("chance") if value == "metric" and metric == ACCURACY else None
-
-
-def value_title(value: str, metric: Metric) -> str:
-    """A value in words; a metric with its direction where that does not go without saying."""
-    measured = metric if metric.held_out else ACCURACY
-    return "training loss" if value == "loss" else measured.described
+def _entry(look: Look, value: str) -> Line2D:
+    """The entry of an arm in a legend."""
+    marker: dict[str, Any] = {"marker": look.marker, "markersize": 4.5} if value == "metric" else {}
+    return Line2D([], [], color=look.colour, linewidth=1.8, linestyle=look.line, label=look.text, **marker)
 
 
 def draw_curves(
@@ -136,12 +106,6 @@ def finish_axes(
     header(ax, f"{capitalised(value_title(value, metric))}, main output", conditions, entries)
 
 
-def finite_curves(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One row for each iteration with a finite value, one column for each seed."""
-    table = rows.set_index(["iteration", "seed"])[value].unstack()
-    return table.where(np.isfinite(table)).dropna(how="all")
-
-
 def _draw_curves(ax: Axes, curves: pd.DataFrame, look: Look, *, markers: bool) -> pd.Series[float]:
     """Draw the mean of the seeds and their range; returns the mean."""
     x = curves.index.to_numpy()
@@ -166,24 +130,3 @@ def _draw_curves(ax: Axes, curves: pd.DataFrame, look: Look, *, markers: bool) -
         gid="mean",
     )
     return mean
-
-
-def rolling_length(count: int) -> int:
-    """Length of the rolling mean: an odd number, about a twentieth of the iterations.
-
-    Example:
-        >>> rolling_length(10), rolling_length(50), rolling_length(600)
-        (1, 3, 31)
-    """
-    return 2 * (count // 40) + 1
-
-
-def capitalised(text: str) -> str:
-    """With a capital letter first; the others are left as they are."""
-    return text[:1].upper() + text[1:]
-
-
-def curve_label(frame: pd.DataFrame, value: str, metric: Metric) -> str:
-    """What a learning curve shows, for the axis of a figure."""
-    length = rolling_length(int(frame["iteration"].nunique()))
-    return value_title(value, metric) + (f", rolling mean of {length}" if value == "loss" and length > 1 else "")

@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 import gradprobe.show.plots.style as style
+from gradprobe.show.grid import Grid, limits, recorded_quantity
 from gradprobe.show.plots.comparison import draw_reason
-from gradprobe.show.plots.grid import Grid, limits, recorded_quantity
 from gradprobe.show.plots.header import header, header_start, legend_below
 from gradprobe.show.plots.iterations import MAX_NAMED, draw_iterations, emphasis_entry, grid_entries
 
@@ -51,8 +51,8 @@ def paper_size(width: str | float) -> tuple[float, float]:
     return wide, float(np.clip(0.3 * wide + 1.4, 3.0, 4.2))
 
 
-def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) -> None:
-    """Draw both arms into an empty figure."""
+def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) -> Figure:
+    """Draw both arms into an empty figure, and return it."""
     of, flagged = recorded_quantity(comparison.plain), comparison.placement.flagged
     arms = {"Without deep supervision": comparison.plain, "With deep supervision": comparison.supervised}
     grids = {title: Grid.of(arm, of) for title, arm in arms.items() if arm is not None}
@@ -67,6 +67,7 @@ def draw_paper(figure: Figure, comparison: Comparison, threshold: float | None) 
     _legend(figure, list(panels), list(grids.values()), threshold, of, flagged)
     for ax, title in zip(panels, grids, strict=False):
         header(ax, title, start=header_start(grids[title].nonfinite))
+    return figure
 
 
 def _legend(

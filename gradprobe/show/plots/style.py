@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from gradprobe.record.quantities import CNDS_THRESHOLD, short
 from gradprobe.record.text import counted, shorten
+from gradprobe.show.colours import BRANCH as BRANCH
+from gradprobe.show.colours import FINE as FINE
+from gradprobe.show.colours import FLAGGED as FLAGGED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 INK, GREY, PALE = "#222222", "#666666", "#e4e4e4"
-# vermillion, blue and green of Okabe and Ito's palette, which every kind of colour vision tells apart
-FLAGGED, FINE, BRANCH = "#d55e00", "#0072b2", "#007a5a"
 ZERO, NONFINITE = "v", "X"
 THRESHOLD_LINE: dict[str, Any] = {"color": FLAGGED, "linestyle": (0, (5, 3)), "linewidth": 1.2}
 _FONTS = ("family", "sans-serif", "serif", "monospace")  # chosen for the letters in layers' names
