@@ -126,6 +126,8 @@ def __getattr__(name: str) -> Any:
     # a module of functions, for the code that gradprobe prints: `from gradprobe import remedies`
     if name == "remedies":
         value = importlib.import_module("gradprobe.prove.remedies")
+    elif name == "load_ipython_extension":  # what `%load_ext gradprobe` looks for
+        value = importlib.import_module("gradprobe.script.notebook.magic").load_ipython_extension
     elif name in _HOME:
         value = getattr(importlib.import_module(f"gradprobe.{_HOME[name]}"), name)
     else:

@@ -58,6 +58,8 @@ def finish_arms(run: Run, arms: ArmsComparison, folder: Reserved, options: Optio
     from gradprobe.decide.diagnosis import layers_by_code
 
     with _kept(run, folder, options) as where, printing(where):
+        if run.comparison is not None and options.form == "table":
+            show(run.history, run.comparison.placement, None, options)
         _show_arms(arms, options.form)
     exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
     for failure in arms.failures:

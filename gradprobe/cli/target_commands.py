@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gradprobe.record.history import GradientHistory
     from gradprobe.record.placement import Placement
     from gradprobe.runs.folder import Reserved
+    from gradprobe.verdict.comparison import Comparison
 
 TARGET = click.argument("target", type=PythonFile())
 
@@ -224,7 +225,10 @@ def _training_arguments(target: Target, options: Options) -> dict[str, Any]:
     }
 
 
-def _compare_arms(target: Target, folder: Reserved, arms: tuple[str, ...], options: Options) -> None:
+def _compare_arms(
+    target: Target, folder: Reserved, arms: tuple[str, ...], options: Options, beside: Comparison | None = None
+) -> None:
+    """Train with several arms and show which to use; a comparison ``beside`` is kept and shown with them."""
     from gradprobe.cli.user_modules import pickle_target_by_value
     from gradprobe.decide.policies import place
     from gradprobe.measure.scan import Interrupted
@@ -259,26 +263,41 @@ def _compare_arms(target: Target, folder: Reserved, arms: tuple[str, ...], optio
         timings = outputs.timings("compare", started, display)
         outputs.finish(Run(folder.shown, history, place(history), None, timings), folder, options, interrupted)
         return
-    result = inputs.with_command(result, target.name)
+    if beside is None:
+        result = inputs.with_command(result, target.name)
     timings = outputs.timings("compare", started, display)
-    run = Run(folder.shown, result.plain, result.placement, None, timings, result)
+    run = Run(folder.shown, result.plain, result.placement, beside, timings, result)
     outputs.finish_arms(run, result, folder, options)
 
 
 @click.command()
-@click.option("--iterations", type=COUNT, default=500, show_default=True, help="Length of each training.")
+@click.option("--iterations", type=COUNT, default=200, show_default=True, help="Length of each training.")
 @click.option("--seeds", type=COUNT, default=2, show_default=True, help="How many seeds.")
 @OUT
 def demo(**values: Any) -> None:
-    """Show all of it on CNDS-8 and real handwritten digits: measure, decide, insert, compare."""
+    """Show all of it on CNDS-8 and real digits: why it does not learn, the rule of the paper, what helps."""
     options = Options(**values)
     with errors_as_sentences(), inputs.run_folder(options, "demo") as folder:
         start.draw_beside()
         start.say_loading(quiet=options.quiet)
         with start.without_collection():
-            from gradprobe.cli.demo import demo_target
+            from gradprobe.cli.demo import ARMS, demo_target
 
-        _compare(demo_target(), folder, options)
+        target = demo_target()
+        _compare_arms(target, folder, ARMS, options, _the_papers_figures(target, options))
+
+
+def _the_papers_figures(target: Target, options: Options) -> Comparison:
+    """The gradients in one window, without and with the branch of the 1e-7 rule."""
+    from gradprobe.prove.compare import compare as compare_trainings
+
+    arguments = _training_arguments(target, options)
+    arguments |= {"iterations": options.window, "seeds": [options.seed]}
+    task = f"measuring {target.name}: {options.window} iterations without and with the branch of the 1e-7 rule"
+    with progress_display(options, None, task, 2) as display, prints_to_stderr():
+        return compare_trainings(
+            target.build or target.model, target.batches, target.loss_fn, **arguments, on_iteration=display
+        )
 
 
 @click.command()

@@ -11,6 +11,7 @@ from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.findings import findings
 from gradprobe.record.history import GradientHistory
+from gradprobe.record.html import block, folded, layer_names, paragraph, table, title
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import CNDS_THRESHOLD, short
 from gradprobe.record.text import printable
@@ -86,6 +87,27 @@ class Diagnosis:
         lines = [f"{self.verdict.capitalize()}. {self.sentence}", self.step]
         lines += [f"{CAUSES[one.cause].capitalize()}: {one.sentence} {one.remedy}" for one in self.findings[1:]]
         return printable("\n".join(filter(None, lines)))
+
+    def _repr_html_(self) -> str:
+        return diagnosis_html(self)
+
+
+def diagnosis_html(diagnosis: Diagnosis) -> str:
+    """A diagnosis for a notebook: the verdict, the first step, and each cause with its layers and its source.
+
+    Example:
+        >>> "Nothing to do." in diagnosis_html(Diagnosis("healthy", (), "All is well.", "Nothing to do."))
+        True
+    """
+    first = "".join(f": {CAUSES[one.cause]}" for one in diagnosis.findings[:1])
+    parts = [title(diagnosis.verdict.capitalize() + first)]
+    parts += [paragraph(diagnosis.sentence), paragraph(diagnosis.step)]
+    rows = [
+        (CAUSES[one.cause], layer_names(one.layers), one.sentence, one.remedy, one.source)
+        for one in diagnosis.findings
+    ]
+    found = table(("cause", "layers", "what is wrong", "what mends it", "source"), rows)
+    return block([*parts, folded("causes", found, is_open=len(rows) > 1) if rows else ""])
 
 
 def diagnose(history: GradientHistory) -> Diagnosis:

@@ -35,11 +35,13 @@ class Script:
         target: A file, a folder or archive with a ``__main__.py``, or with ``module`` the name of a module.
         args: The script's own arguments.
         module: Run it as ``python -m`` does.
+        kind: What it is, in a word.
     """
 
     target: str
     args: tuple[str, ...] = ()
     module: bool = False
+    kind: str = "script"
 
     @property
     def name(self) -> str:

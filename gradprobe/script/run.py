@@ -120,24 +120,33 @@ def record_script(
         hello
         ('the script ended before it built an optimizer of torch.optim in this process',)
     """
-    recorder = _ScriptRecorder(
-        script, iterations, keep_going, every, layers, on_full, say or (lambda sentence: None)
+    recorder = ScriptRecorder(
+        script,
+        iterations,
+        keep_going=keep_going,
+        every=every,
+        layers=layers,
+        on_full=on_full,
+        say=say or (lambda sentence: None),
     )
     with recorder.following_optimizers():
         ending = execute(script)
         return recorder.recording(ending)
 
 
-class _ScriptRecorder:
+class ScriptRecorder:
+    """What is recorded of a script, or of a notebook's cell; see `record_script`."""
+
     def __init__(
         self,
         script: Script,
         iterations: int,
+        *,
         keep_going: bool,
-        every: bool,
-        layers: Sequence[str],
-        on_full: Callable[[RecordedScript], None] | None,
-        say: Callable[[str], None],
+        every: bool = False,
+        layers: Sequence[str] = (),
+        on_full: Callable[[RecordedScript], None] | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.script, self.iterations = script, iterations
         self.keep_going, self.every, self.layers = keep_going, every, tuple(layers)
@@ -194,9 +203,18 @@ class _ScriptRecorder:
         @functools.wraps(original)
         def init(this: Any, *args: Any, **kwargs: Any) -> None:
             original(this, *args, **kwargs)
-            self._the_session().optimizer_built(this, sys._getframe(1))
+            self.take(this, sys._getframe(1))
 
         stack.enter_context(replaced(optimizer, "__init__", init))
+
+    def take(self, optimizer: Any, frame: Any) -> None:
+        """Record what an optimizer trains.
+
+        Args:
+            optimizer: A ``torch.optim.Optimizer``.
+            frame: From where it is seen, with the names that the script has for it.
+        """
+        self._the_session().optimizer_built(optimizer, frame)
 
     def _the_session(self) -> Session:
         with self._lock:  # threads may build the first optimizers at the same time
@@ -246,9 +264,9 @@ class _ScriptRecorder:
         given = names(session.trainings)
         for name, training in zip(given, session.trainings, strict=True):
             if training.history is None:
-                sentences.append(f"the script {ending.words} before an optimizer of {name} stepped")
+                sentences.append(f"the {self.script.kind} {ending.words} before an optimizer of {name} stepped")
                 continue
-            sentences += _sentences(name, training, ending)
+            sentences += _sentences(name, training, f"{self.script.kind} {ending.words}")
             models.append(RecordedModel(name, self._history(training, ending), training.site))
         seen = [
             SeenTraining(one.number, name, one.steps, one.history is not None)
@@ -266,23 +284,23 @@ class _ScriptRecorder:
         target = shown_text(" ".join([Path(self.script.target).name, *self.script.args]))
         conditions = {**training.history.conditions, "target": target}
         if not training.full:
-            conditions["stopped"] = _early(training, ending)
+            conditions["stopped"] = _early(training, f"{self.script.kind} {ending.words}")
         return replace(training.history, conditions=conditions)
 
 
-def _sentences(name: str, training: Training, ending: Ending) -> Iterator[str]:
+def _sentences(name: str, training: Training, ended: str) -> Iterator[str]:
     """What a person should know of a record."""
     assert training.history is not None
     if not training.full:
-        yield f"{name}: {_early(training, ending)}"
+        yield f"{name}: {_early(training, ended)}"
         if training.calls > MANY_CALLS and training.recorded <= 2:
             yield only_step(training.recorded, training.calls)
     if training.history.conditions.get("batch_size") is None:
         yield no_batch(name)
 
 
-def _early(training: Training, ending: Ending) -> str:
-    return f"the script {ending.words} after {training.recorded} of {training.iterations} iterations"
+def _early(training: Training, ended: str) -> str:
+    return f"the {ended} after {training.recorded} of {training.iterations} iterations"
 
 
 def _work_of_children(before: float) -> str:
