@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import gradprobe as gp
-from gradprobe.cli.demo import demo_target
+from gradprobe.cli.demo import ARMS, demo_target
 from gradprobe.zoo import cnds8, digits, plain_mlp
 
 ROOT = Path(__file__).parent.parent
@@ -60,12 +60,17 @@ def plain24() -> gp.Comparison:
 
 
 def demo() -> Figure:
-    """`gradprobe demo`: what one command shows. CNDS-8 on handwritten digits, without and with the branch."""
+    """`gradprobe demo`: where CNDS-8 loses the gradient, what the branch of the 1e-7 rule does, and what helps."""
     target = demo_target()
-    options = {"iterations": 500, "seeds": range(2), "conditions": {"target": target.name, "data": target.data}}
-    options |= {"optimizer": target.optimizer, "held_out": target.held_out}
-    comparison = gp.compare(target.build, target.batches, target.loss_fn, **options)
-    return gp.comparison_figure(comparison)
+    options = {"optimizer": target.optimizer, "held_out": target.held_out, "window": 50}
+    options |= {"conditions": {"target": target.name, "data": target.data}}
+    task = target.build, target.batches, target.loss_fn
+    window = gp.compare(*task, iterations=50, seeds=[0], **options)
+    arms = gp.compare_arms(*task, ARMS, iterations=200, seeds=range(2), **options)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    gp.plot_comparison(window, ax=left)
+    gp.plot_arms(arms, ax=right)
+    return figure
 
 
 def iterations() -> Axes:

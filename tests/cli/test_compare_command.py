@@ -63,17 +63,21 @@ def test_the_demo_shows_what_the_paper_says(gradprobe_drawing):
     result = gradprobe_drawing("demo", "--seeds", 1, "--iterations", 60, "--out", "run")
     assert result.exit_code == 0, result.output
     run = gp.load("run")
-    flagged = run.placement.flagged
+    flagged, points = run.comparison.placement.flagged, run.comparison.placement.points
     assert flagged == tuple(f"conv{i + 1}" for i in range(len(flagged)))
     assert len(flagged) >= 2
-    assert [point.name for point in run.placement.points] == [f"relu{len(flagged)}"]
+    assert [point.name for point in points] == [f"relu{len(flagged)}"]
     # figure 3 of the paper: the gradient is larger at first, and no longer once the network has begun to learn
     means = [
         history.frame.query("of == 'output' and iteration < 10").groupby("layer")["mean_abs"].median()
         for history in (run.comparison.supervised, run.comparison.plain)
     ]
     assert all(means[0][name] >= 10 * means[1][name] for name in flagged)
-    assert Path("run/comparison.png").is_file()
+    # and the whole story: the cause, the rule's branch beside the remedy that the diagnosis names
+    assert [finding.cause for finding in gp.diagnose(run.history).findings] == ["signal_collapse"]
+    assert [arm.name for arm in run.arms.arms] == ["none", "cnds", "lsuv"]
+    assert "Sick: signal lost" in result.stdout
+    assert all(Path("run", name).is_file() for name in ("paper.png", "arms.png", "report.html"))
 
 
 ARMS = ("compare", "model.py", "--arms", "none,cnds,kaiming", "--iterations", 6, "--seeds", 2)

@@ -243,13 +243,14 @@ def test_quiet_and_a_dumb_terminal_get_no_picture(options, kind, target, monkeyp
         assert "\x1b" not in text
 
 
-def test_a_log_gets_a_line_at_either_end_and_no_codes(target, monkeypatch):
+def test_a_log_gets_few_lines_and_no_codes(target, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     settings = {**os.environ, "TERM": "xterm-256color"}
     command = [sys.executable, "-m", "gradprobe", *SCAN]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings)
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr.splitlines() == [
+        "loading torch ...",
         "scanning model.py: 2 iterations",
         "run written to run: look at run/report.html",
     ]
