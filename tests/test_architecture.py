@@ -259,6 +259,7 @@ def modules_after(code):
             {"torch", "click"},
         ),
         ("import gradprobe; gradprobe.scan", {"matplotlib", "click"}),
+        ("import gradprobe.show.page, gradprobe.show.tables", {"matplotlib", "torch"}),
     ],
 )
 def test_what_an_import_does_not_load(code, absent):
