@@ -59,7 +59,7 @@ def finish_arms(run: Run, arms: ArmsComparison, folder: Reserved, options: Optio
 
     with _kept(run, folder, options) as where, printing(where):
         if run.comparison is not None and options.form == "table":
-            show(run.history, run.comparison.placement, None, options)
+            show(run.history, run.placement, None, options)
         _show_arms(arms, options.form)
     exit_if_found(layers_by_code(run.history, run.placement), options.fail_on)
     for failure in arms.failures:

@@ -266,7 +266,8 @@ def _compare_arms(
     if beside is None:
         result = inputs.with_command(result, target.name)
     timings = outputs.timings("compare", started, display)
-    run = Run(folder.shown, result.plain, result.placement, beside, timings, result)
+    placement = result.placement if beside is None else beside.placement
+    run = Run(folder.shown, result.plain, placement, beside, timings, result)
     outputs.finish_arms(run, result, folder, options)
 
 
