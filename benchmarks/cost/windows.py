@@ -1,8 +1,9 @@
-"""How much longer a whole window of training steps is with a probe: three processes that take turns, step by step.
+"""How much longer a whole window of training steps is with a probe: four processes that take turns, step by step.
 
-Two of them train without a probe, one with: the same network, the same batch, the same seed. They never run at the
-same time, and which goes first changes from step to step, so that what slows the machine down slows all of them.
-A process of its own for each, since a probe wraps functions that every training in its process calls.
+Two of them train without a probe, one with, and one with hooks that do nothing: the same network, the same batch,
+the same seed. They never run at the same time, and which goes first changes from step to step, so that what slows
+the machine down slows all of them. A process of its own for each, since a probe wraps functions that every
+training in its process calls.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from benchmarks.cost.loop import Loop
-from benchmarks.cost.nets import NETS
+from benchmarks.cost.nets import NETS, layers_of
 from benchmarks.cost.timing import DRAWS
 from benchmarks.report import Report
 from gradprobe.measure.evidence.sampling import is_sampled
 
-ARMS = ("bare", "bare again", "probed")
+ARMS = ("bare", "bare again", "empty hooks", "probed")
 ITERATIONS = 50
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "CPU": time.process_time}
 COLUMNS = [
@@ -31,6 +33,7 @@ COLUMNS = [
     "bare step, ms",
     "to the bare step",
     "bare again",
+    "empty hooks",
     "looked at",
     "not looked at",
     "once, s",
@@ -40,8 +43,10 @@ EXPLANATION = """\
 For each iteration the ratio of the probed step to the bare step beside it; of these the median over the iterations
 that are looked at for signal and update, and over those that are not, weighted by how many of each a window of 50
 has. In brackets the 95 % bootstrap interval over the pairs. "Bare again" is a second bare training in the place of
-the probed one: the noise. Once: what attaching, the first and the last step of a window take beyond two bare
-steps; "with that" is the ratio of whole windows. CPU is the time of all threads of the process."""
+the probed one: the noise. "Empty hooks": on the output of each layer a forward hook, and on its gradient one more,
+which do nothing: the least that any tool in Python needs there. Once: what attaching, the first and the last step
+of a window take beyond two bare steps; "with that" is the ratio of whole windows. CPU is the
+time of all threads of the process."""
 
 
 def measure(report: Report, nets: list[str], seconds: float, mode: dict[str, Any]) -> None:
@@ -60,7 +65,7 @@ def _windows(net: str, seconds: float, mode: dict[str, Any]) -> Iterator[np.ndar
     context = get_context("spawn")
     pipes = [context.Pipe() for _ in ARMS]
     processes = [
-        context.Process(target=_train, args=(theirs, net, mode if arm == "probed" else None), daemon=True)
+        context.Process(target=_train, args=(theirs, net, arm, mode), daemon=True)
         for arm, (_, theirs) in zip(ARMS, pipes, strict=True)
     ]
     for process in processes:
@@ -83,27 +88,39 @@ def _windows(net: str, seconds: float, mode: dict[str, Any]) -> Iterator[np.ndar
         process.join()
 
 
-def _train(pipe: Connection, net: str, mode: dict[str, Any] | None) -> None:
+def _train(pipe: Connection, net: str, arm: str, mode: dict[str, Any]) -> None:
     """What a process does: one thing for each word that it gets, and the seconds of it back."""
     torch.manual_seed(0)
     loop = Loop(NETS[net](), momentum=0.9)
+    if arm == "empty hooks":
+        for layer in layers_of(loop.model):
+            layer.register_forward_hook(_hook_its_gradient)
     pipe.send("ready")
     while (word := pipe.recv()) != "end":
         before = [clock() for clock in CLOCKS.values()]
         if word == "step":
             loop.step()
-        elif mode is not None:
+        elif arm == "probed":
             probe = loop.probe(ITERATIONS, **mode)  # it detaches with its last iteration
             probe.__enter__()
         pipe.send([clock() - start for clock, start in zip(CLOCKS.values(), before, strict=True)])
 
 
+def _hook_its_gradient(_module: nn.Module, _args: Any, output: Any) -> None:
+    if isinstance(output, Tensor) and output.requires_grad:
+        output.register_hook(_do_nothing)
+
+
+def _do_nothing(_gradient: Tensor) -> None:
+    pass
+
+
 def _cells(clock: str, times: np.ndarray) -> list[str]:
     """A row of the table, from seconds of shape (windows, arms, 1 + iterations)."""
-    bare, again, probed = (times[:, arm] for arm in range(len(ARMS)))
+    bare, again, empty, probed = (times[:, arm] for arm in range(len(ARMS)))
     looked = np.array([is_sampled(iteration) for iteration in range(ITERATIONS)])[1:-1]
     kinds = [np.flatnonzero(looked), np.flatnonzero(~looked)]
-    ratios, noise = (one[:, 2:-1] / bare[:, 2:-1] for one in (probed, again))
+    ratios, noise, least = (one[:, 2:-1] / bare[:, 2:-1] for one in (probed, again, empty))
     step = float(np.median(bare[:, 1:]))
     once = float(np.median(probed[:, [0, 1, -1]].sum(1))) - 2 * step
     each = _weighted(ratios, kinds)
@@ -112,6 +129,7 @@ def _cells(clock: str, times: np.ndarray) -> list[str]:
         f"{1e3 * step:.1f}",
         _with_interval(ratios, kinds),
         _with_interval(noise, kinds),
+        _with_interval(least, kinds),
         *(f"{np.median(ratios[:, kind]):.3f}" for kind in kinds),
         f"{once:.2f}",
         f"{each + once / (ITERATIONS * step):.3f}",
