@@ -52,7 +52,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "bn_batch1": _LOST | _GROWN,
     "input_scale": _LOST | _GROWN,
     "target_scale": _LOST | _GROWN,
-    "symmetry": _LOST,
+    "symmetry": _LOST | {"clipped"},
     "exploding": _LOST | {"lr_high"},
     "lr_high": _LOST | {"exploding"},
     "dead_units": frozenset({"signal_collapse", "lr_low"}),

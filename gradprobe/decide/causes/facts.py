@@ -18,6 +18,7 @@ LONG = 40  # iterations: of fewer nobody can say that nothing is learned
 EXAMPLES = 1500  # at batches of 2 and 8 networks that learn show nothing of it in 50 iterations
 NOTHING = 0.98  # of the loss of the best constant answer
 _END_EXAMPLES = 160  # at least, unless that is more than half of the window
+_EVEN_AT_LEAST = 64  # weights: of a few the gradients may happen to be alike
 _ENDS = 5  # iterations that are averaged at the end of the window: single losses are noisy
 
 
@@ -142,7 +143,8 @@ class Reading:
     @cached_property
     def uses(self) -> list[Mapping[str, Any]]:
         """What the loss does with the outputs of the network."""
-        return [use for use in self.network.get("loss") or () if use["loss"] != "other" or use["activations"]]
+        uses = self.network.get("loss") or ()
+        return [use for use in uses if use["loss"] != "other" or use["activations"] or use["broadcast"] > 1]
 
     # the layers
 
@@ -222,6 +224,15 @@ class Reading:
         """The share where the network begins: the larger one of its first two layers."""
         first = self.ordered(self.share)[:2]
         return max((self.share[name] for name in first), default=math.nan)
+
+    @cached_property
+    def evenness(self) -> float:
+        """The mean of a weight's gradients to the largest one, zeros left out: the median over layers; or NaN."""
+        large = [name for name in self.trained if self.facts.get(name, {}).get("count", 0) >= _EVEN_AT_LEAST]
+        frame = self.history.frame
+        frame = frame[(frame["of"] == "weight") & frame["layer"].isin(large) & (frame["max_abs"] > 0)]
+        means = frame["mean_abs"] / (1 - frame["zero_fraction"]).clip(lower=1e-12)
+        return float((means / frame["max_abs"]).groupby(frame["layer"]).median().median())
 
     def median_update(self) -> float:
         """The median over the layers of the median update."""

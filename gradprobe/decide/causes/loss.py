@@ -16,6 +16,8 @@ _RANGES = {
     "clamp_min": (0.0, None),
     "log_softmax": (None, 0.0),
     "log_sigmoid": (None, 0.0),
+    "softplus": (0.0, None),
+    "recurrent": (-1.0, 1.0),  # the state of an LSTM or a GRU is a tanh times or between sigmoids
 }
 _NAMES = {name: name for name in _RANGES} | {"relu": "ReLU", "clamp_min": "clamp"}
 _ENDS = {
@@ -26,6 +28,8 @@ _ENDS = {
     "clamp_min": "never below its limit",
     "log_softmax": "never above 0",
     "log_sigmoid": "never above 0",
+    "softplus": "never below 0",
+    "recurrent": "between -1 and 1",
 }
 _SLACK = 0.02  # of the target's range: label smoothing and rounding
 _OFF_SIMPLEX = 0.1  # of the examples
@@ -110,6 +114,20 @@ def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
             "Use nn.CrossEntropyLoss on the logits, or put a log_softmax before nn.NLLLoss.",
             "the definition of the loss", output_max=output["max"],
         )  # fmt: skip
+    elif loss == "kl_div" and activations[-1:] == ["softmax"] and (use.get("off_simplex") or 0) <= _OFF_SIMPLEX:
+        yield _found(
+            "loss_wrong", use,
+            "KLDivLoss expects the logarithms of probabilities, and gets the probabilities.",
+            "Use log_softmax in place of softmax.",
+            "the definition of the loss",
+        )  # fmt: skip
+    elif use.get("across_examples") and loss in ("nll", "bce", "mse", "kl_div"):
+        yield _found(
+            "loss_wrong", use,
+            f"The softmax goes over the {use['classes']} examples of the batch, and not over the classes.",
+            "Let it go over the classes: dim=1.",
+            across_examples=True,
+        )  # fmt: skip
     elif "log_softmax" in activations and use["classes"] == 1:
         yield _found(
             "loss_wrong", use, "Cross entropy over one class is 0 whatever the "
@@ -152,7 +170,8 @@ def _twice(use: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _activation(reading: Reading, use: Mapping[str, Any]) -> Iterator[Finding]:
-    activations, target = use["activations"], use["target"]
+    target = use["target"]
+    activations = use["activations"] or ["recurrent"] * _is_recurrent(reading, use["layer"])
     if not activations:
         return
     first = activations[0]
@@ -202,11 +221,23 @@ def _out_of_range(use: Mapping[str, Any], activation: str, target: Mapping[str, 
     if too_low or too_high:
         yield _found(
             "output_activation", use,
-            f"The targets go from {target['min']:.3g} to {target['max']:.3g}, but what a {_NAMES[activation]} "
+            f"The targets go from {target['min']:.3g} to {target['max']:.3g}, but what {_article(activation)} "
             f"returns is {_ENDS[activation]}.",
-            f"Take the {_NAMES[activation]} off the last layer, or scale the targets into its range.",
+            "Put an nn.Linear after it."
+            if activation == "recurrent"
+            else f"Take the {_NAMES[activation]} off the last layer, or scale the targets into its range.",
             target_min=target["min"], target_max=target["max"],
         )  # fmt: skip
+
+
+def _article(activation: str) -> str:
+    return "an LSTM or a GRU" if activation == "recurrent" else f"a {_NAMES[activation]}"
+
+
+def _is_recurrent(reading: Reading, name: str) -> bool:
+    """Whether a layer returns the state of an LSTM or a GRU, and not a projection of it."""
+    found = [layer for layer in reading.layers if layer.name == name and layer.kind.startswith(("LSTM", "GRU"))]
+    return any(not any("weight_hr" in row for row in layer.weights) for layer in found)
 
 
 def unrelated(reading: Reading) -> Iterator[Finding]:

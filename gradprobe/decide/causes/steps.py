@@ -11,6 +11,7 @@ from gradprobe.decide.causes.finding import Finding
 NOT_HELD = ("not_held", "not_held_new")
 CUT_OFF = ("detached", "no_path", "checkpointed", "consumed")
 LEFT = 1e-3  # of the gradient: ordinary clipping leaves 1e-2 and more of it, measured on sound scripts
+EVEN = 0.9  # mean to largest: 180 sound scripts stay below .4
 LEFT_OVER = 0.5  # of the steps: accumulation over batches steps rarely, and clears each time
 _EPSILON = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # half a unit in the last place, relative to the weight
 _SCALE = 1e-3  # of the loss: averaging over accumulated batches divides by tens
@@ -25,6 +26,7 @@ def causes(reading: Reading) -> Iterator[Finding]:
     yield from _detached(reading)
     yield from _zero_grad_missing(reading)
     yield from _taken_away(reading)
+    yield from _clamped(reading)
     yield from _loss_scale(reading)
     yield from _update_lost(reading)
 
@@ -187,6 +189,21 @@ def _taken_away(reading: Reading) -> Iterator[Finding]:
             "Clip at a norm that few batches exceed (1 is common), or not at all.",
             "exact: .grad after the backward pass and at the step",
         )  # fmt: skip
+
+
+def _clamped(reading: Reading) -> Iterator[Finding]:
+    """Clamped inside the backward pass, by hooks of parameters, so that the step finds what the pass has made."""
+    values = reading.evidence.median("left").values()
+    if not reading.evenness >= EVEN or reading.learned or any(value < LEFT for value in values):
+        return
+    yield Finding(
+        "clipped", reading.names(reading.trained), {"mean_to_largest": reading.evenness, "threshold": EVEN},
+        f"Nearly all elements of the weights' gradients have one size: the mean is {reading.evenness:.2f} of the "
+        "largest, as if each were clamped.",
+        "Look for hooks that clamp gradients and for clip_grad_value_: use a limit that few elements exceed, or "
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).",
+        "measured: sound trainings stay below .4",
+    )  # fmt: skip
 
 
 def _loss_scale(reading: Reading) -> Iterator[Finding]:

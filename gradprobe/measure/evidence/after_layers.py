@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradprobe.measure.evidence.loss_graph import ACTIVATIONS, KEEPS_VALUES
+from gradprobe.measure.evidence.graph_nodes import KEEPS_VALUES
+from gradprobe.measure.evidence.loss_graph import ACTIVATIONS
 
 _LINEAR = (
     *KEEPS_VALUES,

@@ -75,6 +75,7 @@ class LossFacts:
                 "reduction": use.reduction,
                 "plain": use.plain,
                 "squared": use.squared,
+                "across_examples": use.across_examples,
                 "seen": self._seen[key],
                 "clamped": rounded(float(torch.stack(self._clamped[key]).mean()))
                 if key in self._clamped

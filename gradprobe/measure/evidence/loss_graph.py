@@ -9,31 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from gradprobe.measure.evidence.graph_nodes import KEEPS_VALUES, constants, is_hooked, saved, shape_of
 from gradprobe.measure.reduction.values import is_immediate
 
 _MOST = 400  # nodes between the layers and the loss
-KEEPS_VALUES = (
-    "View",
-    "UnsafeView",
-    "ReshapeAlias",
-    "Squeeze",
-    "Unsqueeze",
-    "Transpose",
-    "Permute",
-    "TBackward",
-    "Clone",
-    "Alias",
-    "ToCopy",
-    "Expand",
-    "Select",
-    "Slice",
-    "Index",
-    "Gather",
-    "MaskedSelect",
-    "Narrow",
-    "Split",
-    "Unbind",
-)
+_NEAR = 64  # nodes after an output in which it may meet a target
 ACTIVATIONS = {
     "ReluBackward0": "relu",
     "SigmoidBackward0": "sigmoid",
@@ -81,6 +61,7 @@ class OutputUse:
         reduction: ``"mean"`` or ``"sum"`` over the examples, where that is known.
         plain: Whether the loss is of the whole output, and nothing else but for a factor.
         squared: Whether a difference is squared.
+        across_examples: Whether a softmax goes over the examples of the batch, and not over the classes.
     """
 
     layer: str
@@ -95,6 +76,7 @@ class OutputUse:
     reduction: str | None = None
     plain: bool = False
     squared: bool = False
+    across_examples: bool = False
 
 
 def uses_of_output(root: Any, layers: Mapping[Any, str]) -> list[OutputUse]:
@@ -150,16 +132,20 @@ def _is_wrapped(node: Any, layers: Mapping[Any, str]) -> bool:
 
 
 def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse:
-    use, node = OutputUse(layer, shape=_shape(head)), head
+    use, node = OutputUse(layer, shape=shape_of(head)), head
     unsqueezed = picked = False
     for _ in range(20):
         parents = above[node]
         if not parents:
             break
         parent, name = parents[0], parents[0].name()
-        grown = math.prod(_shape(parent)) // max(1, math.prod(_shape(node)))
+        grown = math.prod(shape_of(parent)) // max(1, math.prod(shape_of(node)))
         if name in _LOSSES:
             _take_loss(use, node, parent, above, 1 if unsqueezed else grown)
+            break
+        if (target := _divergence_target(parent, above)) is not None:
+            use.loss, use.target = "kl_div", target
+            _take_reduction(use, above[parent][0], above)
             break
         if name in ACTIVATIONS:
             _take_activation(use, parent, ACTIVATIONS[name])
@@ -171,25 +157,88 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
         picked |= name.startswith("Gather")
         node = parent
         if "Expand" not in name:
-            use.shape = _shape(node) or use.shape
+            use.shape = shape_of(node) or use.shape
     if use.loss == "other":
-        use.broadcast = 1
+        use.broadcast = 1 if unsqueezed else outer_product(head, above)
     use.plain &= not picked  # of each example another part of the output is trained
     return use
+
+
+def _divergence_target(product: Any, above: Mapping[Any, Sequence[Any]]) -> Tensor | None:
+    """The target of ``kl_div``, which is a difference of a constant and a product; None of any other node.
+
+    Example:
+        >>> import torch
+        >>> p = torch.zeros(1, 2, requires_grad=True).log_softmax(1)
+        >>> difference = torch.nn.functional.kl_div(p, torch.tensor([[0.9, 0.1]]), reduction="none").grad_fn
+        >>> product = difference.next_functions[1][0]
+        >>> _divergence_target(product, {product: [difference]})
+        tensor([[0.9000, 0.1000]])
+    """
+    parents = above[product]
+    if not product.name().startswith("MulBackward") or len(parents) != 1:
+        return None
+    [difference] = parents
+    if not difference.name().startswith("SubBackward") or difference.next_functions[0][0] is not None:
+        return None
+    factors = constants(product)
+    is_alike = len(factors) == 1 and factors[0] is not None and tuple(factors[0].shape) == shape_of(product)
+    return factors[0] if is_alike and shape_of(difference) == shape_of(product) else None
+
+
+def outer_product(head: Any, above: Mapping[Any, Sequence[Any]]) -> int:
+    """By how much an output grows where it meets a target of another shape: ``(n, 1)`` and ``(n,)``; 1 if not.
+
+    What is unsqueezed on purpose is not followed, nor what meets something that has all pairs already.
+
+    Args:
+        head: The node that made the output.
+        above: For each node between it and the loss those that use it.
+
+    Example:
+        >>> import torch
+        >>> p = torch.full((4, 1), 0.5, requires_grad=True).sigmoid()
+        >>> logarithm = p.log()
+        >>> product = torch.ones(4) * logarithm
+        >>> nodes = p.grad_fn, logarithm.grad_fn, product.grad_fn
+        >>> outer_product(p.grad_fn, {nodes[0]: [nodes[1]], nodes[1]: [nodes[2]], nodes[2]: []})
+        4
+    """
+    waiting, seen = [head], {head}
+    while waiting and len(seen) <= _NEAR:
+        node = waiting.pop()
+        for parent in above.get(node, ()):
+            name = parent.name()
+            if name.startswith(("MulBackward", "DivBackward")) and _is_outer(node, parent):
+                return max(shape_of(parent))
+            follows = shape_of(parent) == shape_of(node) or name.startswith(KEEPS_VALUES)
+            if parent not in seen and follows and not name.startswith(("Unsqueeze", "Expand")):
+                seen.add(parent)
+                waiting.append(parent)
+    return 1
+
+
+def _is_outer(node: Any, product: Any) -> bool:
+    own, grown = shape_of(node), shape_of(product)
+    if len(grown) != 2 or grown[0] != grown[1] or grown[0] < 2 or own not in ((grown[0], 1), (grown[0],)):
+        return False
+    factors = constants(product)
+    return bool(factors) and all(one is not None and one.numel() == grown[0] for one in factors)
 
 
 def _take_activation(use: OutputUse, node: Any, name: str) -> None:
     use.activations.append(name)
     if name in ("relu", "sigmoid", "tanh"):
-        use.values = _saved(node, "_saved_result")
+        use.values = saved(node, "_saved_result")
         if name == "relu" and use.values is not None:
             use.clamped = (use.values == 0).float().mean()
     elif name in ("softmax", "log_softmax"):
-        shape, axis = _shape(node), int(getattr(node, "_saved_dim", 1))
+        shape, axis = shape_of(node), int(getattr(node, "_saved_dim", 1))
         axis = axis - 2**64 if axis >= 2**63 else axis
         use.classes = shape[axis] if shape else None
+        use.across_examples = len(shape) == 2 and axis in (0, -2)
     elif name in ("clamp", "clamp_min"):
-        values, low = _saved(node, "_saved_self"), getattr(node, "_saved_min", None)
+        values, low = saved(node, "_saved_self"), getattr(node, "_saved_min", None)
         if values is not None and low is not None:
             use.clamped = (values <= low).float().mean()
 
@@ -205,16 +254,16 @@ def _take_loss(use: OutputUse, node: Any, parent: Any, above: Mapping[Any, Seque
         squares = above[parent][0] if above[parent] else None
         if squares is None or not squares.name().startswith(("Pow", "Abs", "Mul", "MseLoss", "SmoothL1")):
             return
-        difference = _saved(squares, "_saved_self")
+        difference = saved(squares, "_saved_self")
         if difference is not None and use.values is not None and difference.shape == use.values.shape:
             sign = -1 if parent.name().startswith("Rsub") or parent.next_functions[0][0] is not node else 1
             use.target = use.values - sign * difference
         elif difference is not None:
             use.target = difference
     else:
-        use.target = _saved(parent, "_saved_target")
+        use.target = saved(parent, "_saved_target")
         if name in ("nll", "bce", "bce_with_logits", "mse") and use.values is None:
-            use.values = _saved(parent, "_saved_self")
+            use.values = saved(parent, "_saved_self")
     use.loss = name
     _take_reduction(use, parent, above)
 
@@ -226,7 +275,7 @@ def _take_reduction(use: OutputUse, node: Any, above: Mapping[Any, Sequence[Any]
     """Follow the loss up to the scalar: what it is averaged or added up by, and whether anything joins it."""
     use.reduction = _REDUCTIONS.get(getattr(node, "_saved_reduction", 0))
     weights = [f"_saved_{name}" for name in ("weight", "pos_weight")]
-    use.plain = all(_saved(node, name) is None and not _is_hooked(node, name) for name in weights)
+    use.plain = all(saved(node, name) is None and not is_hooked(node, name) for name in weights)
     for _ in range(8):
         parents = above[node]
         if not parents:
@@ -239,26 +288,8 @@ def _take_reduction(use: OutputUse, node: Any, above: Mapping[Any, Sequence[Any]
         elif len(parents) > 1 or not name.startswith(("MulBackward", "DivBackward", "AbsBackward")):
             use.plain = False
             return
-
-
-def _saved(node: Any, name: str) -> Tensor | None:
-    """What a node keeps for the backward pass, if it keeps it as it is."""
-    try:
-        value = None if _is_hooked(node, name) else getattr(node, name)
-    except (AttributeError, RuntimeError):  # changed in place or freed since
-        return None
-    return value.detach() if isinstance(value, Tensor) else None
-
-
-def _is_hooked(node: Any, name: str) -> bool:
-    """Whether it has to be made first: to ask for what is checkpointed would run a forward pass again."""
-    raw = getattr(node, name.replace("_saved_", "_raw_saved_"), None)
-    return getattr(raw, "unpack_hook", None) is not None
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    metadata = getattr(node, "_input_metadata", None) or ()
-    return tuple(int(size) for size in metadata[0].shape) if metadata else ()
+        elif any(one is not None and one.numel() > 1 for one in constants(node)):  # a mask, or a weight of each
+            use.plain = False
 
 
 def scale_of(root: Any) -> float:
@@ -275,7 +306,7 @@ def scale_of(root: Any) -> float:
         if not name.startswith(("MulBackward", "DivBackward")):
             break
         children = [child for child, _ in node.next_functions if child is not None]
-        other = _saved(node, "_saved_other")
+        other = saved(node, "_saved_other")
         if len(children) != 1 or other is None or other.dim() or not is_immediate(other.device):
             break
         factor = float(other)
