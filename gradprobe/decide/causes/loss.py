@@ -114,6 +114,13 @@ def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
             "Use nn.CrossEntropyLoss on the logits, or put a log_softmax before nn.NLLLoss.",
             "the definition of the loss", output_max=output["max"],
         )  # fmt: skip
+    elif loss == "ctc" and "log_softmax" not in activations:
+        yield _found(
+            "loss_wrong", use,
+            "CTCLoss expects the logarithms of probabilities over the symbols, and gets other numbers.",
+            "Give it output.log_softmax(-1).",
+            "the definition of the loss",
+        )  # fmt: skip
     elif loss == "kl_div" and activations[-1:] == ["softmax"] and (use.get("off_simplex") or 0) <= _OFF_SIMPLEX:
         yield _found(
             "loss_wrong", use,

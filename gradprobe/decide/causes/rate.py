@@ -12,6 +12,7 @@ from gradprobe.record.quantities import short
 
 LARGE = 0.3  # of a weight in one step: You et al. 2017 (LARS) train at 1e-3 to 1e-2
 SMALL = 1e-4  # sound scripts move a weight by 3.2e-4 at least in the median
+SMALLEST_SOUND = 3e-4
 TURN = 0.9  # squared mean gradient over mean squared gradient: sound scripts reach .80
 FALLS = 0.2  # of the loss
 GREW = 10.0
@@ -118,7 +119,8 @@ def _began_large(reading: Reading) -> bool:
 def _too_small(reading: Reading) -> Iterator[Finding]:
     update, turns = reading.median_update(), sorted(reading.fact("turn").values())
     turn = turns[len(turns) // 2] if turns else math.nan
-    is_small = update < SMALL and not reading.fell > FALLS
+    limit = SMALLEST_SOUND if reading.stands_still else SMALL
+    is_small = update < limit and not reading.fell > FALLS
     is_straight = turn > TURN and not math.isnan(reading.fell) and abs(reading.fell) < 0.1
     if reading.learned or not (is_small or is_straight) or reading.history.conditions.get("default_optimizer"):
         return
@@ -128,7 +130,7 @@ def _too_small(reading: Reading) -> Iterator[Finding]:
         why = f"the gradient keeps its direction ({turn:.2f} of 1) while the loss falls by {reading.fell:.1%}"
     yield Finding(
         "lr_low", tuple(reading.trained),
-        {"median_update": update, "update_threshold": SMALL, "turn": turn,
+        {"median_update": update, "update_threshold": limit, "turn": turn,
          "turn_threshold": TURN, "fell": reading.fell},
         f"Steps are too small: {why}.", "Raise the learning rate by a factor of 10, or use Adam.",
         "You et al. 2017 (LARS); 136 scripts measured",

@@ -12,9 +12,11 @@ from gradprobe.record.quantities import short
 SMALL_SCALE = 0.01  # RMS of inputs: the biases of the first layer, at about 1/sqrt(fan_in), then hide them
 SCALE = 10.0  # RMS: initial weights are made for inputs and targets of about 1
 ALIKE = 1e-3  # spread of a weight's rows: of random rows it is about 1
-RECURRENT = 5.0  # times 1/sqrt(inputs); torch's own weights have .58, an orthogonal matrix of gain 1 has 1
+TOO_WIDE = 5.0  # times 1/sqrt(inputs); torch's own weights have .58, an orthogonal matrix of gain 1 has 1
+BEYOND = 0.5  # of what goes into a sigmoid or tanh is further than 3 from 0
 DEAD = 0.9  # of the units of a layer
 SPREAD = 0.01  # Schoenholz et al. 2017; sound scripts stay above .037 in the window
+NOTHING = 1e-5  # of a signal: what float32 leaves of it by rounding
 SHARE = 1e-3  # sound scripts stay above .017 in the window
 MUCH = 0.75  # of the loss of the best single number: what learns more than that, and be it the means, is not lost
 SPREAD_AND_SHARE_AT_FIRST, SPREAD_AND_SHARE = (
@@ -130,11 +132,11 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
     sizes = {
         name: facts["std"] * facts["fan_in"] ** 0.5 for name, facts in reading.facts.items() if facts.get("std")
     }
-    large = [name for name in recurrent if sizes.get(name, 0.0) > RECURRENT]
+    large = [name for name in recurrent if sizes.get(name, 0.0) > TOO_WIDE]
     if large:
         yield Finding(
             "saturated", reading.names(large),
-            {"weights_times_sqrt_fan_in": max(sizes[name] for name in large), "threshold": RECURRENT},
+            {"weights_times_sqrt_fan_in": max(sizes[name] for name in large), "threshold": TOO_WIDE},
             f"The weights of {reading.span(reading.names(large))} begin at "
             f"{short(max(sizes[name] for name in large))} times 1/sqrt(inputs): the units stay at the flat ends "
             "of tanh and sigmoid.",
@@ -144,10 +146,13 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
     outside = {name: share for name, share in reading.fact("never_inside").items() if share >= DEAD}
     layers = [name for name in outside if after.get(name) in ("sigmoid", "tanh") and name in reading.trained]
     beyond = reading.evidence.median("beyond_3")
+    wide = {name for name, size in sizes.items() if size > TOO_WIDE and not reading.learned}
     layers += [
-        n
-        for n, share in beyond.items()
-        if share >= DEAD and after.get(n) in ("sigmoid", "tanh") and n not in layers
+        name
+        for name, share in beyond.items()
+        if share >= (BEYOND if name in wide else DEAD)
+        and after.get(name) in ("sigmoid", "tanh")
+        and name not in layers
     ]
     outputs = {
         use["layer"] for use in reading.uses
@@ -155,7 +160,9 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
     layers = [name for name in layers if name not in outputs]
     if layers:
         yield Finding(
-            "saturated", reading.names(layers), {"units_at_their_ends": DEAD, "threshold": DEAD},
+            "saturated", reading.names(layers),
+            {"units_at_their_ends": max(outside.get(name, 0.0) or beyond.get(name, 0.0) for name in layers),
+             "threshold": BEYOND if wide & {*layers} else DEAD},
             f"The units of {reading.span(reading.names(layers))} stay at the flat ends of their "
             f"{after[layers[0]]}, where hardly any gradient passes.",
             "Use smaller initial weights (Xavier's rule), scaled inputs, or a normalisation before "
@@ -166,8 +173,8 @@ def _saturated(reading: Reading) -> Iterator[Finding]:
 
 def _collapse(reading: Reading) -> Iterator[Finding]:
     spread, share = reading.spread_at_end, reading.share_at_start
-    if not reading.spread_at_start > SPREAD:  # it is not lost on the way: the inputs themselves hardly differ
-        spread = math.nan
+    if not reading.spread_at_start > SPREAD and not _lost_at_once(reading):
+        spread = math.nan  # it is not lost on the way: the inputs themselves hardly differ
     together = (
         reading.spread_and_share_at_first < SPREAD_AND_SHARE_AT_FIRST
         and reading.spread_and_share < SPREAD_AND_SHARE
@@ -191,6 +198,12 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
         "place of sigmoid, or put normalisation between the layers.",
         _THEORY,
     )  # fmt: skip
+
+
+def _lost_at_once(reading: Reading) -> bool:
+    """Whether the first layers return the same for all inputs, as a normalisation over one number does."""
+    given = reading.network.get("input") or {}
+    return bool(given.get("std")) and reading.spread_at_start < NOTHING
 
 
 def _where_it_is_lost(spread: float | None, share: float | None) -> str:

@@ -39,6 +39,7 @@ _LOSSES = {
     "BinaryCrossEntropyBackward0": "bce",
     "BinaryCrossEntropyWithLogitsBackward0": "bce_with_logits",
     "KlDivBackward0": "kl_div",
+    "CtcLossBackward0": "ctc",
     "SubBackward0": "difference",
     "RsubBackward0": "difference",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +59,7 @@ class WeightSamples:
             if local in names[name]
         ]
         self._layers = len(layers)
+        self._units = {name: units for name in layers if (units := _units_of(modules[name])) is not None}
         self.rows = [*layers, *single]
         row_of = {name: index for index, name in enumerate(self.rows)}
         self._places = [
@@ -204,15 +205,22 @@ class WeightSamples:
         """
         largest: dict[str, nn.Parameter] = {}
         samples: dict[int, Tensor] = {}
+        units: dict[int, Tensor] = {}  # of the weights whose units are not their rows
         for place, parameter in zip(self._places, self._parameters(), strict=True):
             sample = None if parameter is None else _rows_of(parameter)
             if parameter is None or sample is None:
                 continue
             samples[id(parameter)] = sample
+            of = self._units.get(self.rows[place.layer]) if type(parameter) in _DENSE else None
+            other = None if of is None else _rows_of(of(parameter.detach()))
+            if other is not None:
+                units[id(parameter)] = other
             for name in (self.rows[row] for row in place.rows):
                 if name not in largest or largest[name].numel() < parameter.numel():
                     largest[name] = parameter
         numbers = _numbers_of_each(samples)
+        for key, found in _numbers_of_each(units).items():
+            numbers[key] = torch.cat([numbers[key][:-1], found[-1:]])
         return [
             (name, _shape_facts(parameter), numbers[id(parameter)].to(self.device))
             for name, parameter in largest.items()
@@ -248,7 +256,23 @@ def _shape_facts(parameter: nn.Parameter) -> dict[str, Any]:
     }
 
 
-def _rows_of(parameter: nn.Parameter) -> Tensor | None:
+def _units_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What makes rows of a weight's units, where they are not its rows: the units of a layer should not be alike.
+
+    Example:
+        >>> _units_of(nn.LSTM(3, 4))(torch.ones(16, 3)).shape  # of four gates
+        torch.Size([4, 3])
+        >>> _units_of(nn.Linear(2, 1))
+    """
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return lambda weight: weight.t() if weight.dim() == 2 else weight
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        hidden = int(module.hidden_size)
+        return lambda weight: weight[:hidden]  # of the first gate: each has a row for each unit
+    return None
+
+
+def _rows_of(parameter: Tensor) -> Tensor | None:
     """Some elements of some rows of a weight; None where it has none that can be read."""
     tensor = local_part(parameter.detach())
     if tensor.dim() < 2 or not tensor.numel() or not is_plain(tensor) or tensor.is_meta:
