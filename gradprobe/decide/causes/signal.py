@@ -201,9 +201,10 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
 
 
 def _lost_at_once(reading: Reading) -> bool:
-    """Whether the first layers return the same for all inputs, as a normalisation over one number does."""
+    """Whether the first layers return the same for all inputs that differ: normalisation over one number does."""
     given = reading.network.get("input") or {}
-    return bool(given.get("std")) and reading.spread_at_start < NOTHING
+    differ = (given.get("between") or 0.0) > SPREAD * (given.get("rms") or 0.0)
+    return differ and reading.spread_at_start < NOTHING
 
 
 def _where_it_is_lost(spread: float | None, share: float | None) -> str:

@@ -262,5 +262,6 @@ def _finite(value: Any) -> Any:
 def _input(rows: Sequence[Tensor]) -> dict[str, float | None] | None:
     if not rows:
         return None
-    rms, mean, deviation, largest = torch.stack([row.cpu() for row in rows]).double().mean(0).tolist()
-    return {"rms": rounded(rms), "mean": rounded(mean), "std": rounded(deviation), "largest": rounded(largest)}
+    names = ("rms", "mean", "std", "largest", "between")
+    means = torch.stack([row.cpu() for row in rows]).double().mean(0).tolist()
+    return {name: rounded(mean) for name, mean in zip(names, means, strict=True)}

@@ -41,8 +41,8 @@ class Signal:
         is_on: Whether this iteration is looked at.
         elements: Elements of the output of each layer in the iteration that is looked at.
         nodes: The graph's nodes that made outputs in it, with the layer of each.
-        input: What the first layer was given, if that is data: its number of examples, RMS, mean and largest
-            absolute value of a feature's mean, each on the device.
+        input: What the first layer was given, if that is data: RMS, mean, standard deviation, largest absolute
+            value, and how far its examples differ (the RMS of what is left without their mean), on the device.
         eval_calls: How often a layer was called in eval mode in a pass that records gradients.
         of_one_example: How often batch normalisation saw one example.
     """
@@ -140,8 +140,9 @@ class Signal:
         if given.dim() < 2 or not given.numel():
             return
         values = sample_output(given, 1, 0, 1024)
+        between = (values - values.mean(0)).square().mean().sqrt()
         self.input.append(
-            torch.stack([values.square().mean().sqrt(), values.mean(), values.std(), values.abs().amax()])
+            torch.stack([values.square().mean().sqrt(), values.mean(), values.std(), values.abs().amax(), between])
         )
 
     def _reduce(self) -> None:
