@@ -206,3 +206,33 @@ def test_a_mask_in_the_loss_changes_what_a_constant_answer_costs():
         return (functional.cross_entropy(output, b, reduction="none") * (torch.arange(32) % 2)).mean()
 
     assert [one.cause for one in with_loss(masked)(lr=1e-7).findings] == ["lr_low"]
+
+
+def test_what_is_left_of_a_training_that_became_nan_is_left_over():
+    def never_cleared(model, optimizer):
+        def step(a, b):
+            (functional.cross_entropy(model(a), b) * next(factors)).backward()
+            optimizer.step()
+
+        return step
+
+    factors = iter([1.0] * 3 + [torch.nan] * 27)
+    assert "zero_grad_missing" in [one.cause for one in trained(mlp(), never_cleared).findings]
+
+
+def test_what_is_learned_slowly_is_no_wrong_label():
+    """The gradients of a network that is clipped at every step agree with each other, as those of noise do not."""
+
+    def clipped(model, optimizer):
+        def step(a, b):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(a), b).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            optimizer.step()
+
+        return step
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    diagnosis = trained(model, clipped, optimizer=optimizer, steps=50)
+    assert "labels_wrong" not in [one.cause for one in diagnosis.findings]

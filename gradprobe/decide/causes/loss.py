@@ -38,7 +38,7 @@ _NO_BETTER = 0.97  # of the loss of a constant answer
 _NO_WORSE = 1.1
 _FAR = 0.2  # of the weights, added up over the window
 _WELL = 0.5  # of the loss of a constant answer
-_NOISE = 1.15  # times what independent gradients give
+_TURNS, _NOISE = 0.65, 1.15  # times what independent gradients give; of what is learned slowly it is .51 at most
 _GRAPH = "exact: the graph of the loss"
 
 
@@ -260,7 +260,12 @@ def unrelated(reading: Reading) -> Iterator[Finding]:
         return
     moved = reading.median_update() * count
     turned = sorted(turn * of for turn, of in turns)[len(turns) // 2]
-    if moved < _FAR or turned > _NOISE or reading.spread_at_end < 0.1 or reading.share_at_start < 0.01:
+    if (
+        moved < _FAR
+        or not _TURNS < turned < _NOISE
+        or reading.spread_at_end < 0.1
+        or reading.share_at_start < 0.01
+    ):
         return
     yield Finding(
         "labels_wrong", (), {"loss": reading.end, "constant": reading.constant, "moved": moved, "turn": turned},

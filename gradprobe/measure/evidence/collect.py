@@ -130,7 +130,7 @@ class EvidenceCollector:
         there = any(parameter.grad is not None for parameter in self._few)
         count = len(self._weights.rows)
         nothing = self._stepped.new_zeros(count)
-        now = self._weights.norms(self._weights.take_gradients()) > 0 if there else nothing
+        now = self._weights.norms(self._weights.take_gradients()) != 0 if there else nothing  # NaN is left too
         known = now if self._left_over is None else self._left_over
         self._left_over = torch.where(self._stepped, now, known & now)
         self._stepped = torch.zeros_like(self._stepped)

@@ -46,7 +46,7 @@ class LayerSteps:
             left = norms / arrived * (1.0 if scale is None else scale.to(norms.device))
             self.left = torch.where(held, left, self.left)
         if left_over is not None:
-            there = (left_over & (norms > 0)).to(self.left_over.dtype)
+            there = (left_over & (norms != 0)).to(self.left_over.dtype)
             self.left_over = torch.where(held, there, self.left_over)
 
     def moved(self, held: Tensor, moved: Tensor, before: Tensor) -> None:
