@@ -14,8 +14,7 @@ from gradprobe.cli.options import Options
 from gradprobe.cli.start import say_loading, without_collection
 from gradprobe.cli.terminal import prints_to_stderr, say
 from gradprobe.record.text import few
-from gradprobe.runs.folder import RUNS, Reserved, reserve, reserve_free
-from gradprobe.runs.listing import runs_in
+from gradprobe.runs.folder import RUNS, Reserved, reserve, reserve_free, runs_in
 from gradprobe.script.execute import printable
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from click.shell_completion import CompletionItem
 from click.types import StringParamType
 
 from gradprobe.record.branches import BRANCH_NAMES
-from gradprobe.runs.folder import RUNS, is_run
-from gradprobe.runs.listing import runs_in
+from gradprobe.runs.folder import RUNS, is_run, runs_in
 
 
 def sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:

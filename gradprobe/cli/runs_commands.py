@@ -18,8 +18,7 @@ from gradprobe.cli.saved_commands import into_folder
 from gradprobe.cli.start import without_collection
 from gradprobe.cli.terminal import console, errors_as_sentences, printing, say, write
 from gradprobe.record.quantities import QUANTITIES
-from gradprobe.runs.folder import RUNS
-from gradprobe.runs.listing import runs_in
+from gradprobe.runs.folder import RUNS, runs_in
 
 if TYPE_CHECKING:
     from gradprobe.runs.difference import Difference

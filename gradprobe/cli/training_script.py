@@ -39,7 +39,7 @@ def training_script(file: str) -> TrainingScript | None:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "train.py"
-        ...     _ = path.write_text("def main():\\n    loss.backward()\\n\\nmain()\\n")
+        ...     _ = path.write_text("def main():\n    loss.backward()\n\nmain()\n")
         ...     found = training_script(str(path))
         >>> found.line, found.when_imported
         (2, 4)

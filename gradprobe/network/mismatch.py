@@ -160,7 +160,7 @@ def _dtype(model: nn.Module, values: Iterable[Any]) -> Iterator[str]:
 
 def _shape(name: str, layer: nn.Module, got: Tensor) -> Iterator[str]:
     """A layer that gets another number of features, channels or indices than it was built for."""
-    where = f"{name or type(layer).__name__} ({type(layer).__name__})"
+    where = f"{name} ({type(layer).__name__})" if name else type(layer).__name__
     shape = tuple(got.shape)
     if isinstance(layer, nn.Linear) and shape[-1:] != (layer.in_features,):
         wanted = layer.in_features

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it can be written, and keeping it until there is one. No torch, no pandas."""
+"""The folder of a run: whether it can be written, keeping it until there is one, and which there are. No torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gradprobe.runs.contents import RECORD, SAVED, owned, record_in
 from gradprobe.runs.draft import Draft, check_names, recover
 
 RUNS = Path("gradprobe_runs")  # where runs go that name no folder
+_TABLE = "history.csv"  # written with the record, and not again when figures are drawn
 _LONGEST = 200  # bytes of the name of a folder that is made up; file systems allow 255
 
 
@@ -210,3 +211,34 @@ def _make(folder: Path, made: list[Path]) -> None:
         with contextlib.suppress(FileExistsError):  # another process was quicker
             parent.mkdir()
             made.append(parent)
+
+
+def runs_in(parent: str | os.PathLike[str] = RUNS) -> list[Path]:
+    """The folders in ``parent`` that hold a run, in the order in which they were recorded.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     for name, seconds in (("second", 20), ("first", 10)):
+        ...         folder = Path(parent) / name
+        ...         folder.mkdir()
+        ...         for file in (RECORD, _TABLE):
+        ...             (folder / file).touch()
+        ...             os.utime(folder / file, (seconds, seconds))
+        ...     [folder.name for folder in runs_in(parent)]
+        ['first', 'second']
+    """
+    try:
+        folders = [folder for folder in Path(parent).iterdir() if is_run(folder)]
+    except OSError:
+        return []
+    return sorted(folders, key=lambda folder: (recorded_at(folder), folder.name))
+
+
+def recorded_at(folder: Path) -> float:
+    """When a run was recorded, or decided anew, in seconds since 1970; 0 if that cannot be read."""
+    file = folder / _TABLE
+    try:
+        return (file if file.exists() else folder / RECORD).stat().st_mtime
+    except OSError:
+        return 0.0

@@ -11,8 +11,7 @@ from typing import Any
 import pandas as pd
 
 from gradprobe.record.text import one_line
-from gradprobe.runs.folder import RUNS
-from gradprobe.runs.listing import recorded_at
+from gradprobe.runs.folder import RUNS, recorded_at
 from gradprobe.runs.run import Run, load
 from gradprobe.show.formats import ends_of_loss
 from gradprobe.show.headline import verdict

@@ -163,7 +163,10 @@ def test_an_error_in_the_held_out_batches_says_where_it_is():
             iterations=1,
             held_out=[(torch.ones(4, 9), torch.zeros(4, dtype=torch.int64))],
         )
-    assert raised.value.__notes__ == ["held-out batch, inputs of shape (4, 9)"]
+    assert raised.value.__notes__ == [
+        "held-out batch, inputs of shape (4, 9)",
+        "Linear takes 64 features and got (4, 9): build it with 9",
+    ]
 
 
 def test_no_branch_is_nothing_to_compare():

@@ -9,7 +9,7 @@ import pytest
 import gradprobe as gp
 from gradprobe.decide.policies import place
 from gradprobe.record.history import GradientHistory, Layer, tidy
-from gradprobe.runs.listing import runs_in
+from gradprobe.runs.folder import runs_in
 from gradprobe.runs.run import Run
 from gradprobe.runs.several import compare_several
 from gradprobe.runs.summary import as_frame, summarise
