@@ -1,4 +1,4 @@
-"""What the author of a script is told when it cannot be recorded, or when only part of it can. No torch."""
+"""The messages to the author of a script that cannot be recorded, or only in part. No torch."""
 
 from __future__ import annotations
 
