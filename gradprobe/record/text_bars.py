@@ -25,7 +25,7 @@ def sparkline(values: Sequence[float | None], threshold: float | None, width: in
     Example:
         >>> for line in sparkline([1e-9, 1e-8, None, 1e-7, 1e-6, 1e-5], 1e-7, 80): print(line)
         ▁▃·▅▇█
-        ^^^
+        ^^
         >>> sparkline([0.0, float("inf"), 1.0], None, 80)
         ('0!▅', '')
     """
@@ -33,8 +33,12 @@ def sparkline(values: Sequence[float | None], threshold: float | None, width: in
     low, high = log_range(columns)
     middle, span = (low + high) / 2, max(high - low, _LEAST)
     bars = "".join(_cell(value, middle - span / 2, span) for value in columns)
-    marks = "".join(" " if threshold is None or not (value or 0) < threshold else "^" for value in columns)
+    marks = "".join("^" if _below(value, threshold) else " " for value in columns)
     return bars, marks.rstrip()
+
+
+def _below(value: float | None, threshold: float | None) -> bool:
+    return value is not None and threshold is not None and value < threshold
 
 
 def log_range(values: Iterable[float | None]) -> tuple[float, float]:

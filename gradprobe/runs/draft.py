@@ -67,7 +67,7 @@ class Draft:
         self._lock, alone = _locked(self.path)
         try:
             if not alone and self._only_alone:
-                raise BusyError(f"whether another process writes to {self.folder} is not known")
+                raise OSError(f"whether another process writes to {self.folder} is not known")
             _move_into_place(self.folder)
             self._clear()
         except BaseException:
@@ -150,13 +150,24 @@ def check_names(folder: Path, names: Collection[str], own: Collection[str]) -> N
             raise FileExistsError(f"{path} is {what}: move it, or choose another folder")
 
 
-def recover(folder: Path) -> None:
-    """Finish, or take back, what a killed process has begun; nothing where another is at it, or it may not be."""
+def recover(folder: Path, *, refuse_busy: bool = False) -> None:
+    """Finish, or take back, what a killed process has begun; nothing where another is at it, or it may not be.
+
+    Raises:
+        BusyError: If another process is at it, with ``refuse_busy``.
+    """
     if not os.path.lexists(folder):
         _back_from_aside(folder)
-    if os.path.lexists(folder / FOLDER):
-        with contextlib.suppress(OSError), Draft(folder, only_alone=True):
+    if not os.path.lexists(folder / FOLDER):
+        return
+    try:
+        with Draft(folder, only_alone=True):
             pass
+    except BusyError:
+        if refuse_busy:
+            raise
+    except OSError:
+        pass
 
 
 def _back_from_aside(folder: Path) -> None:
@@ -235,7 +246,7 @@ def _locked(draft: Path) -> tuple[int, bool]:
         except FileNotFoundError:  # the one before has just left
             continue
         try:
-            alone = _lock(lock)
+            alone = lock_now(lock)
             if os.fstat(lock).st_ino == (draft / _LOCK).stat().st_ino:
                 return lock, alone
         except BlockingIOError:
@@ -246,7 +257,12 @@ def _locked(draft: Path) -> tuple[int, bool]:
         os.close(lock)
 
 
-def _lock(lock: int) -> bool:
+def lock_now(lock: int) -> bool:
+    """Lock an open file for this process alone; False where there are no locks.
+
+    Raises:
+        BlockingIOError: If another process has it.
+    """
     if "fcntl" not in globals():
         return False
     try:

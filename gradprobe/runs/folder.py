@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 from gradprobe.record.text import one_line
 from gradprobe.runs import draft
 from gradprobe.runs.contents import RECORD, SAVED, owned, record_in
-from gradprobe.runs.draft import Draft, check_names, recover
+from gradprobe.runs.draft import Draft, check_names, lock_now, recover
 
 RUNS = Path("gradprobe_runs")  # where runs go that name no folder
 _TABLE = "history.csv"  # written with the record, and not again when figures are drawn
+_PATIENCE = 2.0  # seconds to wait for another process that makes a folder, which takes it milliseconds
+_ATTEMPTS = 10  # to make a folder whose parents others delete
 _LONGEST = 200  # bytes of the name of a folder that is made up; file systems allow 255
 
 
@@ -41,11 +44,13 @@ class Reserved(os.PathLike[str]):
 
     def _enter(self) -> None:
         try:
-            _check(self.shown, self.folder, self._force)
+            _check_link(self.shown, self.folder)
             self._made = []
-            _make(self.folder, self._made)
-            self.draft.__enter__()
-            _check(self.shown, self.folder, self._force)  # a rival may have been quicker
+            _make(self.folder.parent, self._made)
+            with _alone_in(self.folder.parent):  # so that who makes the folder also holds it
+                _check(self.shown, self.folder, self._force)
+                _make(self.folder, self._made)
+                self.draft.__enter__()
             self.draft.keep_room()
         except OSError as error:
             self.close()
@@ -67,10 +72,11 @@ class Reserved(os.PathLike[str]):
         """Give it back: without a run in it a folder that was made for one is gone again."""
         if os.getpid() != self._process:  # a child that the user's script has forked
             return
-        self.draft.__exit__()
-        for folder in reversed(self._made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # no other than an empty one
+        with _alone_in(self.folder.parent):
+            self.draft.__exit__()
+            for folder in reversed(self._made):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # no other than an empty one
 
     def __enter__(self) -> Reserved:
         return self
@@ -174,15 +180,43 @@ def is_first_rank() -> bool:
     return bool(distributed.get_rank() == 0)
 
 
+@contextlib.contextmanager
+def _alone_in(parent: Path) -> Iterator[None]:
+    """Keep other processes from making folders in ``parent``, or deleting theirs, where the file system can."""
+    held = None
+    with contextlib.suppress(OSError):
+        held = os.open(parent, os.O_RDONLY)
+    try:
+        if held is not None:
+            _wait_for(held)
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _wait_for(held: int) -> None:
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        with contextlib.suppress(BlockingIOError):
+            lock_now(held)
+            return
+        time.sleep(0.01)
+
+
+def _check_link(shown: Path, folder: Path) -> None:
+    """Raise an error if a link leads nowhere."""
+    if shown.is_symlink() and not os.path.lexists(folder):
+        raise FileNotFoundError(f"{shown} is a link to {folder}, which is not there: choose another folder")
+
+
 def _check(shown: Path, folder: Path, force: bool) -> None:
     """Raise an error if there is something in a folder that must not be replaced."""
     if not os.path.lexists(folder):
-        if shown.is_symlink():
-            raise FileNotFoundError(f"{shown} is a link to {folder}, which is not there: choose another folder")
         return
     if not folder.is_dir():
         raise FileExistsError(f"{shown} is a file: choose another folder")
-    recover(folder)
+    recover(folder, refuse_busy=True)  # the files of a run that is just moving to its place are no others
     names = {path.name for path in folder.iterdir()} - {draft.FOLDER}
     if not names:
         return
@@ -203,14 +237,20 @@ def _check(shown: Path, folder: Path, force: bool) -> None:
 
 def _make(folder: Path, made: list[Path]) -> None:
     """Make a folder and its parents, and note those that were not there, the outermost first."""
-    missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
-    existing = missing[-1].parent if missing else folder
-    if not existing.is_dir():
-        raise NotADirectoryError(f"{folder} cannot be made: {existing} is a file")
-    for parent in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # another process was quicker
-            parent.mkdir()
-            made.append(parent)
+    for attempt in range(_ATTEMPTS):
+        missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
+        existing = missing[-1].parent if missing else folder
+        if not existing.is_dir():
+            raise NotADirectoryError(f"{folder} cannot be made: {existing} is a file")
+        try:
+            for parent in reversed(missing):
+                with contextlib.suppress(FileExistsError):  # another process was quicker
+                    parent.mkdir()
+                    made.append(parent)
+            return
+        except FileNotFoundError:  # another process has just deleted a parent that it had made
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 def runs_in(parent: str | os.PathLike[str] = RUNS) -> list[Path]:

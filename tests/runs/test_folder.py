@@ -195,6 +195,27 @@ def test_processes_with_the_same_name_get_a_folder_each():
     assert listing() == ["runs", "runs/net", "runs/net/history.csv", "runs/net/run.json"]
 
 
+def test_who_reserves_at_the_same_moment_leaves_nothing():
+    at_once, names = threading.Barrier(4), [set() for _ in range(30)]
+    Path("runs").mkdir()
+
+    def reserve_often():
+        for taken in names:
+            at_once.wait()
+            with reserve_free("runs", "net") as folder:
+                taken.add(str(folder))
+                at_once.wait()
+
+    threads = [threading.Thread(target=reserve_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    each = {"runs/net", *(f"runs/net-{number}" for number in (2, 3, 4))}
+    assert names == [each] * 30
+    assert listing() == ["runs"]
+
+
 def test_threads_that_save_at_the_same_time_leave_one_run():
 
     def save_often(number):
