@@ -254,8 +254,10 @@ def are_multiples(now: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
         tolerance = _TOLERANCES.get(one.dtype, _COARSE)
         a, b = one.double(), other.double()
         size, size_before = a @ a, b @ b
-        parallel = (a @ b) ** 2 >= (1 - tolerance**2) * size * size_before
-        flags.append((parallel & ((size > 0) | (size_before == 0))) | ~(size + size_before).isfinite())
+        # by what is left of it: 1 minus the squared cosine is lost in the rounding of the products
+        rest = a - (a @ b) / size_before * b
+        parallel = (rest @ rest <= tolerance**2 * size) & (size > 0)
+        flags.append(parallel | (size_before == 0) | ~(size + size_before).isfinite())
     return torch.stack(flags).all().unsqueeze(0)
 
 
