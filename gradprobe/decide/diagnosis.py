@@ -10,7 +10,7 @@ from gradprobe.decide.causes import loss, rate, sequence, signal, steps
 from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.findings import findings
-from gradprobe.record.history import GradientHistory
+from gradprobe.record.history import GradientHistory, check_history
 from gradprobe.record.html import block, folded, layer_names, paragraph, table, title
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import CNDS_THRESHOLD, short
@@ -116,6 +116,9 @@ def diagnose(history: GradientHistory) -> Diagnosis:
     Args:
         history: The record of one window, as a probe with ``stats="all"`` makes it.
 
+    Raises:
+        TypeError: If it is not a history.
+
     Example:
         >>> from gradprobe.record.history import Layer, tidy
         >>> rows = [(0, "fc", 0, "output", 1e-3, 1e-3, 1e-3, 0.0, 0)]
@@ -123,6 +126,7 @@ def diagnose(history: GradientHistory) -> Diagnosis:
         Unclear. Only gradients were recorded, not what layers return and how steps move them.
         Record the run again with this version of gradprobe.
     """
+    check_history(history)
     if history.evidence is None:
         return _unclear(history)
     if not history.iterations:

@@ -13,7 +13,7 @@ from gradprobe.decide.rules import RelativePolicy as RelativePolicy
 from gradprobe.decide.rules import ThresholdPolicy as ThresholdPolicy
 from gradprobe.decide.serve_flagged import disagreement
 from gradprobe.decide.usual import BranchesPolicy as BranchesPolicy
-from gradprobe.record.history import GradientHistory
+from gradprobe.record.history import GradientHistory, check_history
 from gradprobe.record.placement import Placement
 
 # "cnds" is what the arms of a comparison call the rule of 1e-7
@@ -79,10 +79,7 @@ def place(history: GradientHistory, policy: Policy | str | None = None) -> Place
         >>> placement.flagged, [point.name for point in placement.points]
         (('a', 'b'), ['b'])
     """
-    if not isinstance(history, GradientHistory):
-        raise TypeError(
-            f"expected a gp.GradientHistory, got {type(history).__name__}: give the history that gp.scan returns"
-        )
+    check_history(history)
     policy = as_policy(policy)
     placement = policy(history)
     if not isinstance(placement, Placement):

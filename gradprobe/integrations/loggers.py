@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gradprobe.decide.policies import place
-from gradprobe.record.history import GradientHistory
+from gradprobe.record.history import GradientHistory, check_history
 from gradprobe.record.placement import Placement
 from gradprobe.record.quantities import label
 
@@ -74,7 +74,7 @@ def log_to(
         pictures: Files of figures that are drawn already.
 
     Raises:
-        TypeError: If the writer is none of these.
+        TypeError: If the writer is none of these, or ``history`` is not one.
         ValueError: If there is no MLflow run or no Weights & Biases run to log to.
 
     Example:
@@ -83,6 +83,7 @@ def log_to(
         >>> log_to(GradientHistory(tidy(rows), {}, (Layer("conv", 0, "Conv2d", 9),), (), None), print)
         gradprobe/mean |dL/d output|/conv 2e-09 0
     """
+    check_history(history)
     send = _sender(writer, run_id, rows)
     if send is None:
         raise TypeError(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from gradprobe.record.conditions import describe_conditions, with_codes
 from gradprobe.record.evidence import Evidence, by_depth
-from gradprobe.record.files.fields import anything, at, integer, mapping, optional, text, tuple_of
+from gradprobe.record.files.fields import anything, as_tuples, at, integer, mapping, optional, text, tuple_of
 from gradprobe.record.html import MOST_ROWS, bars, block, folded, legend, small, span_of, table, title
 from gradprobe.record.layer import UNREACHED as UNREACHED
 from gradprobe.record.layer import Layer as Layer
@@ -260,14 +260,18 @@ def _aggregated(rows: pd.DataFrame, names: Sequence[str], how: str) -> pd.Series
     return by_layer.reindex([name for name in names if name in by_layer.index])
 
 
-def as_tuples(value: Any) -> Any:
-    """Lists, as JSON has them, as the tuples they were.
+def check_history(given: object) -> GradientHistory:
+    """What is given, where it is a history; raises TypeError if it is not one.
 
     Example:
-        >>> as_tuples([[2, 3], [2, 5]])
-        ((2, 3), (2, 5))
+        >>> check_history("gradprobe_runs/net")
+        Traceback (most recent call last):
+        TypeError: expected a gp.GradientHistory, got str: give what gp.scan returns, or gp.load(run).history
     """
-    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(given, GradientHistory):
+        return given
+    find = "its .history" if hasattr(given, "history") else "what gp.scan returns, or gp.load(run).history"
+    raise TypeError(f"expected a gp.GradientHistory, got {type(given).__name__}: give {find}")
 
 
 def tidy(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradprobe.record.files.fields import (
     anything,
+    as_tuples,
     dict_of,
     fields,
     integer,
@@ -17,7 +18,6 @@ from gradprobe.record.files.fields import (
     text,
     tuple_of,
 )
-from gradprobe.record.history import as_tuples
 from gradprobe.record.html import block, layer_names, paragraph, small, table, title
 from gradprobe.record.points import Point
 from gradprobe.record.quantities import QUANTITIES

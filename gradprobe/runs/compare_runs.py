@@ -9,7 +9,8 @@ from typing import Any
 from gradprobe.decide.diagnosis import diagnose
 from gradprobe.decide.findings import findings
 from gradprobe.decide.policies import ThresholdPolicy, place
-from gradprobe.record.history import GradientHistory, as_tuples
+from gradprobe.record.files.fields import as_tuples
+from gradprobe.record.history import GradientHistory
 from gradprobe.runs.difference import Difference, LayerChange
 from gradprobe.runs.explanations import remarks
 from gradprobe.runs.matching import same_layers

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.record.csv_tables import write_csv
-from gradprobe.record.history import GradientHistory, history_html
+from gradprobe.record.history import GradientHistory, check_history, history_html
 from gradprobe.record.placement import Placement, placement_html
 from gradprobe.record.text import one_line
 from gradprobe.runs.contents import PAGE, NewerError
@@ -86,6 +86,7 @@ def save(
         force: Replace an existing run: the files that its own list names, and no others.
 
     Raises:
+        TypeError: If ``history`` is not one.
         FileExistsError: If there is a run already and ``force`` is not set, or a folder that is not a run.
         OSError: If the folder cannot be written.
 
@@ -97,6 +98,7 @@ def save(
         ...     load(folder).history == history
         True
     """
+    check_history(history)
     shown = Path(folder)
     if not is_first_rank():
         return shown

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from gradprobe.record.history import GradientHistory
+from gradprobe.record.history import GradientHistory, check_history
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -41,10 +41,7 @@ class Grid:
         Raises:
             TypeError: If it is not a history.
         """
-        if not isinstance(history, GradientHistory):
-            raise TypeError(
-                f"expected a gp.GradientHistory, got {type(history).__name__}: give the one that gp.scan returns"
-            )
+        check_history(history)
         names = [layer.name for layer in history.layers]
         iterations = np.unique(history.frame["iteration"].to_numpy(dtype=np.int64))
         rows = history.select(of).set_index(["layer", "iteration"])

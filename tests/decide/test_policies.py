@@ -190,7 +190,7 @@ def test_findings_by_kind():
     [
         ((history(1e-9, 1e-3), 1e-7), r"or the name of one \(threshold, .*\), got 1e-07: give \"relative\""),
         ((history(1e-9, 1e-3), RelativePolicy), r"got RelativePolicy: give RelativePolicy\(\)"),
-        (("net",), "expected a gp.GradientHistory, got str: give the history that gp.scan returns"),
+        (("net",), "expected a gp.GradientHistory, got str: give what gp.scan returns"),
     ],
 )
 def test_what_is_no_history_or_no_policy_is_refused_with_what_to_give(arguments, message):

@@ -14,6 +14,16 @@ Reader = Callable[[Any], Any]
 _LARGEST = 2**63  # what a table of pandas can hold
 
 
+def as_tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as the tuples they were.
+
+    Example:
+        >>> as_tuples([[2, 3], [2, 5]])
+        ((2, 3), (2, 5))
+    """
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
 def text(value: Any) -> str:
     """A text."""
     return str(_of_kind(value, str, "a text"))

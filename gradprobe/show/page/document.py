@@ -15,13 +15,13 @@ from markupsafe import Markup, escape
 
 import gradprobe.show.page.words as words
 from gradprobe.record.files.atomic import replacing
+from gradprobe.record.history import GradientHistory, check_history
 from gradprobe.show.headline import verdict
 from gradprobe.show.page.numbers import found_rows, page_data
 from gradprobe.show.page.steps import arms_steps, steps
 from gradprobe.version import __version__
 
 if TYPE_CHECKING:
-    from gradprobe.record.history import GradientHistory
     from gradprobe.record.placement import Placement
     from gradprobe.verdict.arms_comparison import ArmsComparison
     from gradprobe.verdict.comparison import Comparison
@@ -55,6 +55,7 @@ def write_page(
         The file.
 
     Raises:
+        TypeError: If ``history`` is not one.
         OSError: If the file cannot be written.
 
     Example:
@@ -83,7 +84,7 @@ def render(
     run: str = "",
 ) -> str:
     """The page as text; see `write_page`."""
-    said = verdict(history, placement, comparison, arms)
+    said = verdict(check_history(history), placement, comparison, arms)
     advice = arms_steps(history, arms) if arms else steps(said.state, history, placement, comparison, run)
     return _template().render(
         title=str(history.conditions.get("target") or "a run"),

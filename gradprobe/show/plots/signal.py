@@ -13,7 +13,7 @@ from gradprobe.decide.causes.finding import CAUSES
 from gradprobe.decide.diagnosis import diagnose
 from gradprobe.record.conditions import describe_conditions
 from gradprobe.record.evidence import BY_DEPTH
-from gradprobe.record.history import GradientHistory
+from gradprobe.record.history import GradientHistory, check_history
 from gradprobe.show.plots.depth import layer_axis
 from gradprobe.show.plots.fitting import lay_out
 from gradprobe.show.plots.header import font_entries, header, marker_entry
@@ -55,6 +55,7 @@ def plot_signal(history: GradientHistory, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
+        TypeError: If it is not a history.
         ValueError: If only gradients were recorded.
 
     Example:
@@ -67,6 +68,7 @@ def plot_signal(history: GradientHistory, *, ax: Axes | None = None) -> Axes:
         >>> plot_signal(history, ax=Figure().subplots()).get_title("left")
         'Signal by depth'
     """
+    check_history(history)
     if history.evidence is None:
         raise ValueError(
             'expected a history with signal and updates; this one holds gradients only: record it with stats="all"'
