@@ -16,6 +16,7 @@ from gradprobe.record.text import layer_span, middle
 LEARNED = 0.9  # of the loss of the best constant answer: below it the network has learned more than a constant
 LONG = 40  # iterations: of fewer nobody can say that nothing is learned
 EXAMPLES = 1500  # at batches of 2 and 8 networks that learn show nothing of it in 50 iterations
+WELL = 0.5  # of the same
 NOTHING = 0.98  # of the loss of the best constant answer
 _END_EXAMPLES = 160  # at least, unless that is more than half of the window
 _EVEN_AT_LEAST = 64  # weights: of a few the gradients may happen to be alike

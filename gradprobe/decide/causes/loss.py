@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gradprobe.decide.causes.facts import Reading
+from gradprobe.decide.causes.facts import WELL, Reading
 from gradprobe.decide.causes.finding import Finding
 
 _RANGES = {
@@ -37,7 +37,6 @@ CLAMPED = 0.5  # of the output held at the end of a ReLU
 _NO_BETTER = 0.97  # of the loss of a constant answer
 _NO_WORSE = 1.1
 _FAR = 0.2  # of the weights, added up over the window
-_WELL = 0.5  # of the loss of a constant answer
 _TURNS, _NOISE = 0.65, 1.15  # times what independent gradients give; of what is learned slowly it is .51 at most
 _GRAPH = "exact: the graph of the loss"
 
@@ -134,6 +133,16 @@ def _fits(use: Mapping[str, Any]) -> Iterator[Finding]:
             f"The softmax goes over the {use['classes']} examples of the batch, and not over the classes.",
             "Let it go over the classes: dim=1.",
             across_examples=True,
+        )  # fmt: skip
+    elif use.get("torn") and loss == "nll":
+        before = tuple(use["torn"])
+        yield _found(
+            "loss_wrong", use,
+            f"The output {before} is viewed as rows of {before[1]} numbers, so that a row holds neighbours of "
+            "one class and not the classes of one place.",
+            "Give nn.CrossEntropyLoss the output as it is, with the classes on axis 1, or move them to the end "
+            "first: output.movedim(1, -1).flatten(0, -2).",
+            shape=before,
         )  # fmt: skip
     elif "log_softmax" in activations and use["classes"] == 1:
         yield _found(
@@ -279,7 +288,7 @@ def unrelated(reading: Reading) -> Iterator[Finding]:
 
 def _is_linear_on_purpose(reading: Reading) -> bool:
     """A linear network may be meant: one that learns well all the same, or that has a bottleneck and learns."""
-    if reading.constant and reading.end < _WELL * reading.constant:
+    if reading.constant and reading.end < WELL * reading.constant:
         return True
     sizes = [reading.facts[name] for name in reading.trained if "units" in reading.facts.get(name, {})]
     if not reading.learned or len(sizes) < 2:

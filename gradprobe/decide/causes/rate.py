@@ -16,6 +16,8 @@ SMALLEST_SOUND = 3e-4
 TURN = 0.9  # squared mean gradient over mean squared gradient: sound scripts reach .80
 FALLS = 0.2  # of the loss
 GREW = 10.0
+CLIPPED = 0.1  # of the gradient, where steps are too small
+GROWING = 1.5  # the last learning rate to the first
 _SHORT = 10  # iterations: of fewer noisy losses nobody can say that they do not fall
 _LONG = 20  # iterations, after which a network that learns has learned more than a constant
 _USUAL = 0.1  # of the standard deviation 1/sqrt(fan_in), which keeps the size of the signal (LeCun et al. 1998)
@@ -124,6 +126,12 @@ def _too_small(reading: Reading) -> Iterator[Finding]:
     is_straight = turn > TURN and not math.isnan(reading.fell) and abs(reading.fell) < 0.1
     if reading.learned or not (is_small or is_straight) or reading.history.conditions.get("default_optimizer"):
         return
+    if _is_warming_up(reading):
+        return
+    left = sorted(reading.evidence.median("left").values())
+    if is_small and left and left[len(left) // 2] < CLIPPED and not _is_scale_free(reading):
+        yield _clipped_small(reading, left[len(left) // 2], update)
+        return
     if is_small:
         why = f"each moves the weights by only {times(update)} their size"
     else:
@@ -135,3 +143,26 @@ def _too_small(reading: Reading) -> Iterator[Finding]:
         f"Steps are too small: {why}.", "Raise the learning rate by a factor of 10, or use Adam.",
         "You et al. 2017 (LARS); 136 scripts measured",
     )  # fmt: skip
+
+
+def _clipped_small(reading: Reading, left: float, update: float) -> Finding:
+    return Finding(
+        "clipped", tuple(reading.trained),
+        {"left_of_the_gradient": left, "threshold": CLIPPED, "median_update": update},
+        f"Clipping leaves {left:.1e} of the gradient, and steps are too small: each moves the weights by only "
+        f"{times(update)} their size.",
+        "Clip at a norm that few batches exceed (1 is common), or not at all.",
+        "exact: .grad after the backward pass and at the step",
+    )  # fmt: skip
+
+
+def _is_scale_free(reading: Reading) -> bool:
+    """Whether all optimizers divide by the size of the gradient, so that clipping changes nothing."""
+    kinds = [str(one.get("kind")) for one in reading.network.get("optimizers") or ()]
+    return bool(kinds) and all("SGD" not in kind for kind in kinds)
+
+
+def _is_warming_up(reading: Reading) -> bool:
+    """Whether the learning rate grows over the window, so that it is small on purpose."""
+    rates = [(one.get("lr"), one.get("last_lr")) for one in reading.network.get("optimizers") or ()]
+    return any(None not in (first, last) and last > GROWING * first for first, last in rates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradprobe.decide.causes.facts import Reading
+from gradprobe.decide.causes.facts import WELL, Reading
 from gradprobe.decide.causes.finding import Finding
 from gradprobe.record.quantities import short
 
@@ -52,13 +52,20 @@ def _eval_mode(reading: Reading) -> Iterator[Finding]:
 
 def _one_example(reading: Reading) -> Iterator[Finding]:
     layers = [name for name, share in reading.fact("one_example").items() if share >= 0.5]
-    if layers and not reading.learned:
+    if layers and not _learns_well(reading):
         yield Finding(
             "bn_batch1", reading.names(layers), {"batch_size": 1},
             f"Batch normalisation ({reading.span(reading.names(layers))}) gets one example at a time, and "
             "subtracts what tells this one from others.",
             "Use larger batches, or GroupNorm or LayerNorm.", "exact: the inputs of the layers; Wu and He 2018",
         )  # fmt: skip
+
+
+def _learns_well(reading: Reading) -> bool:
+    """Whether the loss shows it in spite of the noise that single examples make."""
+    if reading.constant is not None and reading.constant > 0:
+        return reading.end < WELL * reading.constant
+    return reading.learned
 
 
 def _scales(reading: Reading) -> Iterator[Finding]:
@@ -183,6 +190,9 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     together &= not (reading.one_number and reading.end < MUCH * reading.one_number)
     if not together and (reading.learned or not (spread < SPREAD or share < SHARE)):
         return
+    if reading.spread_and_share_at_first >= SPREAD_AND_SHARE:
+        yield _lost_by_steps(reading, spread, share)
+        return
     lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < max(SPREAD, 2 * spread)]
     far = [name for name in reading.ordered(reading.share) if reading.share[name] < max(SHARE, 2 * share)]
     yield Finding(
@@ -197,6 +207,23 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
         "Initialise by LSUV or He's rule (gradprobe.remedies.lsuv(model, x)), use ReLU or tanh in "
         "place of sigmoid, or put normalisation between the layers.",
         _THEORY,
+    )  # fmt: skip
+
+
+def _lost_by_steps(reading: Reading, spread: float, share: float) -> Finding:
+    """It arrived at the first iteration: no initialisation mends what the steps do."""
+    lost = "signal" if spread < SPREAD else "gradient"
+    has_norms = any("LayerNorm" in layer.kind for layer in reading.layers)
+    return Finding(
+        "lr_high", tuple(reading.trained),
+        {"spread_and_share_at_first": reading.spread_and_share_at_first,
+         "spread_and_share_at_first_threshold": SPREAD_AND_SHARE,
+         "spread": spread, "spread_threshold": SPREAD, "share": share, "share_threshold": SHARE},
+        f"Steps are too large: at the first iteration the {lost} arrived, and the steps lose it "
+        f"({short(spread if lost == 'signal' else share)} of it is left in the median).",
+        "Lower the learning rate by a factor of 10, or warm it up"
+        + (", or normalise before each block and not after it (norm_first=True)." if has_norms else "."),
+        "Xiong et al., On Layer Normalization in the Transformer Architecture, ICML 2020",
     )  # fmt: skip
 
 

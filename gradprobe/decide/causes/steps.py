@@ -12,6 +12,8 @@ NOT_HELD = ("not_held", "not_held_new")
 CUT_OFF = ("detached", "no_path", "checkpointed", "consumed")
 LEFT = 1e-3  # of the gradient: ordinary clipping leaves 1e-2 and more of it, measured on sound scripts
 EVEN = 0.9  # mean to largest: 180 sound scripts stay below .4
+MOST = 0.9  # of the iterations
+UNCHANGED = 1.001
 LEFT_OVER = 0.5  # of the steps: accumulation over batches steps rarely, and clears each time
 _EPSILON = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # half a unit in the last place, relative to the weight
 _SCALE = 1e-3  # of the loss: averaging over accumulated batches divides by tens
@@ -24,8 +26,10 @@ def causes(reading: Reading) -> Iterator[Finding]:
     yield from _step_missing(reading)
     yield from _frozen(reading)
     yield from _detached(reading)
+    yield from _drawn(reading)
     yield from _zero_grad_missing(reading)
     yield from _taken_away(reading)
+    yield from _thrown_away(reading)
     yield from _clamped(reading)
     yield from _loss_scale(reading)
     yield from _update_lost(reading)
@@ -149,6 +153,20 @@ def _detached(reading: Reading) -> Iterator[Finding]:
     )
 
 
+def _drawn(reading: Reading) -> Iterator[Finding]:
+    """A latent that is drawn at random: no gradient passes a draw, and the terms that do arrive hide it."""
+    layers = reading.names(reading.network.get("drawn") or ())
+    if layers:
+        yield Finding(
+            "detached", layers, {"random_draws": 1},
+            f"What comes after {reading.span(layers)} is drawn at random from its output, and no gradient passes "
+            "a random draw: the loss of what comes after it does not train it.",
+            "Use mean + std * torch.randn_like(std) in place of torch.normal(mean, std), or rsample() of "
+            "torch.distributions.",
+            "exact: the graph of the loss; Kingma and Welling 2014, section 2.4",
+        )  # fmt: skip
+
+
 def _nothing_arrives(reading: Reading) -> bool:
     return not reading.evidence.median("left") and not reading.update
 
@@ -189,6 +207,21 @@ def _taken_away(reading: Reading) -> Iterator[Finding]:
             "Clip at a norm that few batches exceed (1 is common), or not at all.",
             "exact: .grad after the backward pass and at the step",
         )  # fmt: skip
+
+
+def _thrown_away(reading: Reading) -> Iterator[Finding]:
+    found = reading.network.get("thrown_away") or {}
+    left = sorted(reading.evidence.median("left").values())
+    # where gradients are read in between, and put together by hand, the step finds more than the last pass made
+    if not found.get("share", 0) >= MOST or not left or left[len(left) // 2] > UNCHANGED:
+        return
+    yield Finding(
+        "grad_zeroed", reading.names(reading.trained), {**found, "threshold": MOST},
+        "Gradients are cleared between the backward passes of one step: of "
+        f"{found['passes']} passes only the last one counts.",
+        "Call optimizer.zero_grad() once for each step, after it, and not before each backward pass.",
+        "exact: .grad before each backward pass",
+    )  # fmt: skip
 
 
 def _clamped(reading: Reading) -> Iterator[Finding]:

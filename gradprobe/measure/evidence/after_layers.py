@@ -27,6 +27,7 @@ _LINEAR = (
     "MkldnnConvolution",
     "AdaptiveAvgPool2D",
 )
+_DRAWS = ("NormalBackward", "PoissonBackward")  # torch gives what they are drawn from a gradient of 0
 _WEIGHTED = ("Addmm", "MmBackward", "Convolution", "MkldnnConvolution")
 
 
@@ -38,11 +39,13 @@ class Following:
         activation: The activation that a layer's output goes into, by layer.
         weighted: How many products with weights there are.
         bends: Whether there is anything but linear functions between them.
+        drawn: The layers from whose outputs the inputs of other layers are drawn at random.
     """
 
     activation: dict[str, str]
     weighted: int
     bends: bool
+    drawn: tuple[str, ...] = ()
 
 
 def following(root: Any, layers: Mapping[Any, str], tail: Iterator[Any] | None = None) -> Following:
@@ -56,6 +59,9 @@ def following(root: Any, layers: Mapping[Any, str], tail: Iterator[Any] | None =
         >>> found = following(output.sum().grad_fn, {hidden.grad_fn: "0", output.grad_fn: "2"})
         >>> found.activation, found.weighted, found.bends
         ({'0': 'sigmoid'}, 2, True)
+        >>> drawn = net[2](torch.normal(hidden, 1.0))
+        >>> following(drawn.sum().grad_fn, {hidden.grad_fn: "0", drawn.grad_fn: "2"}).drawn
+        ('0',)
     """
     above: dict[Any, list[Any]] = {root: []}
     waiting = [(root, False)]
@@ -74,7 +80,27 @@ def following(root: Any, layers: Mapping[Any, str], tail: Iterator[Any] | None =
     activation = {name: found for node, name in layers.items() if node in above and (found := _after(node, above))}
     ops = [node.name() for node in above if inside.get(node)]
     weighted = sum(name.startswith(_WEIGHTED) for name in ops)
-    return Following(activation, weighted, not all(name.startswith(_LINEAR) for name in ops))
+    bends = not all(name.startswith(_LINEAR) for name in ops)
+    return Following(activation, weighted, bends, tuple(_drawn_from(above, layers, inside)))
+
+
+def _drawn_from(
+    above: Mapping[Any, Sequence[Any]], layers: Mapping[Any, str], inside: Mapping[Any, bool]
+) -> Iterator[str]:
+    """The layers nearest before a random draw that is itself before another layer.
+
+    A draw that goes to the loss alone is that of a policy gradient, which needs no gradient of it.
+    """
+    waiting = [node for node in above if node.name().startswith(_DRAWS) and inside.get(node)]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node in layers:
+            yield layers[node]
+            continue
+        below = [child for child, _ in node.next_functions if child is not None and child not in seen]
+        seen.update(below)
+        waiting += below
 
 
 def _after(node: Any, above: Mapping[Any, Sequence[Any]]) -> str | None:

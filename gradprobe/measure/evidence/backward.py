@@ -1,13 +1,15 @@
-"""Calls an object before and after each call of ``torch.autograd.backward``, which ``loss.backward()`` is."""
+"""Calls an object before and after each ``loss.backward()``, and counts passes whose gradients are thrown away."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Set
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from gradprobe.measure.evidence.graph_nodes import leads_elsewhere
 from gradprobe.network.hooks import GuardedHook
 
 
@@ -78,3 +80,67 @@ def _backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
     for listener in listeners:
         GuardedHook(listener.after_backward, listener.failed)(loss)
     return result
+
+
+class ThrownAway:
+    """Counts the iterations in which all backward passes but the last are cleared before the next one begins.
+
+    Each pass has to be of the same loss, nothing but the network's own parameters may need a gradient, and the
+    weights must stay as they are: of several tasks, or of an attack, the gradients are read in between.
+
+    Example:
+        >>> away, weights, parameter = ThrownAway(), torch.ones(2), torch.nn.Parameter(torch.ones(2))
+        >>> loss = parameter.sum()
+        >>> for number in range(3):
+        ...     away.before(loss, number > 0, lambda: weights, {id(parameter)})
+        ...     away.kinds.add("mse")
+        >>> away.end()
+        >>> away.result()
+        {'passes': 3, 'share': 1.0}
+    """
+
+    def __init__(self) -> None:
+        self._found: list[tuple[int, Tensor | None]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """An iteration begins."""
+        self._passes = self._cleared = 0
+        self._weights: Tensor | None = None
+        self._moved: Tensor | None = None
+        self._is_read = False
+        self.kinds: set[Hashable] = set()
+
+    def before(self, loss: Tensor, is_cleared: bool, take: Callable[[], Tensor], own: Set[int]) -> None:
+        """A backward pass is about to begin.
+
+        Args:
+            loss: Of what.
+            is_cleared: Whether the gradients of the pass before it are gone.
+            take: Gives a sample of the weights.
+            own: The `id` of each parameter of the network.
+        """
+        self._passes += 1
+        if not is_cleared or self._passes == 1:
+            return
+        self._cleared += 1
+        self._is_read = self._is_read or leads_elsewhere(loss.grad_fn, own)
+        weights = take()
+        if self._weights is not None:
+            moved = (weights != self._weights).any()
+            self._moved = moved if self._moved is None else self._moved | moved
+        self._weights = weights
+
+    def end(self) -> None:
+        """A step uses what is left."""
+        is_found = self._passes > 2 and self._cleared == self._passes - 1 and len(self.kinds) == 1
+        if is_found and not self._is_read:
+            self._found.append((self._passes, self._moved))
+        elif self._passes:
+            self._found.append((self._passes, None))
+        self.begin()
+
+    def result(self) -> dict[str, float] | None:
+        """The number of passes, and the share of the iterations. Waits for the device."""
+        found = [passes for passes, moved in self._found if moved is not None and not bool(moved)]
+        return {"passes": found[0], "share": len(found) / len(self._found)} if found else None

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from gradprobe.measure.amp import LossScale
 from gradprobe.measure.evidence.after_layers import Following, following
-from gradprobe.measure.evidence.backward import BackwardListener
+from gradprobe.measure.evidence.backward import BackwardListener, ThrownAway
 from gradprobe.measure.evidence.loss_facts import LossFacts
 from gradprobe.measure.evidence.loss_graph import scale_of, uses_of_output
 from gradprobe.measure.evidence.over_time import OverTime, is_looked_at
@@ -59,7 +59,7 @@ class EvidenceCollector:
         self._signal = Signal(modules, self._over_time.called)
         self._weights = WeightSamples(modules, weights)
         self._collected = Collected(self._weights.rows)
-        self._loss = LossFacts()
+        self._loss, self._thrown_away = LossFacts(), ThrownAway()
         self._following: Following | None = None
         self._few: list[nn.Parameter] = []
         self._trained: set[int] = set()
@@ -113,6 +113,7 @@ class EvidenceCollector:
         self._over_time.is_on = self._is_sampled and is_looked_at(iteration)
         self._steps = LayerSteps(len(self._weights.rows), self._weights.device) if self._is_sampled else None
         self._arrived = None
+        self._thrown_away.begin()
 
     # backward passes
 
@@ -135,6 +136,8 @@ class EvidenceCollector:
         self._left_over = torch.where(self._stepped, now, known & now)
         self._stepped = torch.zeros_like(self._stepped)
         if self._signal.nodes:
+            is_cleared = not there or (is_immediate(now.device) and not bool(now.any()))
+            self._thrown_away.before(loss, is_cleared, self._weights.take, self._trained)
             self._read_graph(loss)
 
     def _is_of_this_thread(self, loss: Any) -> bool:
@@ -150,6 +153,7 @@ class EvidenceCollector:
 
     def _read_graph(self, loss: Tensor) -> None:
         uses = uses_of_output(loss.grad_fn, self._signal.nodes)
+        self._thrown_away.kinds.add(tuple((use.layer, use.loss, *use.activations) for use in uses))
         for use in uses:
             self._loss.add(use)
         if uses:
@@ -211,6 +215,7 @@ class EvidenceCollector:
             self._collected.note_optimizer(optimizer)
         if self._steps is None:
             return
+        self._thrown_away.end()
         gradients = self._weights.take_gradients()
         self._steps.found(held, self._weights.norms(gradients), self._arrived, self._left_over, scale)
         self._collected.turn(self._weights, gradients, held)
@@ -283,7 +288,14 @@ class EvidenceCollector:
         if not self._collected.sampled and not self._collected.losses:
             return None
         return self._collected.result(
-            self._signal, self._weights, self._loss, self._over_time, self._following, elements, self._why
+            self._signal,
+            self._weights,
+            self._loss,
+            self._over_time,
+            self._following,
+            self._thrown_away,
+            elements,
+            self._why,
         )
 
 

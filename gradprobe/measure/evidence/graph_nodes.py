@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from torch import Tensor
@@ -66,3 +67,31 @@ def constants(node: Any) -> list[Tensor | None]:
     names = ("_saved_self", "_saved_other")
     # a factor is kept for the derivative of the other one
     return [saved(node, name) for name, child in zip(names, operands, strict=False) if child is None]
+
+
+def leads_elsewhere(root: Any, parameters: Set[int]) -> bool:
+    """Whether anything but some parameters gets a gradient from a node: an input, or another network.
+
+    Args:
+        root: The node.
+        parameters: The `id` of each.
+
+    Example:
+        >>> import torch
+        >>> layer, given = torch.nn.Linear(2, 1), torch.ones(4, 2)
+        >>> own = set(map(id, layer.parameters()))
+        >>> leads_elsewhere(layer(given).mean().grad_fn, own), leads_elsewhere(
+        ...     layer(given.requires_grad_()).mean().grad_fn, own
+        ... )
+        (False, True)
+    """
+    waiting, seen = [root], {None}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            variable = getattr(node, "variable", None)
+            if variable is not None and id(variable) not in parameters:
+                return True
+            seen.add(node)
+            waiting.extend(child for child, _ in node.next_functions)
+    return False

@@ -76,6 +76,7 @@ class LossFacts:
                 "plain": use.plain,
                 "squared": use.squared,
                 "across_examples": use.across_examples,
+                "torn": list(use.torn),
                 "seen": self._seen[key],
                 "clamped": rounded(float(torch.stack(self._clamped[key]).mean()))
                 if key in self._clamped

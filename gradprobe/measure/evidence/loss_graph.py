@@ -30,6 +30,7 @@ ACTIVATIONS = {
     "SiluBackward0": "silu",
     "SoftplusBackward0": "softplus",
 }
+_VIEWS = ("ViewBackward", "UnsafeView", "ReshapeAlias")
 _LOSSES = {
     "MseLossBackward0": "mse",
     "SmoothL1LossBackward0": "smooth_l1",
@@ -63,6 +64,8 @@ class OutputUse:
         plain: Whether the loss is of the whole output, and nothing else but for a factor.
         squared: Whether a difference is squared.
         across_examples: Whether a softmax goes over the examples of the batch, and not over the classes.
+        torn: The shape that was viewed as rows of one number for each class, where its classes are not its last
+            axis: a row then holds neighbours of one class.
     """
 
     layer: str
@@ -78,6 +81,7 @@ class OutputUse:
     plain: bool = False
     squared: bool = False
     across_examples: bool = False
+    torn: tuple[int, ...] = ()
 
 
 def uses_of_output(root: Any, layers: Mapping[Any, str]) -> list[OutputUse]:
@@ -154,6 +158,8 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
             use.broadcast = 1 if unsqueezed else grown
         elif not name.startswith(KEEPS_VALUES):
             break
+        elif name.startswith(_VIEWS) and _tears(shape_of(node), shape_of(parent)):
+            use.torn = shape_of(node)
         unsqueezed |= name.startswith("Unsqueeze")
         picked |= name.startswith("Gather")
         node = parent
@@ -163,6 +169,18 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
         use.broadcast = 1 if unsqueezed else outer_product(head, above)
     use.plain &= not picked  # of each example another part of the output is trained
     return use
+
+
+def _tears(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether a view of ``(N, C, ...)`` as rows of ``C`` numbers mixes the classes up with the places.
+
+    Example:
+        >>> _tears((2, 4, 3, 3), (18, 4)), _tears((2, 3, 3, 4), (18, 4)), _tears((2, 4, 1, 1), (2, 4))
+        (True, False, False)
+    """
+    if len(before) < 3 or len(after) != 2 or not after[1] == before[1] > 1:
+        return False
+    return before[-1] != before[1] and math.prod(before[2:]) > 1
 
 
 def _divergence_target(product: Any, above: Mapping[Any, Sequence[Any]]) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradprobe.measure.evidence.after_layers import Following
+from gradprobe.measure.evidence.backward import ThrownAway
 from gradprobe.measure.evidence.loss_facts import LossFacts
 from gradprobe.measure.evidence.over_time import OverTime
 from gradprobe.measure.evidence.signal import STATISTICS, Signal
@@ -90,18 +91,19 @@ class Collected:
 
     def note_optimizer(self, optimizer: Optimizer) -> None:
         """Note its kind and settings as they are at a step."""
-        known = self._optimizers.get(id(optimizer))
+        known, group = self._optimizers.get(id(optimizer)), optimizer.param_groups[0]
+        rate = None if isinstance(group.get("lr"), (Tensor, type(None))) else float(group["lr"])
         if known is None:
-            group = optimizer.param_groups[0]
-            rate = group.get("lr")
             self._optimizers[id(optimizer)] = {
                 "kind": type(optimizer).__name__,
-                "lr": None if rate is None or isinstance(rate, Tensor) else float(rate),
+                "lr": rate,
+                "last_lr": rate,
                 "momentum": group.get("momentum") if isinstance(group.get("momentum"), (int, float)) else None,
                 "steps": 1,
             }
         else:
             known["steps"] += 1
+            known["last_lr"] = rate
 
     def turn(self, weights: WeightSamples, gradients: Tensor, held: Tensor) -> None:
         """Add up gradients, to see later whether they keep their direction from batch to batch."""
@@ -120,6 +122,7 @@ class Collected:
         loss: LossFacts,
         over_time: OverTime,
         after: Following | None,
+        thrown_away: ThrownAway,
         elements: Mapping[tuple[int, str], float],
         why: str | None,
     ) -> Evidence:
@@ -134,6 +137,8 @@ class Collected:
             "optimizers": list(self._optimizers.values()),
             "weighted": None if after is None else after.weighted,
             "bends": None if after is None else after.bends,
+            "drawn": None if after is None else list(after.drawn),
+            "thrown_away": thrown_away.result(),
             "input": _input(signal.input),
             "stopped": why,
         }
