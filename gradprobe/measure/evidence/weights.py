@@ -114,9 +114,10 @@ class WeightSamples:
             views[:] = [
                 part if type(tensor) in _DENSE else None for tensor, part in zip(tensors, parts, strict=True)
             ]
-            if any(part.dtype != self.dtype or part.device != self.device for part in parts):
+            if len({(part.dtype, part.device) for part in parts}) > 1:
                 parts = [part.to(self.device, self.dtype) for part in parts]
-            return torch.cat(parts).clone() if len(parts) == 1 else torch.cat(parts)
+            together = torch.cat(parts).clone() if len(parts) == 1 else torch.cat(parts)
+            return together.to(self.device, self.dtype)  # at once: on an accelerator each is a kernel
 
     def _sample(self, tensor: Tensor | None, size: int) -> Tensor:
         if tensor is not None and size:
