@@ -65,6 +65,19 @@ WRONG = {
     ),
     "CTC of probabilities": ("loss_wrong", with_loss(lambda y, a, b: ctc(y.softmax(1), a, b))),
     "CTC of logits": ("loss_wrong", with_loss(ctc)),
+    "a minus that should not be there": (
+        "loss_wrong",
+        with_loss(lambda y, a, b: -functional.cross_entropy(y, b)),
+    ),
+    "times minus 1": ("loss_wrong", with_loss(lambda y, a, b: functional.mse_loss(y, a[:, :4]) * -1.0)),
+    "log-probabilities without their minus": (
+        "loss_wrong",
+        with_loss(lambda y, a, b: y.log_softmax(1).gather(1, b[:, None]).mean()),
+    ),
+    "the same by a table": (
+        "loss_wrong",
+        with_loss(lambda y, a, b: (y.log_softmax(1) * functional.one_hot(b, 4)).sum(1).mean()),
+    ),
     "softplus and targets below 0": (
         "output_activation",
         with_loss(lambda y, a, b: functional.mse_loss(y, a[:, :4]), [nn.Softplus()]),
@@ -77,6 +90,14 @@ SOUND = {
         lambda y, a, b: functional.kl_div(y.log_softmax(1), likely(y, b), reduction="batchmean")
     ),
     "CTC of logarithms": with_loss(lambda y, a, b: ctc(y.log_softmax(1), a, b)),
+    "log-probabilities with their minus": with_loss(
+        lambda y, a, b: -y.log_softmax(1).gather(1, b[:, None]).mean()
+    ),
+    "twice a minus": with_loss(lambda y, a, b: -1.0 * -functional.cross_entropy(y, b)),
+    "rewards of both signs": with_loss(lambda y, a, b: (y.log_softmax(1).gather(1, b[:, None]) * a[:, :1]).mean()),
+    "a term that is taken off": with_loss(
+        lambda y, a, b: functional.cross_entropy(y, b) + 0.1 * (y.softmax(1) * y.log_softmax(1)).sum(1).mean()
+    ),
     "softplus and targets above 0": with_loss(
         lambda y, a, b: functional.mse_loss(y, a[:, :4].abs()), [nn.Softplus()]
     ),
@@ -236,3 +257,30 @@ def test_what_is_learned_slowly_is_no_wrong_label():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     diagnosis = trained(model, clipped, optimizer=optimizer, steps=50)
     assert "labels_wrong" not in [one.cause for one in diagnosis.findings]
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_an_optimizer_that_maximises_a_loss(maximize):
+    model = mlp()
+    diagnosis = trained(model, optimizer=torch.optim.Adam(model.parameters(), lr=0.01, maximize=maximize))
+    assert ("loss_wrong" in [one.cause for one in diagnosis.findings]) == maximize
+
+
+def test_a_critic_that_a_generator_makes_wrong_in_its_turn_is_sound():
+    """The generator's loss is that of the critic with a minus (Goodfellow et al. 2014, the minimax game)."""
+    torch.manual_seed(0)
+    generator = nn.Linear(8, 8)
+    of_generator = torch.optim.SGD(generator.parameters(), lr=0.1)
+
+    def play(model, optimizer):
+        def step(a, b):
+            of_generator.zero_grad()
+            (-functional.cross_entropy(model(generator(a)), b)).backward()
+            of_generator.step()
+            optimizer.zero_grad()
+            functional.cross_entropy(model(a), b).backward()
+            optimizer.step()
+
+        return step
+
+    assert "loss_wrong" not in [one.cause for one in trained(mlp(), play).findings]

@@ -45,6 +45,7 @@ def causes(reading: Reading) -> Iterator[Finding]:
     """The findings of this kind."""
     for use in reading.uses:
         yield from _labels(use)
+        yield from _sign(reading, use)
         yield from _fits(use)
         yield from _broadcast(use)
         yield from _twice(use)
@@ -84,6 +85,22 @@ def _labels(use: Mapping[str, Any]) -> Iterator[Finding]:
             "labels_wrong", use, f"All targets in the window are the same: {target['mean']:g}.",
             "Look at how the targets are made.", "exact: the targets that the loss was given", target_std=0.0,
         )  # fmt: skip
+
+
+def _sign(reading: Reading, use: Mapping[str, Any]) -> Iterator[Finding]:
+    """A loss that is maximised; not where some passes are, as those of a generator through its critic."""
+    optimizers = reading.network.get("optimizers") or ()
+    maximizes = bool(optimizers) and all(one.get("maximize") for one in optimizers)
+    share, by_hand = use.get("negated", 0) / use["seen"], use["loss"] == "likelihood"
+    if use["loss"] == "other" or share != (0 if maximizes else 1) or (maximizes and not (use["plain"] or by_hand)):
+        return
+    if maximizes:
+        why, remedy = "the loss larger: its optimizer has maximize=True", "Leave maximize=True out."
+    elif by_hand:
+        why, remedy = "the right answers less likely: it minimises log-probabilities", "Put a minus before them."
+    else:
+        why, remedy = "the loss larger: it is made negative before its backward pass", "Take out the minus sign."
+    yield _found("loss_wrong", use, f"The training makes {why}.", remedy, negated=share)
 
 
 def _is_known(target: Mapping[str, Any] | None) -> bool:

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from gradprobe.measure.amp import LossScale
 from gradprobe.measure.evidence.after_layers import Following, following
 from gradprobe.measure.evidence.backward import BackwardListener, ThrownAway
+from gradprobe.measure.evidence.graph_nodes import scale_of
 from gradprobe.measure.evidence.loss_facts import LossFacts
-from gradprobe.measure.evidence.loss_graph import scale_of, uses_of_output
+from gradprobe.measure.evidence.loss_graph import uses_of_output
 from gradprobe.measure.evidence.over_time import OverTime, is_looked_at
 from gradprobe.measure.evidence.result import Collected, LayerSteps
 from gradprobe.measure.evidence.sampling import is_sampled

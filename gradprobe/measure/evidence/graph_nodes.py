@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gradprobe.measure.reduction.values import is_immediate
+
 KEEPS_VALUES = (
     "View",
     "UnsafeView",
@@ -95,3 +97,46 @@ def leads_elsewhere(root: Any, parameters: Set[int]) -> bool:
             seen.add(node)
             waiting.extend(child for child, _ in node.next_functions)
     return False
+
+
+def sign_of(product: Any) -> int:
+    """The sign that a product or a quotient gives to what comes from the network; 0 where it is not known.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.ones(3, requires_grad=True)
+        >>> factors = -2, torch.tensor([0.0, 1, 1]), torch.tensor([1.0, -1, 1])
+        >>> [sign_of((scores * factor).grad_fn) for factor in factors]
+        [-1, 1, 0]
+    """
+    factors = constants(product)
+    sign = 1
+    for factor in factors:
+        if factor is None or not factor.numel() or not is_immediate(factor.device):
+            return 0
+        low, high = (float(end) for end in factor.detach().aminmax())
+        sign *= 1 if low >= 0 else -1 if high <= 0 else 0
+    return sign if factors else 0
+
+
+def scale_of(root: Any) -> float:
+    """What the loss is multiplied by before its backward pass; 1 where it is not, or where it is not known.
+
+    Example:
+        >>> import torch
+        >>> round(scale_of((torch.ones(2, requires_grad=True).mean() / 1000).grad_fn), 6)
+        0.001
+    """
+    scale, node = 1.0, root
+    for _ in range(8):
+        name = node.name() if node is not None else ""
+        if not name.startswith(("MulBackward", "DivBackward")):
+            break
+        children = [child for child, _ in node.next_functions if child is not None]
+        other = saved(node, "_saved_other")
+        if len(children) != 1 or other is None or other.dim() or not is_immediate(other.device):
+            break
+        factor = float(other)
+        scale *= factor if name.startswith("Mul") else 1 / factor if factor else 1.0
+        node = children[0]
+    return scale

@@ -36,6 +36,7 @@ class LossFacts:
         self._clamped: dict[tuple[Any, ...], list[Tensor]] = {}
         self._counts: dict[tuple[Any, ...], Tensor] = {}
         self._off: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._negated: dict[tuple[Any, ...], int] = {}
         self._units: dict[tuple[Any, ...], _Units | None] = {}
 
     def add(self, use: OutputUse) -> None:
@@ -44,6 +45,7 @@ class LossFacts:
         if key not in self._uses or use.broadcast > self._uses[key].broadcast:
             self._uses[key] = use
         self._seen[key] = self._seen.get(key, 0) + 1
+        self._negated[key] = self._negated.get(key, 0) + use.negated
         if use.clamped is not None:
             self._clamped.setdefault(key, []).append(use.clamped)
         if use.target is not None and use.target.numel():
@@ -78,6 +80,7 @@ class LossFacts:
                 "across_examples": use.across_examples,
                 "torn": list(use.torn),
                 "seen": self._seen[key],
+                "negated": self._negated[key],
                 "clamped": rounded(float(torch.stack(self._clamped[key]).mean()))
                 if key in self._clamped
                 else None,

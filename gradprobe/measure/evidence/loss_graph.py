@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradprobe.measure.evidence.graph_nodes import KEEPS_VALUES, constants, is_hooked, saved, shape_of
-from gradprobe.measure.reduction.values import is_immediate
+from gradprobe.measure.evidence.graph_nodes import KEEPS_VALUES, constants, is_hooked, saved, shape_of, sign_of
 
 _MOST = 400  # nodes between the layers and the loss
 _NEAR = 64  # nodes after an output in which it may meet a target
@@ -53,7 +52,8 @@ class OutputUse:
     Attributes:
         layer: The layer that makes the output.
         activations: The functions that it goes through, in order.
-        loss: The function of the loss that takes it; ``"other"`` where it is none that is known.
+        loss: The function of the loss that takes it; ``"likelihood"`` where the logarithms of probabilities are
+            added up by hand, ``"other"`` where it is none that is known.
         shape: Of what goes into it.
         broadcast: Over how many examples it was spread out to meet the target; 1 where shapes agree.
         clamped: The share of the output that a ReLU or clamp holds at its end, on the device.
@@ -64,6 +64,8 @@ class OutputUse:
         plain: Whether the loss is of the whole output, and nothing else but for a factor.
         squared: Whether a difference is squared.
         across_examples: Whether a softmax goes over the examples of the batch, and not over the classes.
+        negated: Whether the loss is made negative, and nothing else joins it: the training makes it larger. Of a
+            likelihood, whether it is not.
         torn: The shape that was viewed as rows of one number for each class, where its classes are not its last
             axis: a row then holds neighbours of one class.
     """
@@ -81,6 +83,7 @@ class OutputUse:
     plain: bool = False
     squared: bool = False
     across_examples: bool = False
+    negated: bool = False
     torn: tuple[int, ...] = ()
 
 
@@ -157,6 +160,7 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
         elif name.startswith("ExpandBackward") and grown > 1:
             use.broadcast = 1 if unsqueezed else grown
         elif not name.startswith(KEEPS_VALUES):
+            _take_likelihood(use, node, above)
             break
         elif name.startswith(_VIEWS) and _tears(shape_of(node), shape_of(parent)):
             use.torn = shape_of(node)
@@ -165,7 +169,7 @@ def _use(head: Any, layer: str, above: Mapping[Any, Sequence[Any]]) -> OutputUse
         node = parent
         if "Expand" not in name:
             use.shape = shape_of(node) or use.shape
-    if use.loss == "other":
+    if use.loss in ("other", "likelihood"):
         use.broadcast = 1 if unsqueezed else outer_product(head, above)
     use.plain &= not picked  # of each example another part of the output is trained
     return use
@@ -287,6 +291,7 @@ def _take_loss(use: OutputUse, node: Any, parent: Any, above: Mapping[Any, Seque
     _take_reduction(use, parent, above)
 
 
+_SUMS = ("MeanBackward", "SumBackward", "NegBackward", "MulBackward", "DivBackward")
 _REDUCTIONS = {1: "mean", 2: "sum"}
 
 
@@ -295,40 +300,40 @@ def _take_reduction(use: OutputUse, node: Any, above: Mapping[Any, Sequence[Any]
     use.reduction = _REDUCTIONS.get(getattr(node, "_saved_reduction", 0))
     weights = [f"_saved_{name}" for name in ("weight", "pos_weight")]
     use.plain = all(saved(node, name) is None and not is_hooked(node, name) for name in weights)
+    negative = False
     for _ in range(8):
         parents = above[node]
         if not parents:
+            use.negated = negative
             return
         node, name = parents[0], parents[0].name()
         if name.startswith(("MeanBackward", "SumBackward")):
             use.reduction = "mean" if name.startswith("Mean") else "sum"
         elif name.startswith("PowBackward") and getattr(node, "_saved_exponent", 0) == 2:
             use.squared = True
+        elif len(parents) == 1 and name.startswith("NegBackward"):
+            use.plain, negative = False, not negative
         elif len(parents) > 1 or not name.startswith(("MulBackward", "DivBackward", "AbsBackward")):
             use.plain = False
             return
         elif any(one is not None and one.numel() > 1 for one in constants(node)):  # a mask, or a weight of each
             use.plain = False
+        elif name.startswith(("MulBackward", "DivBackward")) and sign_of(node) < 0:
+            use.plain, negative = False, not negative
 
 
-def scale_of(root: Any) -> float:
-    """What the loss is multiplied by before its backward pass; 1 where it is not, or where it is not known.
-
-    Example:
-        >>> import torch
-        >>> round(scale_of((torch.ones(2, requires_grad=True).mean() / 1000).grad_fn), 6)
-        0.001
-    """
-    scale, node = 1.0, root
-    for _ in range(8):
-        name = node.name() if node is not None else ""
-        if not name.startswith(("MulBackward", "DivBackward")):
-            break
-        children = [child for child, _ in node.next_functions if child is not None]
-        other = saved(node, "_saved_other")
-        if len(children) != 1 or other is None or other.dim() or not is_immediate(other.device):
-            break
-        factor = float(other)
-        scale *= factor if name.startswith("Mul") else 1 / factor if factor else 1.0
-        node = children[0]
-    return scale
+def _take_likelihood(use: OutputUse, node: Any, above: Mapping[Any, Sequence[Any]]) -> None:
+    """Follow logarithms of probabilities up to the scalar, if they are weighted, added up and nothing else."""
+    if use.activations[-1:] not in (["log_softmax"], ["log_sigmoid"]):
+        return
+    negative = False
+    for _ in range(16):
+        parents = above[node]
+        if not parents:
+            use.loss, use.negated = "likelihood", not negative
+            return
+        node, name = parents[0], parents[0].name()
+        sign = sign_of(node) if name.startswith(("MulBackward", "DivBackward")) else 1
+        if len(parents) > 1 or not sign or not name.startswith((*_SUMS, *KEEPS_VALUES)):
+            return
+        negative ^= sign < 0 or name.startswith("Neg")

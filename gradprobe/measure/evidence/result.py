@@ -98,6 +98,7 @@ class Collected:
                 "kind": type(optimizer).__name__,
                 "lr": rate,
                 "last_lr": rate,
+                "maximize": bool(group.get("maximize")),
                 "momentum": group.get("momentum") if isinstance(group.get("momentum"), (int, float)) else None,
                 "steps": 1,
             }
