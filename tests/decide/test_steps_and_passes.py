@@ -176,6 +176,37 @@ def test_an_action_that_is_drawn_is_not_cut_off():
     assert "detached" not in causes(mlp(), policy)
 
 
+class Policy(nn.Module):
+    """Draws its action in its own forward, and returns it with its log-probability."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.scale = (
+            nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4)),
+            nn.Parameter(torch.ones(4)),
+        )
+
+    def forward(self, x):
+        mean = self.mean(x)
+        action = torch.normal(mean, self.scale)
+        return -((action - mean) / self.scale).square().sum(1) / 2 - self.scale.log().sum(), action
+
+
+def test_an_action_that_the_network_draws_itself_is_not_cut_off():
+    def policy(model, optimizer):
+        def step(a, b):
+            optimizer.zero_grad()
+            likelihood, action = model(a)
+            reward = -(action - a[:, :4]).square().sum(1).detach()
+            (-likelihood * reward).mean().backward()
+            optimizer.step()
+
+        return step
+
+    torch.manual_seed(0)
+    assert "detached" not in causes(Policy(), policy)
+
+
 # classes and places
 
 

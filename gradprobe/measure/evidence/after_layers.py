@@ -39,7 +39,8 @@ class Following:
         activation: The activation that a layer's output goes into, by layer.
         weighted: How many products with weights there are.
         bends: Whether there is anything but linear functions between them.
-        drawn: The layers from whose outputs the inputs of other layers are drawn at random.
+        drawn: The layers from whose outputs something is drawn at random that goes through weights before the
+            loss. A draw that goes to the loss alone is that of a policy gradient, which needs no gradient of it.
     """
 
     activation: dict[str, str]
@@ -64,43 +65,41 @@ def following(root: Any, layers: Mapping[Any, str], tail: Iterator[Any] | None =
         ('0',)
     """
     above: dict[Any, list[Any]] = {root: []}
-    waiting = [(root, False)]
+    waiting = [(root, False, False)]
     inside: dict[Any, bool] = {}
+    draws = []
     while waiting:
-        node, below = waiting.pop()
+        node, below, weighed = waiting.pop()
         below = below or node in layers
         inside[node] = below
+        if weighed and node.name().startswith(_DRAWS):
+            draws.append(node)
+        weighed = weighed or node.name().startswith(_WEIGHTED)
         for child, _ in node.next_functions:
             if child is None:
                 continue
             if child not in above:
                 above[child] = []
-                waiting.append((child, below))
+                waiting.append((child, below, weighed))
             above[child].append(node)
     activation = {name: found for node, name in layers.items() if node in above and (found := _after(node, above))}
     ops = [node.name() for node in above if inside.get(node)]
     weighted = sum(name.startswith(_WEIGHTED) for name in ops)
     bends = not all(name.startswith(_LINEAR) for name in ops)
-    return Following(activation, weighted, bends, tuple(_drawn_from(above, layers, inside)))
+    return Following(activation, weighted, bends, tuple(_nearest(draws, layers)))
 
 
-def _drawn_from(
-    above: Mapping[Any, Sequence[Any]], layers: Mapping[Any, str], inside: Mapping[Any, bool]
-) -> Iterator[str]:
-    """The layers nearest before a random draw that is itself before another layer.
-
-    A draw that goes to the loss alone is that of a policy gradient, which needs no gradient of it.
-    """
-    waiting = [node for node in above if node.name().startswith(_DRAWS) and inside.get(node)]
+def _nearest(nodes: Sequence[Any], layers: Mapping[Any, str]) -> Iterator[str]:
+    """The layers nearest before some nodes."""
+    waiting = list(nodes)
     seen = set(waiting)
     while waiting:
-        node = waiting.pop()
-        if node in layers:
-            yield layers[node]
-            continue
-        below = [child for child, _ in node.next_functions if child is not None and child not in seen]
-        seen.update(below)
-        waiting += below
+        for child, _ in waiting.pop().next_functions:
+            if child in layers and child not in seen:
+                yield layers[child]
+            elif child is not None and child not in seen:
+                waiting.append(child)
+            seen.add(child)
 
 
 def _after(node: Any, above: Mapping[Any, Sequence[Any]]) -> str | None:

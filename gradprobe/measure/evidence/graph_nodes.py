@@ -112,7 +112,7 @@ def sign_of(product: Any) -> int:
     factors = constants(product)
     sign = 1
     for factor in factors:
-        if factor is None or not factor.numel() or not is_immediate(factor.device):
+        if factor is None or not factor.numel() or factor.is_complex() or not is_immediate(factor.device):
             return 0
         low, high = (float(end) for end in factor.detach().aminmax())
         sign *= 1 if low >= 0 else -1 if high <= 0 else 0
