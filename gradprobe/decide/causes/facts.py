@@ -201,12 +201,17 @@ class Reading:
         return max((self.spread[name] for name in first), default=math.nan)
 
     @cached_property
-    def first_spread_at_end(self) -> float:
-        """The same in the first iteration."""
+    def first_spread(self) -> dict[str, float]:
+        """The spread of each layer's output in the first iteration."""
         frame = self.evidence.frame
         first = frame[frame["iteration"] == frame["iteration"].min()].dropna(subset=["spread"])
-        values = {str(row.layer): float(row.spread) for row in first.itertuples()}
-        return max((values[name] for name in self.ordered(values)[-2:]), default=math.nan)
+        return {str(row.layer): float(row.spread) for row in first.itertuples()}
+
+    @property
+    def first_spread_at_end(self) -> float:
+        """The same where the network ends."""
+        last = self.ordered(self.first_spread)[-2:]
+        return max((self.first_spread[name] for name in last), default=math.nan)
 
     @property
     def spread_and_share(self) -> float:

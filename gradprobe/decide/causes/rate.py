@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import Finding
+from gradprobe.decide.causes.steps import LEFT
 from gradprobe.decide.onset import onset
 from gradprobe.record.quantities import short
 
@@ -129,7 +130,7 @@ def _too_small(reading: Reading) -> Iterator[Finding]:
     if _is_warming_up(reading):
         return
     left = sorted(reading.evidence.median("left").values())
-    if is_small and left and left[len(left) // 2] < CLIPPED and not _is_scale_free(reading):
+    if is_small and left and LEFT <= left[len(left) // 2] < CLIPPED and not _is_scale_free(reading):
         yield _clipped_small(reading, left[len(left) // 2], update)
         return
     if is_small:

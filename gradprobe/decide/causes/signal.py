@@ -190,7 +190,7 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
     together &= not (reading.one_number and reading.end < MUCH * reading.one_number)
     if not together and (reading.learned or not (spread < SPREAD or share < SHARE)):
         return
-    if reading.spread_and_share_at_first >= SPREAD_AND_SHARE:
+    if _arrived_at_first(reading):
         yield _lost_by_steps(reading, spread, share)
         return
     lost = [name for name in reading.ordered(reading.spread) if reading.spread[name] < max(SPREAD, 2 * spread)]
@@ -208,6 +208,12 @@ def _collapse(reading: Reading) -> Iterator[Finding]:
         "place of sigmoid, or put normalisation between the layers.",
         _THEORY,
     )  # fmt: skip
+
+
+def _arrived_at_first(reading: Reading) -> bool:
+    """Whether signal and gradient were as they should be in the first iteration, and the signal in every layer."""
+    together = reading.spread_and_share_at_first
+    return SPREAD_AND_SHARE <= together <= 1 / SPREAD_AND_SHARE and min(reading.first_spread.values()) > SPREAD
 
 
 def _lost_by_steps(reading: Reading, spread: float, share: float) -> Finding:
