@@ -203,6 +203,24 @@ def test_factors_that_start_alike_are_symmetry():
     assert "symmetry" not in regression(Factors(lambda weight: nn.init.normal_(weight, std=0.3)), 1.0)
 
 
+@pytest.mark.parametrize("start", [nn.init.normal_, nn.init.zeros_])
+def test_a_table_of_biases_is_no_symmetry(start):
+    """It has one unit, as that of a recommender has for each user."""
+
+    class Biased(Factors):
+        def __init__(self):
+            super().__init__(nn.init.normal_)
+            self.bias = nn.Embedding(40, 1)
+            start(self.bias.weight)
+
+        def forward(self, x):
+            user = x[:, 0].mul(5).round().long().clamp(-20, 19) + 20
+            return super().forward(x) + self.bias(user)
+
+    torch.manual_seed(0)
+    assert "symmetry" not in regression(Biased(), 1.0)
+
+
 def test_a_normalisation_over_one_number_loses_the_signal_at_once():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Unflatten(1, (8, 1)), nn.LayerNorm(1), nn.Flatten(), *mlp())
