@@ -203,6 +203,12 @@ def test_factors_that_start_alike_are_symmetry():
     assert "symmetry" not in regression(Factors(lambda weight: nn.init.normal_(weight, std=0.3)), 1.0)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_of_one_unit_is_no_symmetry(kind):
+    torch.manual_seed(0)
+    assert "symmetry" not in regression(Sequence(kind(4, 1, batch_first=True), nn.Linear(1, 4)), 1.0)
+
+
 @pytest.mark.parametrize("start", [nn.init.normal_, nn.init.zeros_])
 def test_a_table_of_biases_is_no_symmetry(start):
     """It has one unit, as that of a recommender has for each user."""

@@ -100,12 +100,10 @@ def _normalised_at_once(reading: Reading) -> bool:
 
 def _symmetry(reading: Reading) -> Iterator[Finding]:
     alike = reading.fact("alike_now")
-    # the units of an embedding are its columns: of a table of biases there is one
-    kinds = {layer.name: "fan_in" if layer.kind.startswith("Embedding") else "units" for layer in reading.layers}
     layers = [
         name
         for name in reading.trained
-        if alike.get(name, 1.0) < ALIKE and reading.facts[name].get(kinds[name], 1) > 1
+        if alike.get(name, 1.0) < ALIKE and reading.facts[name].get("units", 1) > 1
     ]
     if not layers:
         return

@@ -310,4 +310,6 @@ def _numbers(samples: Tensor) -> Tensor:
     kurtosis = centred.square().square().mean((1, 2)) / variance.square().clamp(min=1e-30)
     differ = (scaled - scaled.mean(1, keepdim=True)).square().mean((1, 2)).sqrt()
     differ = differ / scaled.square().mean((1, 2)).sqrt().clamp(min=1e-30)
+    if samples.shape[1] == 1:  # one unit is like no other
+        differ = torch.ones_like(differ)
     return torch.stack([variance.sqrt() * largest, samples.mean((1, 2)), largest, kurtosis, differ], 1)
