@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 
+import torch
 from torch import Tensor, nn
 
 from gradprobe.network.layers import own_parameters, parameter_place
@@ -46,6 +47,10 @@ class LayerWeights:
     def all(self, name: str) -> list[nn.Parameter]:
         """All parameters of a layer."""
         return [one for owner, local in self._places[name] if (one := owner.get(local)) is not None]
+
+    def are_inside(self, name: str) -> bool:
+        """Whether a layer has tensors of a transform of torch.func as its weights, in a call of a function."""
+        return any(map(torch._C._functorch.is_functorch_wrapped_tensor, self.all(name)))
 
     def looked_at(self, name: str, owner: int | None) -> nn.Parameter | None:
         """The parameter with this `id`, frozen by now or not; else the first that is trained or has a gradient."""

@@ -113,6 +113,8 @@ class OutputGradients:
 
     def begin_at_weights(self, name: str) -> None:
         """A pass through a derivative of a layer may come to its weights before it comes to any output."""
+        if self.contents.weights.are_inside(name):
+            self.contents.passes.differentiated.add(name)
         with torch._C._DisableFuncTorch():
             for node in accumulating(self.contents.weights.ends(name)):
                 if (self, name) not in node.metadata:
@@ -205,9 +207,8 @@ class OutputGradients:
         run = self._running[task] = Pass(task, outer, *accumulators)
         with torch._C._DisableFuncTorch():
             self.contents.began(run)
-        end = GuardedHook(partial(self._end, run), self.failed)
         # a gradient waits no longer than its pass: afterwards torch may add to it in place
-        torch.autograd.Variable._execution_engine.queue_callback(end)
+        torch.autograd.Variable._execution_engine.queue_callback(GuardedHook(partial(self._end, run), self.failed))
         return run
 
     def _end(self, run: Pass, *, running: bool = True) -> None:

@@ -220,7 +220,15 @@ class Pass:
 
 
 class Passes(list[Pass]):
-    """The passes that may be in some layer's ``.grad``, or get there by hand, in the order in which they began."""
+    """The passes that may be in some layer's ``.grad``, or get there by hand, in the order in which they began.
+
+    Attributes:
+        differentiated: Layers that were called with weights that a transform of torch.func differentiates by.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.differentiated: set[str] = set()
 
     def made(self, name: str) -> list[Pass]:
         """Those that made a gradient for a layer since its optimizer's last step."""
@@ -254,7 +262,12 @@ class Passes(list[Pass]):
         return [run for run in self.made(name) if run.into.get(name) != ()]
 
     def transformed(self, name: str) -> list[Pass]:
-        """The passes of torch.func since the last step: the innermost derivatives are not of them."""
+        """The passes of torch.func since the last step that may have made a gradient for a layer's weights.
+
+        The innermost derivatives are not of them, nor those by the inputs alone.
+        """
+        if name not in self.differentiated:
+            return []
         found = [run for run in self if name in run.reached and run.level and run.outer is None]
         return [run for run in found if run.level == min(run.level for run in found)]
 

@@ -15,9 +15,12 @@ One = TypeVar("One", bound=Hashable)
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 _COARSE = 0.03  # of bfloat16 and float16
+# Equations for each unknown. A normalisation over n features, and a softmax over as many classes, each leave n - 1
+# degrees of freedom of n; with n = 3 these are 4 of 9 elements.
+_NEEDED = 9 / 4
 
 
-def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | None:
+def made_of(gradient: Tensor, passes: Sequence[Tensor], *, is_unscaled: bool = False) -> list[bool | None] | None:
     """Which passes a gradient is a combination of, as gradient surgery makes one of those of several losses.
 
     The least-squares solution tells: each of Yu et al. 2020 (arXiv 2001.06782, equation 1), Desideri 2012 and
@@ -26,11 +29,12 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
     Args:
         gradient: Elements of it.
         passes: The same elements of what each pass has come to.
+        is_unscaled: Whether it has to be the plain sum of some of them, each with the weight one.
 
     Returns:
-        For each pass, True if the gradient contains it, False if not, and None if the pass is zero and so shows
-        nothing. An empty list if several passes are too alike to tell apart, or the elements are too few. None if
-        the gradient is not a weighted sum of the passes.
+        For each pass, True if the gradient contains it, False if not, and None if the pass shows nothing, since it
+        is zero, or too small beside the gradient. An empty list if several passes are too alike to tell apart, or
+        the elements are too few. None if the gradient is not such a sum of the passes.
 
     Example:
         >>> a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 3.0])
@@ -45,7 +49,7 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
         return None
     tolerance = _TOLERANCES.get(gradient.dtype, _COARSE)
     sizes, size = basis.norm(dim=0), float(y.norm())
-    seen = [index for index, one in enumerate(sizes.tolist()) if one > 0]
+    seen = [index for index, one in enumerate(sizes.tolist()) if one > tolerance * size]
     result: list[bool | None] = [None] * len(passes)
     if not seen:
         return result if size == 0 else None
@@ -55,6 +59,8 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor]) -> list[bool | None] | N
         return None
     used = weights.abs() > tolerance * size
     is_sum = bool((weights[used] / sizes[seen][used] - 1).abs().le(tolerance).all())
+    if is_unscaled and not is_sum:
+        return None
     says_enough = is_sum or _says_enough(unit, used, y, tolerance)
     if len(seen) > 1 and not (says_enough and _are_distinct(unit, tolerance)):
         return []
@@ -71,10 +77,10 @@ def _are_distinct(unit: Tensor, tolerance: float) -> bool:
 def _says_enough(unit: Tensor, used: Tensor, y: Tensor, tolerance: float) -> bool:
     """Whether not any gradient would be a combination of the columns, or of what is used of them."""
     y, chosen = (y / y.norm()).unsqueeze(1), unit[:, used]
-    if _equations(torch.cat([unit, y], 1), tolerance) <= unit.shape[1]:
+    if _equations(torch.cat([unit, y], 1), tolerance) <= _NEEDED * unit.shape[1]:
         return False
     if chosen.shape[1] > 1:
-        return _equations(torch.cat([chosen, y], 1), tolerance) > chosen.shape[1]
+        return _equations(torch.cat([chosen, y], 1), tolerance) > _NEEDED * chosen.shape[1]
     return _varies(chosen, tolerance)
 
 
@@ -106,7 +112,8 @@ class Question(Generic[One]):
         before: The same as they stood the last time; empty if that was not seen.
         shares: The same of what each pass has come to; empty for one that was not seen.
         inside: The passes that were in it the last time.
-        unseen: Whether a derivative by torch.func may be in it: what that came to is not seen.
+        unseen: Whether a derivative by torch.func may be in it. What that came to is not seen. It may be a
+            weighted sum of what others came to, since a layer's gradients may have few degrees of freedom.
         untold: Whether it could not be told the last time.
         is_changed: Whether it was replaced or changed in place since then.
     """
@@ -192,8 +199,11 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
             None if question.unseen else {one: None if is_zero(share) else False for one, share in shares.items()}
         )
     if is_multiple(question.now, question.before):
-        return None if question.untold or _may_be_unseen(question) else _parts_of_multiple(question)
-    found = _made_of_each(question.now, list(shares.values()))
+        is_same = all(torch.equal(one, other) for one, other in zip(question.now, question.before, strict=True))
+        if question.untold or (question.unseen and not is_same):
+            return None
+        return _parts_of_multiple(question, is_same)
+    found = _made_of_each(question.now, list(shares.values()), question.unseen)
     if found is None:
         others = question.unseen or question.untold or any(one not in inside for one in shares)
         return None if others else dict.fromkeys(shares, True)
@@ -202,32 +212,32 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
     return dict(zip(shares, found, strict=True))
 
 
-def _may_be_unseen(question: Question[One]) -> bool:
-    """Whether a derivative that was not seen may be what stands there, since any is a multiple of any other."""
-    pairs = zip(question.now, question.before, strict=True)
-    if not question.unseen or all(torch.equal(one, other) for one, other in pairs):
-        return False
-    return not any(_varies(one.double(), _TOLERANCES.get(one.dtype, _COARSE)) for one in question.now)
-
-
-def _parts_of_multiple(question: Question[One]) -> dict[One, bool | None]:
+def _parts_of_multiple(question: Question[One], is_same: bool) -> dict[One, bool | None]:
     """The same for a gradient that is a multiple of what it was.
 
-    What is a multiple of it itself may have been added to it, or stand in its place; zeros may have been added.
+    What is a multiple of it itself may have been added to it, or stand in its place; what is very small beside it
+    may have been added.
     """
-    is_same = all(torch.equal(one, other) for one, other in zip(question.now, question.before, strict=True))
     others = {one: share for one, share in question.shares.items() if one not in question.inside}
     alike = {one for one, share in others.items() if not is_same and is_multiple(share, question.before)}
-    zero = {one for one, share in others.items() if is_zero(share)}
+    hidden = {one for one, share in others.items() if _does_not_show(share, question.before)}
     stays = None if alike else True
     return {
-        one: stays if one in question.inside else None if one in alike | zero else False for one in question.shares
+        one: stays if one in question.inside else None if one in alike | hidden else False
+        for one in question.shares
     }
 
 
 def is_zero(gradients: Sequence[Tensor]) -> bool:
     """Whether nothing but zeros is in gradients."""
     return not any(bool(one.any()) for one in gradients)
+
+
+def _does_not_show(share: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    """Whether a gradient would still be a multiple of what it was with a share added to it."""
+    if is_zero(share) or [one.shape for one in share] != [one.shape for one in before]:
+        return is_zero(share)
+    return is_multiple([one + other.to(one) for one, other in zip(before, share, strict=True)], before)
 
 
 def is_multiple(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
@@ -261,11 +271,16 @@ def are_multiples(now: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
     return torch.stack(flags).all().unsqueeze(0)
 
 
-def _made_of_each(gradients: Sequence[Tensor], shares: Sequence[Sequence[Tensor]]) -> list[bool | None] | None:
+def _made_of_each(
+    gradients: Sequence[Tensor], shares: Sequence[Sequence[Tensor]], is_unscaled: bool
+) -> list[bool | None] | None:
     """Which passes the gradients of a layer are made of, each in its own proportion; None if it cannot be told."""
     if not shares or any([one.shape for one in share] != [one.shape for one in gradients] for share in shares):
         return None
-    found = [made_of(part, [share[place] for share in shares]) for place, part in enumerate(gradients)]
+    found = [
+        made_of(part, [share[place] for share in shares], is_unscaled=is_unscaled)
+        for place, part in enumerate(gradients)
+    ]
     if None in found:
         return None
     columns = [{one[place] for one in found if one} - {None} for place in range(len(shares))]

@@ -150,4 +150,38 @@ FOUND = {
         window=3,
         seed=49,
     ),
+    "a derivative by torch.func is a multiple of a pass, since only one number differs between examples": loop(
+        *(ALONE, Backward(terms=(1,)), Functional(terms=(1,)), Step()),
+        nets=(("relu", "norm"),),
+        held=(("SGD", 0, "heads"),),
+        seed=2,
+    ),
+    "a derivative by torch.func is a weighted sum of three passes, as any would be after a normalisation": loop(
+        *(ALONE, Backward(), ALONE, Backward(), ALONE, Backward(), Functional(), Step()),
+        nets=(("norm",),),
+        held=(("SGD", 0, "heads"),),
+    ),
+    "a pass that is added by hand is too small to show": loop(
+        *(ALONE, Take(then="set", retain=False), ALONE, Take(then="added", retain=False)),
+        *(ALONE, Backward(), ALONE, Backward(), Step()),
+        nets=(("relu", "frozen", "norm"),),
+        held=(("SGD", 0, "all"),),
+        turns=2,
+        seed=2,
+    ),
+    "a pass that is added by hand turns a gradient by too little to show": loop(
+        *(ALONE, ALONE, PerTask(how="autograd.grad", second=1, combined="projected")),
+        *(ALONE, Backward(), ALONE, Take(then="added", retain=False), Step()),
+        nets=(("relu", "frozen", "norm"),),
+        held=(("SGD", 0, "all"),),
+        turns=2,
+        seed=2,
+    ),
+    "what clipping leaves is a weighted sum of two of three passes, as any would be": loop(
+        *(ALONE, ALONE, PerTask(how="autograd.grad", second=1, combined="projected")),
+        *(ALONE, Backward(), ALONE, Take(then="added", retain=False), Step(clip="value")),
+        nets=(("relu", "norm"),),
+        held=(("SGD", 0, "heads"),),
+        seed=2,
+    ),
 }
