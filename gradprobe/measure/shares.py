@@ -37,20 +37,29 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor], *, is_unscaled: bool = F
         the elements are too few. None if the gradient is not such a sum of the passes.
 
     Example:
-        >>> a, b = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 3.0])
+        >>> a, b = torch.tensor([1.0, 0.0, 2.0, 5.0, 3.0]), torch.tensor([0.0, 1.0, 3.0, -1.0, 4.0])
         >>> made_of(a + 2 * b, [a, b]), made_of(3 * b, [a, b]), made_of(a * b, [a, b])
         ([True, True], [False, True], None)
         >>> made_of(a, [a, 0 * a]), made_of(a, [a, a])
         ([True, None], [])
     """
+    found = _factors(gradient, passes, is_unscaled=is_unscaled)
+    return None if found is None else [None if one is None else one != 0 for one in found]
+
+
+def _factors(
+    gradient: Tensor, passes: Sequence[Tensor], *, is_unscaled: bool = False
+) -> list[float | None] | None:
+    """What each pass is multiplied by in the sum that `made_of` finds; 0 if it is not in it."""
     y = gradient.double().cpu()
     basis = torch.stack([one.double().cpu() for one in passes], 1)
     if not (y.isfinite().all() and basis.isfinite().all()):
         return None
-    tolerance = _TOLERANCES.get(gradient.dtype, _COARSE)
+    tolerance = _tolerance(gradient)
     sizes, size = basis.norm(dim=0), float(y.norm())
-    seen = [index for index, one in enumerate(sizes.tolist()) if one > tolerance * size]
-    result: list[bool | None] = [None] * len(passes)
+    least = tolerance * size if len(passes) > 1 else 0.0
+    seen = [index for index, one in enumerate(sizes.tolist()) if one > least]
+    result: list[float | None] = [None] * len(passes)
     if not seen:
         return result if size == 0 else None
     unit = basis[:, seen] / sizes[seen]
@@ -58,15 +67,22 @@ def made_of(gradient: Tensor, passes: Sequence[Tensor], *, is_unscaled: bool = F
     if float((unit @ weights - y).norm()) > tolerance * max(size, 1e-300):
         return None
     used = weights.abs() > tolerance * size
-    is_sum = bool((weights[used] / sizes[seen][used] - 1).abs().le(tolerance).all())
+    factors = torch.where(used, weights / sizes[seen], 0.0)
+    is_sum = bool((factors[used] - 1).abs().le(tolerance).all())
     if is_unscaled and not is_sum:
         return None
     says_enough = is_sum or _says_enough(unit, used, y, tolerance)
     if len(seen) > 1 and not (says_enough and _are_distinct(unit, tolerance)):
         return []
-    for index, counts in zip(seen, used.tolist(), strict=True):
-        result[index] = counts
+    # of one that would not show if it were there with the smallest of the factors, the numbers say nothing
+    shows = (factors[used].abs().min() if used.any() else 1.0) * sizes[seen] > tolerance * size
+    for index, factor, would_show in zip(seen, factors.tolist(), shows.tolist(), strict=True):
+        result[index] = factor if factor or would_show else None
     return result
+
+
+def _tolerance(gradient: Tensor) -> float:
+    return _TOLERANCES.get(gradient.dtype, _COARSE)
 
 
 def _are_distinct(unit: Tensor, tolerance: float) -> bool:
@@ -209,7 +225,28 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
         return None if others else dict.fromkeys(shares, True)
     if question.unseen and True not in found:
         return None  # cleared, or the derivative that was put there is zero
-    return dict(zip(shares, found, strict=True))
+    hidden = _may_be_hidden(question) if False in found else set()
+    return {
+        one: None if counts is False and one in hidden else counts
+        for one, counts in zip(shares, found, strict=True)
+    }
+
+
+def _may_be_hidden(question: Question[One]) -> set[One]:
+    """The passes that were in a gradient, and would not show any longer if they were divided as others were."""
+    hidden = {*question.inside} & question.shares.keys() if question.before else set()
+    for place, (now, before) in enumerate(zip(question.now, question.before, strict=False)):
+        shares = {one: share[place] for one, share in question.shares.items()}
+        inside = [one for one in shares if one in question.inside]
+        of_now = dict(zip(shares, _factors(now, list(shares.values())) or [], strict=False))
+        of_before = dict(zip(inside, _factors(before, [shares[one] for one in inside]) or [], strict=False))
+        ratios = [abs((of_now.get(one) or 0) / factor) for one, factor in of_before.items() if factor]
+        ratio = min((one for one in ratios if one), default=1.0)
+        for one in hidden & of_before.keys():
+            size = abs(of_before[one] or 0) * ratio * float(shares[one].norm())
+            if size > _tolerance(now) * float(now.norm()):
+                hidden = hidden - {one}
+    return hidden
 
 
 def _parts_of_multiple(question: Question[One], is_same: bool) -> dict[One, bool | None]:
@@ -261,7 +298,7 @@ def are_multiples(now: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
     """
     flags = []
     for one, other in zip(now, before, strict=True):
-        tolerance = _TOLERANCES.get(one.dtype, _COARSE)
+        tolerance = _tolerance(one)
         a, b = one.double(), other.double()
         size, size_before = a @ a, b @ b
         # by what is left of it: 1 minus the squared cosine is lost in the rounding of the products

@@ -184,4 +184,16 @@ FOUND = {
         held=(("SGD", 0, "heads"),),
         seed=2,
     ),
+    "a scaler divides what nobody clears, until a pass is too small to show": loop(
+        *(ALONE, (Backward(slot=1, penalty="func.jacrev", scaler=1), 2), (Forward((1,)), 2)),
+        *(Backward(slot=1, second=1, terms=(1,), penalty="func.vmap", retain=True),),
+        *(Forward((0,), source=1, detached=True), (Forward((0,), source=1, detached=True), 2)),
+        *(Take(slot=1, terms=(1,), then="added"), Step()),
+        nets=(("relu", "norm", "residual"), ("relu", "linear")),
+        held=(("Adam", 0, "all"), ("momentum", 1, "all")),
+        scalers=(1024.0,),
+        turns=4,
+        window=4,
+        seed=6,
+    ),
 }
