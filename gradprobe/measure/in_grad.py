@@ -272,7 +272,7 @@ class PassesInGrad:
             set(inside),
             bool(self.passes.transformed(name)),
             name in self.untold,
-            change != "none",
+            change,
         )
 
     def _give_up(self, name: str, *, is_new: bool = False) -> None:

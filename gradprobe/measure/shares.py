@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gradprobe.measure.presence import Change
+
 One = TypeVar("One", bound=Hashable)
 """A pass, or what stands for one."""
 
@@ -131,7 +133,7 @@ class Question(Generic[One]):
         unseen: Whether a derivative by torch.func may be in it. What that came to is not seen. It may be a
             weighted sum of what others came to, since a layer's gradients may have few degrees of freedom.
         untold: Whether it could not be told the last time.
-        is_changed: Whether it was replaced or changed in place since then.
+        change: What was done to it since then.
     """
 
     now: Sequence[Tensor]
@@ -140,7 +142,7 @@ class Question(Generic[One]):
     inside: Set[One]
     unseen: bool = False
     untold: bool = False
-    is_changed: bool = True
+    change: Change = "replaced"
 
 
 def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None]:
@@ -162,7 +164,7 @@ def answers(questions: Mapping[str, Question[One]]) -> dict[str, set[One] | None
     # zeros may stand there since the layer was cleared alone: they do not tell what is in others
     filled = {name: question for name, question in questions.items() if not is_zero(question.now)}
     of_filled = _votes(filled, parts)
-    of_changed = _votes({name: question for name, question in filled.items() if question.is_changed}, parts)
+    of_changed = _votes({name: question for name, question in filled.items() if question.change != "none"}, parts)
     result: dict[str, set[One] | None] = {}
     for name, question in questions.items():
         part, others = parts[name] or {}, of_filled if name in filled else votes
@@ -216,8 +218,8 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
         )
     if is_multiple(question.now, question.before):
         is_same = all(torch.equal(one, other) for one, other in zip(question.now, question.before, strict=True))
-        if question.untold or (question.unseen and not is_same):
-            return None
+        if question.untold or (question.unseen and (question.change == "replaced" or not is_same)):
+            return None  # the derivatives of two batches may be equal, where their labels are all that counts
         return _parts_of_multiple(question, is_same)
     found = _made_of_each(question.now, list(shares.values()), question.unseen)
     if found is None:

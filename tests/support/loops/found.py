@@ -196,4 +196,10 @@ FOUND = {
         window=4,
         seed=6,
     ),
+    "of two derivatives by torch.func the second equals the first, and a pass that is zero was between": loop(
+        *(Functional(terms=(1,)), ALONE, Backward(terms=(0,)), Functional(), Step()),
+        nets=(("relu", "norm"),),
+        held=(("SGD", 0, "all"),),
+        seed=3,
+    ),
 }
