@@ -236,8 +236,10 @@ def _parts(question: Question[One]) -> dict[One, bool | None] | None:
 
 def _may_be_hidden(question: Question[One]) -> set[One]:
     """The passes that were in a gradient, and would not show any longer if they were divided as others were."""
-    hidden = {*question.inside} & question.shares.keys() if question.before else set()
-    for place, (now, before) in enumerate(zip(question.now, question.before, strict=False)):
+    hidden = {*question.inside} & question.shares.keys()
+    if not hidden or [one.shape for one in question.now] != [one.shape for one in question.before]:
+        return set()
+    for place, (now, before) in enumerate(zip(question.now, question.before, strict=True)):
         shares = {one: share[place] for one, share in question.shares.items()}
         inside = [one for one in shares if one in question.inside]
         of_now = dict(zip(shares, _factors(now, list(shares.values())) or [], strict=False))
