@@ -28,6 +28,7 @@ from benchmarks.cost.loop import Loop
 from benchmarks.cost.timing import fastest
 from benchmarks.report import Report
 from gradprobe.measure.reduction import Reducer, on_device
+from gradprobe.measure.reduction.prepare import prepare
 
 EXPLANATION = """\
 Each part ran in a process of its own. Set-ups: the largest relative difference of a mean |gradient| of any layer
@@ -41,7 +42,7 @@ def kernels(report: Report, device: str) -> None:
     """Whether the kernels that read once are used and right, and how fast they read."""
     one = torch.device(device, 0) if device != "cpu" else torch.device(device)
     started = time.perf_counter()
-    on_device.prepare([one])
+    prepare([one])
     report.add(f"In use: {on_device.in_use(one)}, prepared in {time.perf_counter() - started:.1f} s.", "")
     report.columns("gradients", "type", "largest difference from float64", "one reading, GB/s", "torch.sum, GB/s")
     for dtype in on_device.DTYPES:

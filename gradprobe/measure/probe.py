@@ -19,7 +19,7 @@ from gradprobe.measure.ownership import Ownership
 from gradprobe.measure.preview import Preview
 from gradprobe.measure.ranks import RankGroup
 from gradprobe.measure.reduction import Reducer
-from gradprobe.measure.reduction.on_device import prepare
+from gradprobe.measure.reduction.prepare import prepare
 from gradprobe.measure.to_history import HookedLayers, conditions_of, elements_by_layer, unmeasured_rows
 from gradprobe.measure.unreached import late_layers
 from gradprobe.measure.weight_gradients import WeightGradients

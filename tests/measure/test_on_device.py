@@ -10,6 +10,7 @@ from support.accelerator import CPU, compiled, imitated
 
 from gradprobe.measure.accumulator import Accumulator
 from gradprobe.measure.reduction import Reducer, native, on_device
+from gradprobe.measure.reduction.prepare import prepare
 
 EVERY = int(os.environ.get("GRADPROBE_KERNEL_EXAMPLES", "1"))
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -184,20 +185,20 @@ def untried(monkeypatch):
 @pytest.mark.usefixtures("untried")
 def test_they_are_used_once_they_are_tried():
     assert not on_device.takes(torch.ones(2))
-    on_device.prepare([CPU])
+    prepare([CPU])
     assert on_device.takes(torch.ones(2))
 
 
 @pytest.mark.usefixtures("untried")
 def test_the_switch_turns_them_off(monkeypatch):
     monkeypatch.setenv(native.SWITCH, "0")
-    on_device.prepare([CPU])
+    prepare([CPU])
     assert not on_device.works(CPU)
     assert on_device.in_use(CPU) == "torch"
 
 
 @pytest.mark.usefixtures("untried")
-@pytest.mark.parametrize("of", ["pieces", "fold"])
+@pytest.mark.parametrize("of", ["pieces", "fold", "describe"])
 def test_kernels_that_are_wrong_are_not_used(monkeypatch, of):
     true = on_device.launch
 
@@ -208,7 +209,7 @@ def test_kernels_that_are_wrong_are_not_used(monkeypatch, of):
             into.mul_(1.001)
 
     monkeypatch.setattr(on_device, "launch", launch)
-    on_device.prepare([CPU])
+    prepare([CPU])
     assert not on_device.works(CPU)
     assert on_device.in_use(CPU) == "torch"
     assert Reducer().one(torch.ones(3))[0, 0] == 3
@@ -220,7 +221,7 @@ def test_kernels_that_do_not_compile_are_not_used(monkeypatch):
         raise OSError("no compiler")
 
     monkeypatch.setattr(on_device, "launch", launch)
-    on_device.prepare([CPU])
+    prepare([CPU])
     assert not on_device.works(CPU)
     assert on_device.in_use(CPU) == "torch"
 

@@ -14,8 +14,9 @@ from gradprobe.measure.evidence.after_layers import Following
 from gradprobe.measure.evidence.backward import ThrownAway
 from gradprobe.measure.evidence.loss_facts import LossFacts
 from gradprobe.measure.evidence.over_time import OverTime
-from gradprobe.measure.evidence.signal import STATISTICS, Signal
+from gradprobe.measure.evidence.signal import Signal
 from gradprobe.measure.evidence.weights import WeightSamples, described
+from gradprobe.measure.reduction.samples import STATISTICS
 from gradprobe.record.evidence import Evidence, rounded
 
 

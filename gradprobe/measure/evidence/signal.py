@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.measure.evidence.sampling import axes_of, sample_output, units_of_each
+from gradprobe.measure.reduction.samples import UnitRange, described, takes_all_shapes
+from gradprobe.measure.reduction.values import is_immediate
 from gradprobe.network.hooks import GuardedHook, is_captured
 from gradprobe.network.tensors import measured_tensor, tensors
 
-STATISTICS = ("spread", "rms", "zeros", "beyond_3", "beyond_5", "nonfinite")
 _NODES = 32  # of the graph that are kept of each layer until the backward pass
 _CHUNK = 2**16  # elements of samples that wait to be reduced together: 256 kB, which a processor's cache holds
-
-
-class UnitRange(NamedTuple):
-    """The largest value and the smallest absolute value of each unit of a layer."""
-
-    highest: Tensor
-    nearest: Tensor
-
-    def joined(self, other: UnitRange) -> UnitRange:
-        """Of both together."""
-        return UnitRange(torch.maximum(self.highest, other.highest), torch.minimum(self.nearest, other.nearest))
 
 
 class Signal:
@@ -114,7 +103,7 @@ class Signal:
         sample = sample_output(tensor, channels, batch, self._most)
         self._waiting.setdefault((sample.shape, sample.device), []).append((name, sample))
         self._count += sample.numel()
-        if self._count > _CHUNK:
+        if self._count > _CHUNK and is_immediate(sample.device):
             self._reduce()
 
     def _note_nodes(self, name: str, output: Any) -> None:
@@ -147,17 +136,16 @@ class Signal:
 
     def _reduce(self) -> None:
         waiting, self._waiting, self._count = self._waiting, {}, 0
-        for alike in waiting.values():
-            names = tuple(name for name, _ in alike)
-            stacked = torch.stack([sample for _, sample in alike])
-            sizes = stacked.abs()
-            self._rows.append((names, _statistics(stacked, sizes)))
-            found = UnitRange(stacked.amax((1, 3)), sizes.amin((1, 3)))
+        groups = list(waiting.values())
+        for alike in groups:
+            if alike[0][1].shape[0] == 1:
+                self._add_up(tuple(name for name, _ in alike), torch.stack([sample[0] for _, sample in alike]))
+        for some in _described_together(groups):
+            names = tuple(name for name, _ in some)
+            rows, found = described([sample for _, sample in some])
+            self._rows.append((names, rows))
             known = self._ranges.get(names)
-            fits = known is not None and known.highest.shape == found.highest.shape
-            self._ranges[names] = known.joined(found) if known is not None and fits else found
-            if stacked.shape[1] == 1:
-                self._add_up(names, stacked[:, 0])
+            self._ranges[names] = found if known is None else known.joined(found)
 
     def _add_up(self, names: tuple[str, ...], values: Tensor) -> None:
         """A batch of one example shows no spread; several of them do."""
@@ -189,14 +177,13 @@ class Signal:
         """For each layer the shares of units that never were above 0, and never within 3, in the window."""
         shares: dict[str, dict[str, float]] = {}
         for names, found in self._ranges.items():
-            below = (found.highest <= 0).float().mean(1).tolist()
-            outside = (found.nearest > 3).float().mean(1).tolist()
-            for name, never_positive, never_inside in zip(names, below, outside, strict=True):
+            for name, units, own in zip(names, found.units, found.shares(), strict=True):
+                never_positive, never_inside = own
                 before = shares.get(name, {"never_positive": 1.0, "never_inside": 1.0})
                 shares[name] = {
                     "never_positive": min(never_positive, before["never_positive"]),
                     "never_inside": min(never_inside, before["never_inside"]),
-                    "sampled_units": float(found.highest.shape[1]),
+                    "sampled_units": float(units),
                 }
         return shares
 
@@ -229,6 +216,15 @@ class _SignalHook(GuardedHook):
         self._signal.called(self._name, module, args, output)
 
 
+def _described_together(groups: list[list[tuple[str, Tensor]]]) -> list[list[tuple[str, Tensor]]]:
+    """Samples that are described at once, of groups of one shape on one device."""
+    together: dict[Any, list[tuple[str, Tensor]]] = {}
+    for place, alike in enumerate(groups):
+        device = alike[0][1].device
+        together.setdefault(device if takes_all_shapes(device) else place, []).extend(alike)
+    return list(together.values())
+
+
 def _not_ours(tensor: Tensor | None) -> str | None:
     """Why a call is none of an ordinary pass, as a code."""
     if tensor is not None and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -243,19 +239,3 @@ def _why_not(tensor: Tensor) -> str | None:
     if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided or not tensor.is_floating_point():
         return "kind"
     return "one_axis" if tensor.dim() < 2 else None if tensor.numel() else "empty"
-
-
-def _statistics(stacked: Tensor, sizes: Tensor) -> Tensor:
-    """`STATISTICS` of samples of shape ``(layers, rows, units, positions)``, and of their absolute values."""
-    size = sizes.flatten(1)
-    largest = size.amax(1)
-    scale = torch.where(largest > 0, largest, 1.0)  # squares leave the range of float32 long before the values do
-    scaled = stacked / scale.view(-1, 1, 1, 1)
-    squares = scaled.flatten(1).square().mean(1)
-    if stacked.shape[1] > 1:
-        variance = (scaled - scaled.mean(1, keepdim=True)).square().flatten(1).mean(1)
-        spread = (variance * (stacked.shape[1] / (stacked.shape[1] - 1)) / squares).sqrt()
-    else:
-        spread = torch.full_like(squares, float("nan"))
-    shares = [(size == 0), (size > 3), (size > 5), ~(size < math.inf)]
-    return torch.stack([spread, squares.sqrt() * scale, *(share.float().mean(1) for share in shares)], 1)

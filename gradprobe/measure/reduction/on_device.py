@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,10 @@ PIECE = 2**14  # elements that a program reads, if there are not too many of the
 MOST = 2**13  # programs for one large gradient: enough for all that an accelerator runs at once
 DEVICES = frozenset({"cuda", "xpu"})  # the kinds that Triton makes kernels for
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_KNOWN = (3.0, -4.0, 0.0, 12.0)  # and many times over, so that there are several pieces
-_TOLERANCE = 1e-5
 _VECTOR = 16  # bytes that are read at once where an address is a multiple of them
+
+Found = TypeVar("Found")
+"""What is measured."""
 
 _works: dict[torch.device, bool] = {}
 _works_lock = Lock()
@@ -47,48 +49,15 @@ def works(device: torch.device) -> bool:
     return _works.get(device, False)
 
 
-def prepare(devices: Iterable[torch.device]) -> None:
-    """Compile the kernels for devices and compare what they measure to torch's own result, once in a process.
-
-    Waits for the devices, so this is for before the window. Where Triton or its compiler does not work, torch's
-    kernels are used.
-
-    Example:
-        >>> prepare([torch.device("cpu")])
-        >>> works(torch.device("cpu"))
-        False
-    """
-    for device in set(devices):
-        if device.type in DEVICES and os.environ.get(SWITCH) != "0":
-            with _works_lock:
-                if device not in _works:
-                    _works[device] = _are_right(device)
-
-
-def _are_right(device: torch.device) -> bool:
-    try:
-        return all(_is_right(device, dtype) for dtype in DTYPES)
-    except Exception:  # whatever Triton and its compilers raise
-        return False
-
-
-def _is_right(device: torch.device, dtype: torch.dtype) -> bool:
-    several = torch.tensor(_KNOWN, dtype=dtype, device=device).repeat(PIECE // 2)
-    infinite = several[:7].clone()
-    infinite[5] = -torch.inf
-    expected = torch.stack([_by_torch(several), _by_torch(infinite)])
-    kernels, means = OnDevice(every=True), OnDevice(every=False)
-    together, sums = kernels._rows([several, infinite]), means._rows([several, infinite])
-    alone = torch.cat([kernels._rows([one]) for one in (several, infinite)])
-    pairs = ((together, expected), (alone, expected), (sums, expected[:, :1]))
-    return all(torch.allclose(found, right, rtol=_TOLERANCE) for found, right in pairs)
-
-
-def _by_torch(gradient: Tensor) -> Tensor:
-    sizes = gradient.float().abs()
-    return torch.stack(
-        [sizes.sum(), sizes.norm(), sizes.amax(), (sizes == 0).sum().float(), (~sizes.isfinite()).sum().float()]
-    )
+def tried(device: torch.device, are_right: Callable[[torch.device], bool]) -> None:
+    """Note once in a process whether the kernels are right on a device; not where none are made for it."""
+    if device.type in DEVICES and os.environ.get(SWITCH) != "0":
+        with _works_lock:
+            if device not in _works:
+                try:
+                    _works[device] = are_right(device)
+                except Exception:  # whatever Triton and its compilers raise
+                    _works[device] = False
 
 
 def takes(gradient: Tensor) -> bool:
@@ -115,6 +84,18 @@ def is_dense(gradient: Tensor) -> bool:
         return True
     strides = gradient.stride()
     return gradient.permute(sorted(range(gradient.dim()), key=lambda axis: -strides[axis])).is_contiguous()
+
+
+def attempt(device: torch.device, measure: Callable[[], Found]) -> Found | None:
+    """What kernels measure on a device; None where they do not work, or fail: then they are not used any more."""
+    if not works(device):
+        return None
+    try:
+        with _current(device):
+            return measure()
+    except Exception:  # Triton may have to compile again, as for addresses that are no multiple of 16
+        _works[device] = False
+        return None
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
@@ -144,7 +125,7 @@ class OnDevice:
         Raises:
             RuntimeError: If the memory of a gradient was given back.
         """
-        return self._tried(self._rows, gradients)
+        return self._tried(self.rows_at_once, gradients)
 
     def parts(self, gradient: Tensor) -> Tensor | None:
         """The rows of the pieces of a gradient, in one kernel; `joined` makes one of them, of many gradients.
@@ -177,14 +158,11 @@ class OnDevice:
         if not all(map(takes, gradients)) or any(_differ(first, gradient) for gradient in gradients):
             return None
         check_memory(gradients)
-        try:
-            with self._lock, _current(first.device):
-                return measure(gradients)
-        except Exception:  # Triton may have to compile again, as for addresses that are no multiple of 16
-            _works[first.device] = False
-            return None
+        with self._lock:
+            return attempt(first.device, partial(measure, gradients))
 
-    def _rows(self, gradients: Sequence[Tensor]) -> Tensor:
+    def rows_at_once(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The same of what it takes, without asking; raises what Triton raises."""
         first, number = gradients[0], len(gradients)
         rows = self._new(number, first.device)
         if number == 1:
