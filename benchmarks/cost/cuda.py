@@ -29,6 +29,7 @@ from benchmarks.cost.timing import fastest
 from benchmarks.report import Report
 from gradprobe.measure.reduction import Reducer, on_device
 from gradprobe.measure.reduction.prepare import prepare
+from gradprobe.measure.reduction.samples import described
 
 EXPLANATION = """\
 Each part ran in a process of its own. Set-ups: the largest relative difference of a mean |gradient| of any layer
@@ -49,6 +50,13 @@ def kernels(report: Report, device: str) -> None:
         for name, sizes in (("1 of 256 M", [2**28]), ("1 of 1 M", [2**20]), ("500 of 10,000", [10_000] * 500)):
             given = [torch.randn(size, device=device).to(dtype) for size in (sizes if device != "cpu" else [999])]
             report.row(name, str(dtype).removeprefix("torch."), *speeds(given))
+    shapes = [(16, 17, 9), (8, 256, 1), (2, 3, 4)] * 40
+    outputs = [torch.randn(shape, device=device).mul(3).relu() for shape in shapes]
+    rows, expected = described(outputs)[0].cpu(), torch.cat([described([one.cpu()])[0] for one in outputs])
+    apart = float(((rows - expected).abs() / expected.clamp(min=1e-6)).max())
+    report.add(
+        f"Statistics of {len(outputs)} samples of outputs in one launch: {apart:.1e} from the CPU's, at most."
+    )
 
 
 def speeds(gradients: list[torch.Tensor]) -> tuple[str, str, str]:

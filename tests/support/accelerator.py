@@ -117,7 +117,7 @@ warnings.simplefilter("ignore")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from gradprobe.measure.reduction import kernels
+from gradprobe.measure.reduction import kernels, sample_kernels
 
 def compiled(kernel, kinds, constants, target):
     names = kernel.arg_names
@@ -130,6 +130,7 @@ name = sys.argv[1]
 target = GPUTarget("hip", name, 64) if name[0] == "g" else GPUTarget("cuda", int(name[2:]), 32)
 of_pieces = ["*i64", "i32", "i64", "i32", "i32", "*fp32"]
 assert compiled(kernels.fold, ["*i64", "i32", "i32", "i64", "i32", "*fp32"], {"every": True}, target)
+assert compiled(sample_kernels.describe, ["*i64", "*fp32", "*fp32", "*fp32"], {}, target)
 found = [
     compiled(kernels.pieces, of_pieces, {"kind": kind, "aligned": True, "every": every}, target)
     for kind, every in list(zip(kernels.KINDS.values(), (False, True, True)))[:2]

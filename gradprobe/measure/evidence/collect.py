@@ -218,8 +218,9 @@ class EvidenceCollector:
             return
         self._thrown_away.end()
         gradients = self._weights.take_gradients()
-        self._steps.found(held, self._weights.norms(gradients), self._arrived, self._left_over, scale)
-        self._collected.turn(self._weights, gradients, held)
+        norms = self._weights.norms(gradients)
+        self._steps.found(held, norms, self._arrived, self._left_over, scale)
+        self._collected.turn(self._weights, gradients, norms.square(), held)
         key = 0 if optimizer is None else id(optimizer)
         self._before[key] = self._weights.take(), self._weights.identities(), self._steps
 

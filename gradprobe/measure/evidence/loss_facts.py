@@ -145,11 +145,11 @@ def _numbers(tensor: Tensor) -> Tensor:
     """RMS, smallest and largest value, mean, standard deviation and the share of whole numbers, of a sample."""
     values = tensor.detach().reshape(-1)
     values = values[:: max(1, values.numel() // _SAMPLE)].float()
-    whole = (values == values.round()).float().mean()
-    deviation = (values - values.mean()).square().mean().sqrt()
-    return torch.stack(
-        [values.square().mean().sqrt(), values.amin(), values.amax(), values.mean(), deviation, whole]
-    )
+    # few kernels: on an accelerator this is read in the middle of a step
+    deviation, mean = torch.std_mean(values, correction=0)
+    rms = torch.linalg.vector_norm(values) / values.numel() ** 0.5
+    whole = (values == values.round()).mean(dtype=torch.float32)
+    return torch.stack([rms, *torch.aminmax(values), mean, deviation, whole])
 
 
 def _off_simplex(target: Tensor) -> Tensor:

@@ -107,9 +107,15 @@ class Collected:
             known["steps"] += 1
             known["last_lr"] = rate
 
-    def turn(self, weights: WeightSamples, gradients: Tensor, held: Tensor) -> None:
-        """Add up gradients, to see later whether they keep their direction from batch to batch."""
-        squares = weights.sums(gradients.square())
+    def turn(self, weights: WeightSamples, gradients: Tensor, squares: Tensor, held: Tensor) -> None:
+        """Add up gradients, to see later whether they keep their direction from batch to batch.
+
+        Args:
+            weights: Tells which element is whose.
+            gradients: Of the sampled elements.
+            squares: The sum of their squares, of each row.
+            held: The rows that are stepped.
+        """
         if self._turned is None:
             self._turned = torch.zeros_like(gradients), torch.zeros_like(squares), torch.zeros_like(squares)
         total, of_squares, count = self._turned
