@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradprobe.decide.causes import loss, rate, sequence, signal, steps
+from gradprobe.decide.causes import loss, rate, sequence, signal, steps, unlearned
 from gradprobe.decide.causes.facts import Reading
 from gradprobe.decide.causes.finding import CAUSES, Finding
 from gradprobe.decide.findings import findings
@@ -133,7 +133,8 @@ def diagnose(history: GradientHistory) -> Diagnosis:
         return _never_stepped(history) if history.evidence.network.get("losses") else _unclear(history)
     reading = Reading(history)
     found = list(without_consequences(finding for rule in _RULES for finding in rule(reading)))
-    found = found or list(loss.unrelated(reading))
+    if {finding.cause for finding in found} <= {"lr_low"}:  # what does not learn at all needs no larger steps
+        found = list(unlearned.causes(reading))[:1] or found
     if not found and reading.stands_still:
         return _no_cause(reading)
     if not found:

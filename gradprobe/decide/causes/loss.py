@@ -34,10 +34,6 @@ _ENDS = {
 _SLACK = 0.02  # of the target's range: label smoothing and rounding
 _OFF_SIMPLEX = 0.1  # of the examples
 CLAMPED = 0.5  # of the output held at the end of a ReLU
-_NO_BETTER = 0.97  # of the loss of a constant answer
-_NO_WORSE = 1.1
-_FAR = 0.2  # of the weights, added up over the window
-_TURNS, _NOISE = 0.65, 1.15  # times what independent gradients give; of what is learned slowly it is .51 at most
 _GRAPH = "exact: the graph of the loss"
 
 
@@ -271,36 +267,6 @@ def _is_recurrent(reading: Reading, name: str) -> bool:
     """Whether a layer returns the state of an LSTM or a GRU, and not a projection of it."""
     found = [layer for layer in reading.layers if layer.name == name and layer.kind.startswith(("LSTM", "GRU"))]
     return any(not any("weight_hr" in row for row in layer.weights) for layer in found)
-
-
-def unrelated(reading: Reading) -> Iterator[Finding]:
-    """Of a network in which no other cause was found: labels that have nothing to do with the inputs.
-
-    Everything works, the weights have moved far, and every batch pulls them in another direction.
-    """
-    count = len(reading.losses)
-    turns = [(turn, reading.facts[name].get("turns_of", 16)) for name, turn in reading.fact("turn").items()]
-    if reading.constant is None or not reading.is_long or not turns:
-        return
-    if not _NO_BETTER * reading.constant <= reading.end <= _NO_WORSE * reading.constant:
-        return
-    moved = reading.median_update() * count
-    turned = sorted(turn * of for turn, of in turns)[len(turns) // 2]
-    if (
-        moved < _FAR
-        or not _TURNS < turned < _NOISE
-        or reading.spread_at_end < 0.1
-        or reading.share_at_start < 0.01
-    ):
-        return
-    yield Finding(
-        "labels_wrong", (), {"loss": reading.end, "constant": reading.constant, "moved": moved, "turn": turned},
-        f"The loss is that of a constant answer ({reading.end:.3g} against {reading.constant:.3g}), "
-        "though signal, "
-        "gradient and steps are as they should be: the targets seem to have nothing to do with the inputs.",
-        "Look at some pairs of input and target as the loss gets them; often one of them was shuffled alone.",
-        "Zhang et al., Understanding deep learning requires rethinking generalization, 2017",
-    )  # fmt: skip
 
 
 def _is_linear_on_purpose(reading: Reading) -> bool:

@@ -94,12 +94,14 @@ class Collected:
         """Note its kind and settings as they are at a step."""
         known, group = self._optimizers.get(id(optimizer)), optimizer.param_groups[0]
         rate = None if isinstance(group.get("lr"), (Tensor, type(None))) else float(group["lr"])
+        decay = group.get("weight_decay")
         if known is None:
             self._optimizers[id(optimizer)] = {
                 "kind": type(optimizer).__name__,
                 "lr": rate,
                 "last_lr": rate,
                 "maximize": bool(group.get("maximize")),
+                "weight_decay": decay if isinstance(decay, (int, float)) else None,
                 "momentum": group.get("momentum") if isinstance(group.get("momentum"), (int, float)) else None,
                 "steps": 1,
             }
@@ -199,6 +201,7 @@ class Collected:
                     **initial.get(name, {}),
                     **units.get(name, {}),
                     "alike_now": final[name]["alike"] if name in final else None,
+                    "std_now": final[name]["std"] if name in final else None,
                     "spread_over_window": over_window.get(name),
                     "over_time": times.get(name),
                     "no_signal": no_signal.get(name),
