@@ -100,6 +100,8 @@ Rule = Callable[[Reading, "Finding | None"], tuple[str, ...]]
 
 def _lost(reading: Reading, finding: Finding | None) -> tuple[str, ...]:
     """A signal or a gradient that is lost over depth, or over the steps of a sequence."""
+    if finding is not None and "std_left" in finding.evidence:  # whatever weights it begins with, they shrink
+        return ()
     if _has(reading, "RNN", "LSTM", "GRU"):
         return ("orthogonal", "lsuv")
     # LSUV scales what is the same for every input with what is not: after sigmoids most is the same

@@ -196,7 +196,7 @@ def what_the_rule_means(history: GradientHistory, placement: Placement, diagnosi
 
 def what_to_compare(history: GradientHistory) -> str:
     """The command that compares remedies and branches, where the cause is one that they may mend; else empty."""
-    causes = {finding.cause for finding in diagnose(history).findings}
+    causes = {one.cause for one in diagnose(history).findings if "std_left" not in one.evidence}
     return str(history.conditions.get("compare") or "") if causes & REMEDIABLE else ""
 
 

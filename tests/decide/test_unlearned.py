@@ -2,9 +2,14 @@
 
 import pytest
 import torch
-from support.small_trainings import mlp, trained
+from support.small_trainings import mlp, recorded, trained
 from torch import nn
 from torch.nn import functional
+
+from gradprobe.decide.auto import open_remedies
+from gradprobe.decide.diagnosis import diagnose, what_to_compare
+from gradprobe.script.advice.remedies import mend
+from gradprobe.script.advice.site import Site
 
 
 def by(loss):
@@ -92,14 +97,19 @@ def clamped(bound):
 
         return step
 
-    return trained(mlp(), make, steps=50, lr=0.001)
+    return recorded(mlp(), make, steps=50, lr=0.001)
 
 
-def test_weights_that_are_kept_small_by_hand():
-    diagnosis = clamped(0.01)
+def test_weights_that_are_kept_small_by_hand_and_no_initialisation_mends_them():
+    history = clamped(0.01)
+    diagnosis = diagnose(history)
     assert causes(diagnosis) == ["signal_collapse"]
     assert "takes them back" in diagnosis.sentence
-    assert clamped(1.0).verdict == "healthy"
+    assert open_remedies(history) == ()
+    assert what_to_compare(history) == ""
+    said = mend(diagnosis, Site("model"), open_remedies(history))
+    assert said.startswith("What to change, which no line to add can state: Look for what changes weights by hand")
+    assert diagnose(clamped(1.0)).verdict == "healthy"
 
 
 @pytest.mark.parametrize("decay", [10.0, 1e-4])

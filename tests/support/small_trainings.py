@@ -13,8 +13,13 @@ def data(inputs=8, classes=4, count=256):
     return x, x[:, :classes].argmax(1)
 
 
-def trained(model, step=None, *, lr=0.01, steps=30, optimizer=None, scale=1.0):
-    """The diagnosis of a short training; ``step`` is what happens with a batch, the usual by default."""
+def trained(model, step=None, **options):
+    """The diagnosis of a short training."""
+    return diagnose(recorded(model, step, **options))
+
+
+def recorded(model, step=None, *, lr=0.01, steps=30, optimizer=None, scale=1.0):
+    """The record of a short training; ``step`` is what happens with a batch, the usual by default."""
     x, y = data()
     optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=lr)
 
@@ -28,7 +33,7 @@ def trained(model, step=None, *, lr=0.01, steps=30, optimizer=None, scale=1.0):
         for index in range(steps):
             rows = slice(32 * (index % 8), 32 * (index % 8) + 32)
             step(scale * x[rows], y[rows])
-    return diagnose(probe.history)
+    return probe.history
 
 
 def mlp(*last, width=32):
