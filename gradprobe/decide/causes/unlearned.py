@@ -57,7 +57,13 @@ def _no_input(reading: Reading) -> Iterator[Finding]:
     """All examples are the same."""
     given = reading.network.get("input") or {}
     between, rms = given.get("between"), given.get("rms")
-    if between is None or rms is None or between > _ALIKE * rms or not reading.stands_still:
+    if (
+        reading.history.conditions.get("batch_size") == 1
+        or between is None
+        or rms is None
+        or between > _ALIKE * rms
+        or not reading.stands_still
+    ):
         return
     yield Finding(
         "input_scale", reading.names(reading.trained[:1]), {"between_examples": between, "input_rms": rms},
@@ -80,15 +86,16 @@ def _shrinking(reading: Reading) -> Iterator[Finding]:
         return
     decays = [one.get("weight_decay") for one in reading.network.get("optimizers") or ()]
     decay = max((float(one) for one in decays if isinstance(one, (int, float))), default=0.0)
+    evidence = {"std_left": median, "threshold": _SHRUNK}
     if decay >= _DECAY:
+        evidence["weight_decay"] = decay
         why = f"weight_decay={short(decay)} pulls them to zero"
         remedy = "Lower weight_decay: 1e-4 to 1e-2 is usual."
     else:
         why = "something takes them back after each step"
         remedy = "Look for what changes weights by hand, a clamp or a penalty on their size, and weaken it."
     yield Finding(
-        "signal_collapse", tuple(reading.trained),
-        {"std_left": median, "threshold": _SHRUNK, "weight_decay": decay},
+        "signal_collapse", tuple(reading.trained), evidence,
         f"The weights shrink instead of learning: {short(median)} of their standard deviation is left, since "
         f"{why}.",
         remedy,

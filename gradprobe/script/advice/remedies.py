@@ -84,12 +84,14 @@ def _each_layer(call: str) -> Callable[[Finding, Site], Lines]:
     return lines
 
 
-def _rate(factor: str) -> Callable[[Finding, Site], Lines]:
+def _setting(change: str, needs: str = "") -> Callable[[Finding, Site], Lines]:
+    """A setting of the optimizer, where the finding has what it `needs` among its evidence."""
+
     def lines(finding: Finding, site: Site) -> Lines:
-        if site.optimizer is None or site.optimizer_name is None:
+        if site.optimizer is None or site.optimizer_name is None or (needs and not finding.evidence.get(needs)):
             return None
-        change = f'    group["lr"] {factor}'
-        return [Edit(AFTER, site.optimizer, (f"for group in {site.optimizer_name}.param_groups:", change))]
+        each = f"for group in {site.optimizer_name}.param_groups:"
+        return [Edit(AFTER, site.optimizer, (each, f"    group{change}"))]
 
     return lines
 
@@ -142,6 +144,7 @@ _LINES: dict[str, Callable[[Finding, Site], Lines]] = {
     "zero_grad_missing": _clear,
     "grad_zeroed": _clear_later,
     "eval_mode": _train_mode,
-    "lr_high": _rate("*= 0.1"),
-    "lr_low": _rate("*= 10"),
+    "lr_high": _setting('["lr"] *= 0.1'),
+    "lr_low": _setting('["lr"] *= 10'),
+    "signal_collapse": _setting('["weight_decay"] = 0.0001', needs="weight_decay"),
 }
