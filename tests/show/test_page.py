@@ -181,22 +181,24 @@ def ink_of_the_curves(page):
     return page.evaluate("CHARTS[0].canvas.toDataURL()")
 
 
-def wait_for_ink(page, wanted):
-    """Wait until the curves are drawn so; on a busy machine that takes more than two frames."""
-    page.wait_for_function("wanted => CHARTS[0].canvas.toDataURL() === wanted", arg=wanted)
+def drawn(page):
+    """The curves once they are drawn: out of sight that waits until the browser is idle."""
+    settle(page)
+    page.wait_for_function("!CHARTS[0].isStale")
+    return ink_of_the_curves(page)
 
 
 def test_it_is_light_and_dark_and_can_be_switched(show):
     light = show(vanishing())
+    of_light = drawn(light)
     dark = show(vanishing(), scheme="dark")
     assert paper(light) == "rgb(255, 255, 255)" != paper(dark)
-    before = ink_of_the_curves(dark)
-    assert ink_of_the_curves(light) != before
+    before = drawn(dark)
     dark.locator("#theme").click()
-    wait_for_ink(dark, ink_of_the_curves(light))
+    assert drawn(dark) == of_light != before
     assert paper(dark) == paper(light)
     dark.locator("#theme").click()
-    wait_for_ink(dark, before)
+    assert drawn(dark) == before
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,6 +12,7 @@ class Tabs:
         if scheme not in self._tabs:
             self._tabs[scheme] = self._new()
         page = self._tabs[scheme]
+        page.bring_to_front()  # a tab behind another may be given no frames to draw in
         page.mouse.move(1, 1)
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(media="screen", color_scheme=scheme)
